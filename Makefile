@@ -1,0 +1,56 @@
+# Every target does its own set-up (tools/setup) and needs nothing but make, bash and python3 3.11 beforehand.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+PY := .venv/bin/python
+TESTS ?= tests
+export PYTHON
+
+.PHONY: help setup run demo test lint bench sim clean
+
+help:
+	@echo "make run     start a pair on this machine and show a failure; Ctrl-C ends it"
+	@echo "make demo    the same once, checked: exits 0, or 1 with what differed"
+	@echo "make test    the whole suite       make lint    ruff and mypy --strict"
+	@echo "make bench   speed and size, beside the peers'"
+	@echo "make sim SEEDS=n    n simulated runs       make sim SEED=n    one, with its story"
+	@echo "make setup   only the set-up       make clean   remove what the others made"
+
+setup:
+	@tools/setup venv debian
+
+run:
+	@tools/setup venv
+	@exec .venv/bin/hasnmp demo
+
+demo:
+	@tools/setup venv
+	@exec .venv/bin/hasnmp demo --once
+
+# First what may run side by side, then what wants the machine to itself. Both always run, so that one report tells all.
+# pytest's exit status 5 means that nothing was selected, which TESTS=... may well bring about.
+test:
+	@tools/setup venv debian
+	@failed=0; \
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not serial" --ignore tests/cluster $(TESTS) || [ $$? -eq 5 ] || failed=1; \
+	$(PY) -m pytest -q -m "serial" --ignore tests/cluster $(TESTS) || [ $$? -eq 5 ] || failed=1; \
+	if [ "$(TESTS)" = tests ] && [ -d tests/cluster ]; then $(PY) -m pytest -q tests/cluster || failed=1; fi; \
+	exit $$failed
+
+lint:
+	@tools/setup venv
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy --strict hasnmp
+
+bench:
+	@tools/setup venv debian bench
+	@$(PY) -m tests.bench
+
+sim:
+	@tools/setup venv
+	@$(PY) -m hasnmp.simulator $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,96 @@
+"""From Act to AgentResult: each service's agent, and the tasks in which they work. An agent never blocks the loop, and
+whatever it does, its answer comes within the time that the Act gives it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+from hasnmp import settings
+from hasnmp.agents.address import AddressAgent
+from hasnmp.agents.checks import Verdict
+from hasnmp.agents.exec import ExecAgent
+from hasnmp.agents.host import Host
+from hasnmp.agents.passive import PassiveAgent
+from hasnmp.core.events import Act, Action, Adopted, AgentResult, Outcome
+from hasnmp.runtime.messages import HeldAddress, Purpose, Running
+
+
+class Agent(Protocol):
+    """What handles one service. A call may be cancelled at any point: its time was over.
+
+    owned: False asks only for what can be known without running the service.
+    """
+
+    async def start(self, act: Act) -> Verdict: ...
+    async def stop(self, act: Act) -> Verdict: ...
+    async def check(self, act: Act, owned: bool) -> Verdict: ...
+
+
+AGENTS: dict[str, type] = {"exec": ExecAgent, "address": AddressAgent, "passive": PassiveAgent}
+
+
+class Agents:
+    """The agents of every service of the configuration."""
+
+    def __init__(self, services: tuple[settings.Service, ...], host: Host, log: Any) -> None:
+        self._host, self._log = host, log
+        self._agents: dict[str, Agent] = {s.name: AGENTS[s.agent](s, host) for s in services}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def adopt(self, running: tuple[Running, ...], addresses: tuple[HeldAddress, ...]) -> tuple[Adopted, ...]:
+        """Take over what the guardian runs from before this engine's start. Returns it as the engine is to hear it.
+
+        What no configured service claims, and checks that nobody waits for any more, are ended; the guardian ends the
+        rest with its group's lease.
+        """
+        adopted = []
+        for program in running:
+            agent = self._agents.get(program.service)
+            if isinstance(agent, ExecAgent) and program.purpose is Purpose.SERVICE:
+                agent.adopt(program)
+                adopted.append(Adopted(program.service, program.pid, program.started_ns))
+            elif program.purpose is not Purpose.STOP:
+                self._log.warning("stray_program_ended", service=program.service, pid=program.pid)
+                self._host.end(self._host.adopt(program))
+        for address in addresses:
+            agent = self._agents.get(address.service)
+            if isinstance(agent, AddressAgent):
+                agent.adopt(address)
+                adopted.append(Adopted(address.service, 0, address.since_ns))
+        return tuple(adopted)
+
+    def act(self, act: Act) -> None:
+        """Begin; the AgentResult comes later."""
+        task = asyncio.get_running_loop().create_task(self._do(act))
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    async def _do(self, act: Act) -> None:
+        began_ns = time.monotonic_ns()
+        try:
+            agent = self._agents[act.service]
+            async with asyncio.timeout(act.timeout_ms / 1000):
+                match act.action:
+                    case Action.START:
+                        verdict = await agent.start(act)
+                    case Action.STOP:
+                        verdict = await agent.stop(act)
+                    case Action.CHECK:
+                        verdict = await agent.check(act, act.owned)
+        except TimeoutError:
+            verdict = Verdict(Outcome.TIMED_OUT, f"{act.action} took longer than {act.timeout_ms} ms")
+        except Exception as error:
+            # A defect in one agent is that service's failure, not the node's.
+            self._log.exception("agent_failed", service=act.service, action=act.action)
+            verdict = Verdict(Outcome.FAILED, f"defect in the agent: {error!r}")
+        took_us = (time.monotonic_ns() - began_ns) // 1000
+        self._host.tell(
+            AgentResult(act.attempt, act.service, verdict.outcome, verdict.message, took_us, verdict.pid)
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """End every task that is under way; nothing is told any more."""
+        for task in self._tasks:
+            task.cancel()

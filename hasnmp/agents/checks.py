@@ -1,0 +1,200 @@
+"""The checks that ask a service whether it works: tcp, http and command. Each gives a Verdict and never blocks.
+
+Every one of them is bounded: what is read by MAX_ANSWER octets, and how long it takes by the caller, who cancels it at
+its time limit (acting.py). Names are never looked up, for a look-up would need a thread or would block the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from hasnmp import settings
+from hasnmp.agents.host import Host, NotRun, how_it_ended
+from hasnmp.core.events import Outcome
+from hasnmp.runtime.messages import Purpose
+
+MAX_ANSWER = 64 * 1024  # octets that a check reads before it gives up: a flood is not an answer
+SHOWN = 120  # characters of an unexpected answer that a message quotes
+
+
+class Verdict(NamedTuple):
+    """What a check found. message: a line for the administrator, with the numbers it rests on."""
+
+    outcome: Outcome
+    message: str
+    pid: int = 0
+
+
+async def ask(service: settings.Service, host: Host, timeout_ms: int) -> Verdict:
+    """Do the service's own check. Cancel it at the time limit; timeout_ms is for programs, which the guardian ends."""
+    match service.check.type:
+        case "tcp":
+            return await tcp(service.check)
+        case "http":
+            return await http(service.check)
+        case "command":
+            return await command(service, host, timeout_ms)
+        case other:
+            return Verdict(Outcome.OK, f"{other}: nothing to ask")
+
+
+async def command(service: settings.Service, host: Host, timeout_ms: int) -> Verdict:
+    """Run the check's command, as the guardian runs everything: exit status 0 is good."""
+    name = service.check.command[0]
+    # The guardian's limit comes first, so that the answer has the program's last output.
+    limit_ms = max(10, timeout_ms - 50)
+    try:
+        exited = await host.output(service, service.check.command, Purpose.CHECK, limit_ms)
+    except NotRun as error:
+        return Verdict(error.outcome, f"{name}: {error}")
+    if exited.timed_out:
+        return Verdict(Outcome.TIMED_OUT, f"{name}: no end within {limit_ms} ms: {how_it_ended(exited)}")
+    if exited.code or exited.signal:
+        return Verdict(Outcome.FAILED, f"{name}: {how_it_ended(exited)}")
+    return Verdict(Outcome.OK, f"{name}: exit status 0")
+
+
+@contextlib.asynccontextmanager
+async def _connection(host: str, port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Raises OSError: no connection; ValueError: host is not an IP address."""
+    ipaddress.ip_address(host)
+    reader, writer = await asyncio.open_connection(host, port, limit=MAX_ANSWER)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()  # close() would wait for a peer that takes nothing
+
+
+async def _read_until(reader: asyncio.StreamReader, wanted: bytes) -> bytes:
+    """Read until `wanted` has come, the peer has closed, or MAX_ANSWER octets were read. Returns all that was read."""
+    data = b""
+    while wanted not in data and len(data) < MAX_ANSWER:
+        chunk = await reader.read(MAX_ANSWER - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _shown(data: bytes) -> str:
+    """The start of an answer, printable, for a message."""
+    return ascii(data[:SHOWN].decode("utf-8", "replace"))
+
+
+async def tcp(check: settings.Check) -> Verdict:
+    """Connect, send what is to be sent, and wait for what is expected. A connection alone is enough if nothing is."""
+    place = f"{check.host}:{check.port}"
+    try:
+        async with _connection(check.host, check.port) as (reader, writer):
+            if check.send:
+                writer.write(check.send.encode())
+            if not check.expect:
+                await writer.drain()
+                return Verdict(Outcome.OK, f"{place} accepts connections")
+            wanted = check.expect.encode()
+            answer = await _read_until(reader, wanted)
+    except (OSError, ValueError) as error:
+        return Verdict(Outcome.FAILED, f"{place}: {_why(error)}")
+    if wanted in answer:
+        return Verdict(Outcome.OK, f"{place} answered as expected")
+    return Verdict(
+        Outcome.FAILED,
+        f"{place}: expected {check.expect!r}, got {_shown(answer)} ({len(answer)} octets)",
+    )
+
+
+async def http(check: settings.Check) -> Verdict:
+    """One GET (RFC 9110, RFC 9112), without redirects. The status must be `status`, or any of 200..399 if that is 0."""
+    url = urlsplit(check.url)
+    host = "127.0.0.1" if url.hostname == "localhost" else url.hostname or ""
+    if url.scheme != "http":
+        return Verdict(Outcome.FAILED, f"{check.url}: this version checks http:// only")
+    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    request = (
+        f"GET {target} HTTP/1.1\r\nHost: {url.netloc.rpartition('@')[2]}\r\nUser-Agent: hasnmp\r\n"
+        "Accept: */*\r\nConnection: close\r\n\r\n"
+    )
+    try:
+        async with _connection(host, url.port or 80) as (reader, writer):
+            writer.write(request.encode())
+            head = await _read_until(reader, b"\r\n\r\n")
+            status = _status(head)
+            wanted = check.status or 0
+            if status != wanted and (wanted or not 200 <= status <= 399):
+                limit = str(wanted) if wanted else "200..399"
+                return Verdict(Outcome.FAILED, f"{check.url}: status {status}, wanted {limit}")
+            if not check.expect:
+                return Verdict(Outcome.OK, f"{check.url}: status {status}")
+            body = await _body(reader, head, check.expect.encode())
+    except (OSError, ValueError) as error:
+        return Verdict(Outcome.FAILED, f"{check.url}: {_why(error)}")
+    if check.expect.encode() in body:
+        return Verdict(Outcome.OK, f"{check.url}: status {status}, answered as expected")
+    return Verdict(Outcome.FAILED, f"{check.url}: status {status}, but {check.expect!r} is not in {len(body)} octets")
+
+
+def _status(head: bytes) -> int:
+    """The status code of a response's head. Raises ValueError: it is none (RFC 9112 section 4)."""
+    line = head.split(b"\r\n", 1)[0]
+    parts = line.split(b" ", 2)
+    if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit() or len(parts[1]) != 3:
+        raise ValueError(f"not an HTTP/1 answer: {_shown(line)}")
+    return int(parts[1])
+
+
+async def _body(reader: asyncio.StreamReader, head: bytes, wanted: bytes) -> bytes:
+    """The body as far as it is needed: until `wanted` is in it, or it ends."""
+    head, _, data = head.partition(b"\r\n\r\n")
+    fields = {
+        name.strip().lower(): value.strip().lower()
+        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    }
+    if b"chunked" in fields.get(b"transfer-encoding", b""):
+        return await _chunked(reader, data, wanted)
+    length = fields.get(b"content-length", b"")
+    limit = min(MAX_ANSWER, int(length)) if length.isdigit() else MAX_ANSWER
+    while wanted not in data and len(data) < limit:
+        more = await reader.read(limit - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+async def _chunked(reader: asyncio.StreamReader, data: bytes, wanted: bytes) -> bytes:
+    """The joined chunks (RFC 9112 section 7.1), each taken in once: a body sent octet by octet costs no more."""
+    body, total = b"", len(data)
+    while wanted not in body:
+        line, found, rest = data.partition(b"\r\n")
+        size = _chunk_size(line) if found else 0
+        if found and size == 0:
+            break
+        if found and len(rest) >= size + 2:
+            body, data = body + rest[:size], rest[size + 2 :]
+            continue
+        more = await reader.read(MAX_ANSWER - total) if total < MAX_ANSWER else b""
+        if not more:
+            break
+        data, total = data + more, total + len(more)
+    return body
+
+
+def _chunk_size(line: bytes) -> int:
+    """Raises ValueError: not a chunk's first line."""
+    digits = line.split(b";", 1)[0].strip()
+    if not digits or digits.strip(b"0123456789abcdefABCDEF"):
+        raise ValueError(f"a chunk's size is {_shown(digits)}")
+    return int(digits, 16)
+
+
+def _why(error: Exception) -> str:
+    """The system's words, without those that asyncio puts around a refused connection."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error)

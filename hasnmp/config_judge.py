@@ -1,0 +1,382 @@
+"""What a configuration's keys must be to each other: names that exist, addresses used once, timings that can hold."""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import pwd
+from typing import Any
+
+from hasnmp import config_schema as schema
+from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
+from hasnmp.config_yaml import Node, join, show
+
+# What wire.py makes of a heartbeat; a test holds these three to it.
+HEARTBEAT_HEAD = 108  # octets without names and groups: the fixed part, two length octets, the signature
+HEARTBEAT_GROUP = 15  # octets of each group beside its name
+HEARTBEAT_MOST = 1200
+
+
+def judge(root: Section, context: Context) -> dict[str, Section]:
+    """Everything that takes more than one key to see. Returns each service's options, by the service's name."""
+    nodes = {name: node for name, node in root["nodes"].items() if node is not BAD} if root.good("nodes") else {}
+    names = list(root["nodes"]) if root.good("nodes") else None
+    used = _judge_links(nodes, context)
+    if root.good("heartbeat"):
+        _judge_heartbeat(root["heartbeat"], context)
+    if root.good("arbiter"):
+        _judge_arbiter(root["arbiter"], root["heartbeat"], context)
+    options: dict[str, Section] = {}
+    if root.good("groups"):
+        _judge_size(root, names or [], context)
+        lines: dict[str, int] = {}
+        for group in root["groups"].values():
+            if group is BAD:
+                continue
+            _judge_members(group, names, context)
+            for service in group["services"] if group.good("services") else ():
+                _judge_service(service, lines, options, used, context)
+    if root.good("snmp"):
+        _judge_snmp(root["snmp"], context)
+    control = root["control"]
+    if control is not BAD and control.good("group") and control["group"] and context.strict:
+        try:
+            grp.getgrnam(control["group"])
+        except KeyError:
+            context.tell(
+                control,
+                ["group"],
+                f"{show(control['group'])} is no group of this machine; run: groupadd --system {control['group']}",
+            )
+    if control is not BAD and control["socket"] is None and root.good("run_dir"):
+        size = len(f"{root['run_dir']}/control.sock".encode())
+        if size > 107:
+            context.tell(
+                root,
+                ["run_dir"],
+                f"control.sock in it is a path of {size} octets; allowed: 107 (or give control.socket)",
+            )
+    return options
+
+
+def _judge_links(nodes: dict[str, Section], context: Context) -> dict[str, str]:
+    """Every node on every link, by one family, no address twice. Returns address -> what uses it."""
+    used: dict[str, str] = {}
+    model: tuple[str, dict[str, Any]] | None = None
+    for name, node in nodes.items():
+        if not node.good("links"):
+            continue
+        links = node["links"]
+        path = join(node.path, "links")
+        for link, address in links.items():
+            if address is BAD:
+                continue
+            if address in used:
+                context.fault(
+                    links.lines[link],
+                    join(path, link),
+                    f"{address} is used twice, first by {used[address]}; give each link and node its own",
+                )
+            used.setdefault(address, f"link {link} of node {name}")
+        if model is None:
+            model = (name, links)
+            continue
+        first, others = model
+        missing, more = [x for x in others if x not in links], [x for x in links if x not in others]
+        if missing or more:
+            parts = [f"lacks {', '.join(map(show, missing))}"] if missing else []
+            parts += [f"adds {', '.join(map(show, more))}"] if more else []
+            difference = f"{' and '.join(parts)} compared with node {show(first)}"
+            context.tell(node, ["links"], f"{difference}; every node needs the same links")
+        for link in links:
+            mine, theirs = links[link], others.get(link, BAD)
+            if mine is not BAD and theirs is not BAD and (":" in mine) != (":" in theirs):
+                context.fault(
+                    links.lines[link],
+                    join(path, link),
+                    f"{mine} is IPv{6 if ':' in mine else 4}, but {theirs} of node {show(first)} is not; "
+                    "a link has one family",
+                )
+    return used
+
+
+def _judge_heartbeat(beat: Section, context: Context) -> None:
+    def less(low: str, high: str, why: str) -> None:
+        if beat.good(low, high) and beat[low] >= beat[high]:
+            context.tell(beat, [low, high], f"{beat[low]} is not less than {high} ({beat[high]}); {why}")
+
+    if beat.good("interval_ms", "dead_after_ms") and beat["dead_after_ms"] < 3 * beat["interval_ms"]:
+        interval, dead = beat["interval_ms"], beat["dead_after_ms"]
+        context.tell(
+            beat,
+            ["dead_after_ms", "interval_ms"],
+            f"{dead} is less than 3 x interval_ms ({interval}); one lost datagram would look "
+            f"like a dead peer; allowed: {3 * interval} or more",
+        )
+    less("interval_ms", "late_after_ms", "every heartbeat would count as late")
+    less("late_after_ms", "dead_after_ms", "the warning would come after the end")
+    if beat.good("startup_wait_ms", "dead_after_ms") and beat["startup_wait_ms"] < beat["dead_after_ms"]:
+        wait, dead = beat["startup_wait_ms"], beat["dead_after_ms"]
+        context.tell(
+            beat,
+            ["startup_wait_ms", "dead_after_ms"],
+            f"{wait} is less than dead_after_ms ({dead}); a node that just started may have "
+            f"promised for that long; allowed: {dead} or more",
+        )
+
+
+def _judge_arbiter(arbiter: Section, beat: Any, context: Context) -> None:
+    """Also design rule 12: what must happen within a lease fits into it."""
+    if not arbiter.good("type"):
+        return
+    disk = arbiter["type"] == "disk"
+    _judge_only(arbiter, schema.ARBITER.keys, arbiter["type"], "type", context)
+    if disk and "device" not in arbiter.lines:
+        context.tell(
+            arbiter,
+            ["device", "type"],
+            "missing, and type disk has no default for it; allowed: a block device or file that every node reaches",
+        )
+    if not disk and arbiter["accept_split_brain"] is False:
+        context.tell(
+            arbiter,
+            ["accept_split_brain", "type"],
+            "type none means that two nodes that don't hear each other both run a "
+            "group; write accept_split_brain: true, or use type disk",
+        )
+    if beat is BAD or not beat.good("kill_ms") or not arbiter.good("lease_ms", "io_timeout_ms"):
+        return
+    lease, kill, bound = arbiter["lease_ms"], beat["kill_ms"], arbiter["io_timeout_ms"] if disk else 0
+    claim = f" + io_timeout_ms ({bound})" if disk else ""
+    if kill + lease // 3 + bound >= lease:
+        context.tell(
+            arbiter,
+            ["lease_ms", "io_timeout_ms", "type"],
+            f"kill_ms ({kill}) + a renewal each third of the lease ({lease // 3}){claim} = "
+            f"{kill + lease // 3 + bound}, not less than lease_ms ({lease}); one slow renewal would end the group; "
+            f"allowed: {_least_lease(kill + bound)} or more",
+        )
+    if not beat.good("interval_ms", "dead_after_ms"):
+        return
+    interval, dead = beat["interval_ms"], beat["dead_after_ms"]
+    if interval + bound + kill >= dead:
+        context.tell(
+            beat,
+            ["dead_after_ms", "interval_ms", "kill_ms"],
+            f"interval_ms ({interval}){claim} + kill_ms ({kill}) = {interval + bound + kill}, "
+            f"not less than dead_after_ms ({dead}); an owner could not claim the arbiter before its promises end; "
+            f"allowed: more than {interval + bound + kill}",
+        )
+
+
+def _least_lease(rest: int) -> int:
+    """The least lease with rest + lease // 3 < lease."""
+    lease = rest * 3 // 2
+    while rest + lease // 3 >= lease:
+        lease += 1
+    return lease
+
+
+def _judge_size(root: Section, names: list[str], context: Context) -> None:
+    """A heartbeat names every group and is never a fragment: so many groups with so long names fit into it."""
+    longest = sum(sorted(len(name.encode()) for name in names)[-2:])
+    size = HEARTBEAT_HEAD + longest + sum(HEARTBEAT_GROUP + len(name.encode()) for name in root["groups"])
+    if size > HEARTBEAT_MOST:
+        context.tell(
+            root,
+            ["groups"],
+            f"{len(root['groups'])} groups make a heartbeat of {size} octets, more than one datagram holds; "
+            f"allowed: {HEARTBEAT_MOST} octets, so use fewer groups or shorter names",
+        )
+
+
+def _judge_members(group: Section, names: list[str] | None, context: Context) -> None:
+    if names is None or not group.good("nodes") or group["nodes"] is None:
+        return
+    line, path = group.at("nodes")
+    for index, name in enumerate(group["nodes"]):
+        if name not in names:
+            context.fault(
+                line,
+                f"{path}[{index}]",
+                f"{show(name)} is no node of this file{suggest(name, names)}; "
+                f"known nodes: {', '.join(map(show, names))}",
+            )
+
+
+def _judge_only(section: Section, keys: tuple[Key, ...], kind: str, by: str, context: Context) -> None:
+    """Keys that belong to other types than the one in use."""
+    for key in keys:
+        if key.only and kind not in key.only and key.name in section.lines and section[key.name] is not False:
+            fitting = [k.name for k in keys if not k.kind.later and (not k.only or kind in k.only)]
+            context.tell(
+                section,
+                [key.name],
+                f"belongs to {by} {' or '.join(key.only)}, but {by} is {kind}; allowed here: {', '.join(fitting)}",
+            )
+
+
+def _allowed(keys: tuple[Key, ...], name: str) -> str:
+    return next(key.kind.allowed for key in keys if key.name == name)
+
+
+def _judge_service(
+    service: Section, lines: dict[str, int], options: dict[str, Section], used: dict[str, str], context: Context
+) -> None:
+    line, path = service.at("name")
+    if service.good("name"):
+        if service["name"] in lines:
+            context.fault(
+                line,
+                path,
+                f"{service['name']} is given twice, first on line {lines[service['name']]}; "
+                "a service's name is unique in the whole file",
+            )
+        lines.setdefault(service["name"], line)
+    if not service.good("agent"):
+        return
+    agent: str = service["agent"]
+    if agent not in schema.OPTIONS:
+        where = service.at("agent")
+        if agent.partition(":")[0] in ("ocf", "systemd", "lsb"):
+            context.fault(
+                *where,
+                f"{show(agent)}: {agent.partition(':')[0]} agents are not in this version; "
+                "use exec, with the program itself and a check",
+            )
+        else:
+            context.fault(
+                *where,
+                f"{show(agent)} is no agent{suggest(agent, schema.OPTIONS)}; allowed: {', '.join(schema.OPTIONS)}",
+            )
+        return
+    _judge_check(service["check"], agent, context)
+    node = service["options"] or Node(service.line, {})
+    chosen = read_section(node, join(service.path, "options"), context, schema.OPTIONS[agent])
+    if chosen is BAD or not service.good("name"):
+        return
+    options.setdefault(service["name"], chosen)
+    if agent == "address":
+        _judge_address(chosen, service["name"], used, context)
+    if agent == "exec" and chosen.good("user") and chosen["user"] and context.strict:
+        try:
+            pwd.getpwnam(chosen["user"])
+        except KeyError:
+            context.tell(
+                chosen,
+                ["user"],
+                f"{show(chosen['user'])} is no user of this machine; run: useradd --system {chosen['user']}",
+            )
+
+
+def _judge_check(check: Any, agent: str, context: Context) -> None:
+    if check is BAD or not check.good("type"):
+        return
+    types = schema.CHECK_TYPES[agent]
+    kind = check["type"] or types[0]
+    if kind not in types:
+        context.tell(check, ["type"], f"{kind} is no check of agent {agent}; allowed: {', '.join(types)}")
+        return
+    _judge_only(check, schema.CHECK.keys, kind, "type", context)
+    for name in schema.CHECK_REQUIRED.get(kind, ()):
+        if name not in check.lines:
+            allowed = _allowed(schema.CHECK.keys, name)
+            context.tell(check, [name, "type"], f"missing, and type {kind} has no default for it; allowed: {allowed}")
+    every, timeout = check["every_ms"], check["timeout_ms"]
+    if check.good("every_ms", "timeout_ms") and timeout is not None and timeout > every:
+        context.tell(
+            check,
+            ["timeout_ms", "every_ms"],
+            f"{timeout} is more than every_ms ({every}); a check must end before the next "
+            f"one begins; allowed: up to {every}",
+        )
+    if check.good("status") and 0 < check["status"] < 100:
+        context.tell(
+            check, ["status"], f"{check['status']} is no HTTP status; allowed: 100..599, or 0 for any of 200..399"
+        )
+
+
+def _judge_address(chosen: Section, name: str, used: dict[str, str], context: Context) -> None:
+    if not chosen.good("ip"):
+        return
+    interface = ipaddress.ip_interface(chosen["ip"])
+    own = str(interface.ip)
+    if own in used:
+        context.tell(
+            chosen,
+            ["ip"],
+            f"{own} is used twice, first by {used[own]}; an address that moves belongs to one service alone",
+        )
+    used.setdefault(own, f"service {name}")
+    line, path = chosen.at("reach")
+    for index, other in enumerate(chosen["reach"] if chosen.good("reach") else ()):
+        if ipaddress.ip_address(other).version != interface.version:
+            context.fault(
+                line,
+                f"{path}[{index}]",
+                f"{other} is IPv{ipaddress.ip_address(other).version}, but ip is IPv{interface.version}; "
+                "one family can't ask for the other",
+            )
+        elif other == own:
+            context.fault(
+                line, f"{path}[{index}]", f"{other} is this service's own address; name a neighbour, as the router"
+            )
+
+
+def _judge_snmp(snmp: Section, context: Context) -> None:
+    lines: dict[str, int] = {}
+    users = snmp["users"] if snmp.good("users") else ()
+    for user in users:
+        line, path = user.at("name")
+        if user.good("name"):
+            if user["name"] in lines:
+                context.fault(
+                    line,
+                    path,
+                    f"{user['name']} is given twice, first on line {lines[user['name']]}; a user's name is unique",
+                )
+            lines.setdefault(user["name"], line)
+        if user["priv"] == "" and "priv_file" in user.lines:
+            context.tell(user, ["priv_file"], "is given, but priv is not; write priv: aes128, or leave it out")
+        if user["priv"] == "aes128" and "priv_file" not in user.lines:
+            context.tell(
+                user,
+                ["priv_file", "priv"],
+                "missing, and priv needs it; allowed: the path of a file with a passphrase",
+            )
+    seen: dict[bytes, str] = {}
+    for community in snmp["communities"] if snmp.good("communities") else ():
+        if community["access"] == "operate" and snmp["allow_insecure_set"] is False:
+            context.tell(
+                community,
+                ["access"],
+                "operate lets everybody who can read the network SET; use an SNMPv3 user, "
+                "or write snmp.allow_insecure_set: true",
+            )
+        name = community["name_file"]
+        if name is not BAD and name.octets:
+            if name.octets in seen:
+                context.tell(
+                    community, ["name_file"], f"holds the same name as {seen[name.octets]}; a community is given once"
+                )
+            seen.setdefault(name.octets, name.path)
+    for receiver in snmp["notify"] if snmp.good("notify") else ():
+        _judge_receiver(receiver, lines if snmp.good("users") else None, context)
+
+
+def _judge_receiver(receiver: Section, users: dict[str, int] | None, context: Context) -> None:
+    """users: the known names, None while that list itself is at fault."""
+    if not receiver.good("version"):
+        return
+    version = receiver["version"]
+    _judge_only(receiver, schema.NOTIFY.keys, version, "version", context)
+    needed = "user" if version == "3" else "community_file"
+    if needed not in receiver.lines:
+        allowed = _allowed(schema.NOTIFY.keys, needed)
+        context.tell(
+            receiver, [needed, "version"], f"missing, and version {version} has no default for it; allowed: {allowed}"
+        )
+    user = receiver["user"]
+    if version == "3" and users is not None and isinstance(user, str) and user not in users:
+        known = ", ".join(users) or "none"
+        context.tell(receiver, ["user"], f"{user} is no user of this file{suggest(user, users)}; known users: {known}")

@@ -1,0 +1,225 @@
+"""The form of the configuration: one row for each key, with its kind, its default and what it is for.
+
+The reader, its messages and the reference are all made of these tables, so that they can't drift apart. Where a default
+depends on another key, the row has None and says so; `config.py` completes it.
+"""
+
+from __future__ import annotations
+
+from hasnmp.config_kinds import COMMAND, DIRECTORY, INTERFACE, IP, LISTEN, NETWORK, PATH, RECEIVER, SOCKET, URL, secret
+from hasnmp.config_read import (
+    BOOL,
+    RAW,
+    REQUIRED,
+    Key,
+    Kind,
+    absent,
+    choice,
+    integer,
+    list_of,
+    matching,
+    named,
+    section,
+    text,
+)
+
+NAME = matching(
+    "name of this form",
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}",
+    "1..32 of A-Za-z0-9 . _ - that begin with a letter or digit",
+)
+CLUSTER = matching(
+    "name of this form", r"[a-z0-9][a-z0-9-]{0,31}", "1..32 of a-z 0-9 - that begin with a letter or digit"
+)
+INTERFACE_NAME = matching(
+    "interface name", r"(?!\.\.?$)[!-.0-9;-~]{1,15}", "1..15 printable characters without / and :"
+)
+ACCOUNT = matching(
+    "account name", r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", "a name of this machine's accounts, 1..32 characters"
+)
+VARIABLE = matching("variable name", r"[A-Za-z_][A-Za-z0-9_]*", "letters, digits and _")
+HEARTBEAT_KEY = secret(32, 4096, " (make one: head -c 32 /dev/urandom | base64)")
+PASSPHRASE = secret(8, 255, " (RFC 3414, 11.2)")
+COMMUNITY = secret(1, 255, "")
+DAY_MS = 86_400_000
+
+# fmt: off
+NODE = section(
+    Key("links", named(IP, NAME, 1, 8), REQUIRED, "the node's address on each link; two links or more are advised"),
+    Key("fence", absent("fence agents are", "leave it out: leases alone decide here"), None, ""),
+)
+
+HEARTBEAT = section(
+    Key("port", integer(1, 65535), 5405, "UDP port of the heartbeats, the same on every node"),
+    Key("interval_ms", integer(5, 60_000), 200, "a heartbeat is sent this often over each link"),
+    Key("late_after_ms", integer(5, 600_000), 500, "a later heartbeat is counted and warned of, nothing else"),
+    Key("dead_after_ms", integer(15, 600_000), 1000, "how long a promise lasts; the silent may lose their groups after it"),
+    Key("startup_wait_ms", integer(15, 3_600_000), 5000,
+        "how long a starting node listens before it may act alone; ends early once all were heard"),
+    Key("max_clock_drift_ppm", integer(0, 10_000), 10_000, "how far the nodes' clocks may differ in speed"),
+    Key("kill_ms", integer(10, 60_000), 150, "what the guardian needs to end a group by force"),
+    Key("key_files", list_of(HEARTBEAT_KEY, 1, 8, unique=True), REQUIRED,
+        "first signs, all verify: so keys roll without an outage"),
+)
+
+ARBITER = section(
+    Key("type", choice("disk", "none", later={
+        "etcd": "use disk (a device or file that every node reaches) or none",
+        "fence": "use disk (a device or file that every node reaches) or none"}), REQUIRED,
+        "who may own a group when the nodes can't agree"),
+    Key("device", PATH, "", "a block device or file that every node reaches; REQUIRED for type disk", ("disk",)),
+    Key("lease_ms", integer(100, 600_000), 3000, "of the arbiter's lease, which counts while not every node promises"),
+    Key("io_timeout_ms", integer(10, 60_000), 500, "a read or write of the device that takes longer has failed"),
+    Key("accept_split_brain", BOOL, False,
+        "none: take a silent peer's group, at the risk that both run it; must be true there", ("none",)),
+    *(Key(name, absent("etcd is", "use type disk or none"), None, "")
+      for name in ("endpoints", "ca_file", "cert_file", "key_file")),
+)
+
+CHECK_TYPES = {"exec": ("process", "command", "tcp", "http"), "address": ("address",), "passive": ("report",)}
+CHECK = section(
+    Key("type", choice("process", "command", "tcp", "http", "report", "address", later={
+        "sql": "use command, with a program that runs the statement"}), None,
+        "exec: process (its program lives, the default), command, tcp or http; passive: report; address: address"),
+    Key("every_ms", integer(10, DAY_MS), 5000, "how often", ("process", "command", "tcp", "http", "address")),
+    Key("timeout_ms", integer(10, DAY_MS), None,
+        "a check that takes longer has failed; default: 3000, or every_ms if that is less",
+        ("process", "command", "tcp", "http", "address")),
+    Key("fail_after", integer(1, 100), 1, "so many failed checks in a row make a failed service",
+        ("process", "command", "tcp", "http", "address")),
+    Key("command", COMMAND, None, "exit status 0 is good; REQUIRED for type command", ("command",)),
+    Key("host", IP, None, "an IP address; REQUIRED for type tcp", ("tcp",)),
+    Key("port", integer(1, 65535), None, "REQUIRED for type tcp", ("tcp",)),
+    Key("send", text(0, 4096), "", "sent once connected; escapes such as \\r\\n work in double quotes", ("tcp",)),
+    Key("expect", text(0, 4096), "", "must occur in the answer", ("tcp", "http")),
+    Key("url", URL, None, "REQUIRED for type http", ("http",)),
+    Key("status", integer(0, 599), 0, "the status wanted, 100..599; 0 = any of 200..399", ("http",)),
+    Key("query", absent("SQL checks are", "use type command, with a program that runs the statement"), None, ""),
+    Key("report_within_ms", integer(100, DAY_MS), None, "silence for longer is a failure; REQUIRED for agent passive",
+        ("report",)),
+)
+CHECK_REQUIRED = {"command": ("command",), "tcp": ("host", "port"), "http": ("url",), "report": ("report_within_ms",)}
+
+# What each agent's `options` may hold: Service.options has all of these keys, with the defaults given here.
+OPTIONS = {
+    "exec": (
+        Key("command", COMMAND, REQUIRED, "runs in the foreground; its process group and cgroup are the service's"),
+        Key("env", named(text(0, 4096), VARIABLE, 0, 256), {}, "more environment variables"),
+        Key("cwd", DIRECTORY, "/", "the folder that it starts in"),
+        Key("user", ACCOUNT, "", "who it runs as; empty: the daemon's own user"),
+        Key("stop_signal", choice("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"), "TERM", "asks it to end"),
+        Key("stop_command", COMMAND, (), "run to stop it, in place of the signal"),
+    ),
+    "address": (
+        Key("ip", INTERFACE, REQUIRED, "the address that moves, with its prefix length"),
+        Key("interface", INTERFACE_NAME, REQUIRED, "where it is added, on every node of the group"),
+        Key("reach", list_of(IP, 0, 16, unique=True), (), "neighbours of which one must answer"),
+    ),
+    "passive": (),
+}
+
+ON_FAILURE = section(
+    Key("restart", integer(0, 1000), 3, "so many restarts in place"),
+    Key("within_s", integer(1, 31_536_000), 900, "within this time; then"),
+    Key("then", choice("failover", "stop", "ignore"), "failover", "failover | stop | ignore"),
+)
+
+SERVICE = section(
+    Key("name", NAME, REQUIRED, "unique in the whole file, for it indexes haServiceTable"),
+    Key("agent", Kind("exec, address or passive", text(1, 255).read), REQUIRED,
+        "exec: runs a program; address: an IP address; passive: an outside agent reports in"),
+    Key("options", Kind("a mapping", RAW.read, variants=tuple(OPTIONS.items())), None, "what the agent needs to know"),
+    Key("critical", BOOL, True, "a service that is not critical never moves its group"),
+    Key("check", CHECK, None, "how it is checked"),
+    Key("start_timeout_ms", integer(10, DAY_MS), 20_000, "a start that takes longer has failed"),
+    Key("stop_timeout_ms", integer(10, DAY_MS), 20_000, "a stop that takes longer has failed"),
+    Key("on_failure", ON_FAILURE, None, "what a failed service leads to"),
+)
+
+FAILOVER_LIMIT = section(
+    Key("times", integer(0, 1000), 3, "so many moves caused by a failed service"),
+    Key("within_s", integer(1, 31_536_000), 3600, "within this time; then it keeps trying where it is"),
+)
+
+GROUP = section(
+    Key("nodes", list_of(NAME, 1, 32, unique=True), None, "who may run it, first choice first; default: every node"),
+    Key("failback", choice("manual", "automatic"), "manual", "does it return to its first choice by itself?"),
+    Key("failover_limit", FAILOVER_LIMIT, None, "moves caused by a failed service"),
+    Key("accept_unfenced_disk", BOOL, False, "no agent of this version owns a disk: accepted, and of no effect yet"),
+    Key("on_stop_failure", choice("block", later={"fence": "use block: the group waits for the administrator"}),
+        "block", "block: a group that can't be stopped keeps its lease and waits"),
+    Key("services", list_of(SERVICE, 1, 1000), REQUIRED, "started in this order, stopped in reverse"),
+)
+
+USER = section(
+    Key("name", NAME, REQUIRED, "the USM user's name"),
+    Key("auth", choice("sha256", later=dict.fromkeys(
+        ("md5", "sha", "sha1", "sha224", "sha384", "sha512"), "use sha256")), "sha256", "HMAC-SHA-256 (RFC 7860)"),
+    Key("auth_file", PASSPHRASE, REQUIRED, "holds the passphrase, 8 characters or more"),
+    Key("priv", choice("aes128", later=dict.fromkeys(("des", "aes192", "aes256", "aes192c", "aes256c"), "use aes128")),
+        "", "aes128 (RFC 3826) encrypts; without it, what this user sends and reads is authenticated but not secret"),
+    Key("priv_file", PASSPHRASE, None, "holds the passphrase; REQUIRED with priv"),
+    Key("access", choice("read", "operate", later={"admin": "use operate"}), "read", "read | operate (may SET)"),
+)
+
+RIGHTS = choice("read", "operate", later={"admin": "use read"})
+LISTENERS = section(
+    Key("name_file", COMMUNITY, REQUIRED, "holds the community's name"),
+    Key("access", RIGHTS, "read", "operate needs allow_insecure_set: true"),
+    Key("from", list_of(NETWORK, 0, 64, unique=True), (), "networks that may use it; empty: anywhere"),
+)
+
+NOTIFY = section(
+    Key("to", RECEIVER, REQUIRED, "where traps are sent, as 192.0.2.50:162"),
+    Key("version", choice("3", "2c", later={"1": "use 2c or 3"}), REQUIRED, "3 | 2c"),
+    Key("user", NAME, None, "one of `users`; REQUIRED for version 3", ("3",)),
+    Key("community_file", COMMUNITY, None, "holds the community's name; REQUIRED for version 2c", ("2c",)),
+    Key("type", choice("trap", later={"inform": "use trap"}), "trap", "trap"),
+    Key("retries", absent("informs, which alone are repeated, are", "leave it out"), None, "of an inform"),
+    Key("timeout_ms", absent("informs, which alone are answered, are", "leave it out"), None, "of an inform"),
+)
+
+THROTTLE = section(
+    Key("same_within_ms", integer(0, 3_600_000), 1000, "the same one at most once within this; 0 = no such limit"),
+    Key("per_minute", integer(1, 100_000), 600, "all notifications together"),
+)
+
+SNMP = section(
+    Key("listen", list_of(LISTEN, 1, 16, unique=True), ("127.0.0.1:1161",), "where the agent answers"),
+    Key("users", list_of(USER, 0, 64), (), "SNMPv3 users"),
+    Key("communities", list_of(LISTENERS, 0, 64), (), "SNMPv2c communities"),
+    Key("notify", list_of(NOTIFY, 0, 32), (), "who is told"),
+    Key("allow_insecure_set", BOOL, False, "a community, which anybody on the way can read, may SET"),
+    Key("alive_s", integer(0, 86_400), 0, "a periodic `alive` notification; 0 = none"),
+    Key("throttle", THROTTLE, None, "what holds a storm of notifications back"),
+    Key("agentx", absent("AgentX is", "leave it out: `listen` answers by itself, or behind snmpd's `proxy`"), None, ""),
+)
+
+EVENTS = section(Key("keep", integer(10, 100_000), 1000, "events kept, over restarts too"))
+CONTROL = section(
+    Key("socket", SOCKET, None, "where clients reach the daemon; default: control.sock in run_dir"),
+    Key("group", ACCOUNT, "", "this group's members may use it too; empty: the daemon's own user only"),
+)
+LOG = section(
+    Key("format", choice("auto", "json", "console"), "auto", "auto: colours on a terminal, JSON otherwise"),
+    Key("level", choice("debug", "info", "warning", "error"), "info", "the least that is logged"),
+)
+
+FORM = (
+    Key("cluster", CLUSTER, REQUIRED, "the cluster's name, part of every signature"),
+    Key("nodes", named(NODE, NAME, 1, 32), REQUIRED, "a node finds itself by --node, else by host name"),
+    Key("heartbeat", HEARTBEAT, None, "how nodes know of each other"),
+    Key("arbiter", ARBITER, None, "who may own a group when the nodes can't agree"),
+    Key("groups", named(GROUP, NAME, 1, 64), REQUIRED, "services that move together"),
+    Key("recovery", choice("manual", "automatic"), "manual",
+        "does a failed node that returns need an administrator's word?"),
+    Key("snmp", SNMP, None, "the agent"),
+    Key("watchdog", absent("the watchdog is", "leave it out: the guardian ends a group by itself"), None, ""),
+    Key("hooks", absent("hooks are", "leave it out; a trap receiver can run programs"), None, ""),
+    Key("events", EVENTS, None, "the event ring"),
+    Key("control", CONTROL, None, "the local socket"),
+    Key("state_dir", DIRECTORY, "/var/lib/hasnmp", "what must survive a reboot: events, counters, decisions"),
+    Key("run_dir", DIRECTORY, "/run/hasnmp", "what must not survive a reboot: the guardian's id, the control socket"),
+    Key("log", LOG, None, "the log"),
+)
+# fmt: on

@@ -1,0 +1,214 @@
+"""When the arbiter is written and read: by an owner whose promises run late, by a taker, and for its health.
+
+What counts is lease.py's; here is only the timing. At most one call a group is under way, and nothing is written before
+this node's own slot was read once, so that a sequence number never falls.
+"""
+
+from __future__ import annotations
+
+from hasnmp.core.context import MS, Context
+from hasnmp.core.events import ArbiterAnswer
+from hasnmp.core.lease import OWNER_PART, Lease, Phase
+from hasnmp.core.state import State
+from hasnmp.model import ArbiterState, Kind, Reason
+from hasnmp.wire import SlotState
+
+ALARM_AFTER = 2  # failed calls in a row: one slow write is not an outage
+PROBE_MS = 2000  # how often a resting arbiter is looked at
+POLL_MS = 50  # how often a taker reads while another's record stands
+
+
+def look(state: State, lease: Lease) -> None:
+    """Start the group's next call if one is due, or wake for it."""
+    ctx = state.ctx
+    if state.config.arbiter.type == "none":
+        _none(state, lease)
+        return
+    if lease.call is not None:
+        return  # it comes back in any case: the lease i/o process answers within its bound
+    if lease.phase in (Phase.HELD, Phase.RELEASING):
+        _owner(state, lease)
+    elif lease.phase is Phase.TAKING:
+        _taker(state, lease)
+    elif lease.phase is Phase.NONE and lease.slot_seq >= 0 and (lease.slot_state is not SlotState.IDLE or lease.rewrite):
+        # A claim withdrawn, a group released, or a record of a former life: nobody is to wait for it.
+        if ctx.now >= lease.renew_at:
+            lease.renew_at = ctx.now + POLL_MS * MS
+            lease.write(ctx, SlotState.IDLE)
+        else:
+            ctx.wake(lease.renew_at)
+    if lease.call is None:
+        _probe(state, lease)
+
+
+def _owner(state: State, lease: Lease) -> None:
+    ctx = state.ctx
+    if lease.acked and not lease.alive(ctx):
+        return
+    if lease.needs_arbiter(ctx):
+        if lease.slot_seq < 0:
+            if ctx.now >= lease.renew_at:
+                lease.renew_at = ctx.now + POLL_MS * MS
+                lease.read(ctx)
+            else:
+                ctx.wake(lease.renew_at)
+        elif ctx.now >= lease.renew_at:
+            lease.renew_at = ctx.now + state.config.arbiter.lease_ms * MS // 3
+            lease.write(ctx, SlotState.HELD)
+        else:
+            ctx.wake(lease.renew_at)
+        return
+    ctx.wake(lease.unanimous_asked(ctx.now) + 2 * state.config.heartbeat.interval_ms * MS)
+    if lease.slot_state is SlotState.IDLE and not lease.rewrite:
+        lease.renew_at = 0  # at rest; the next need is served at once
+    elif lease.slot_seq >= 0:
+        # Every node promises again. The record is left to lapse before it is taken back: until then we may count on it.
+        rest_at = max(lease.arbiter_until, lease.renew_at)
+        if ctx.now >= rest_at:
+            lease.renew_at = ctx.now + POLL_MS * MS
+            lease.write(ctx, SlotState.IDLE)
+        else:
+            ctx.wake(rest_at)
+
+
+def _taker(state: State, lease: Lease) -> None:
+    ctx = state.ctx
+    if not _may_claim(state, lease):
+        return
+    if ctx.now < lease.renew_at:
+        ctx.wake(lease.renew_at)
+        return
+    if lease.read_at <= lease.taking_since:  # of before our promise lapsed: what it allowed may have been written since
+        lease.renew_at = ctx.now + POLL_MS * MS
+        lease.read(ctx)
+    elif lease.standing(ctx.now):
+        # It is read again and again: only a record that does not change through its whole duration has lapsed.
+        lease.renew_at = min(ctx.now + POLL_MS * MS, max(lease.lapse_at(ctx.now), ctx.now + 5 * MS))
+        if ctx.now - lease.read_at >= POLL_MS * MS // 2:
+            lease.read(ctx)
+        else:
+            ctx.wake(lease.renew_at)
+    elif lease.slot_seq >= 0:
+        lease.renew_at = ctx.now + POLL_MS * MS
+        lease.write(ctx, SlotState.CLAIM)
+
+
+def _may_claim(state: State, lease: Lease) -> bool:
+    """The arbiter is for when not every node can promise: somebody is not heard, or does not answer."""
+    ctx, hb = state.ctx, state.config.heartbeat
+    if state.arbiter.mismatch:
+        return False
+    if any(not state.peers[n].heard() and n not in lease.left for n in lease.others()):
+        return True
+    patient_until = lease.taking_since + hb.dead_after_ms * MS
+    if ctx.now < patient_until:
+        ctx.wake(patient_until)
+        return False
+    return True
+
+
+def _none(state: State, lease: Lease) -> None:
+    """`none`: promises only, and the accepted risk that a silent peer still runs the group."""
+    ctx, hb = state.ctx, state.config.heartbeat
+    silent = all(not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left for n in lease.others())
+    granted = ctx.now + state.config.arbiter.lease_ms * MS * OWNER_PART // 100
+    if lease.phase is Phase.HELD and lease.needs_arbiter(ctx) and silent:
+        if lease.arbiter_until - ctx.now < state.config.arbiter.lease_ms * MS // 2 and lease.alive(ctx):
+            lease.arbiter_until = granted
+        ctx.wake(ctx.now + hb.interval_ms * MS)
+    elif lease.phase is Phase.TAKING and silent:
+        lease.arbiter_until = granted
+
+
+def _probe(state: State, lease: Lease) -> None:
+    """A look now and then, so that an arbiter that is needed tomorrow is known to be gone today."""
+    ctx = state.ctx
+    every = 500 if lease.group.name in state.arbiter.failing else PROBE_MS
+    if lease.probe_at == 0:
+        lease.probe_at = ctx.now
+    if ctx.now >= lease.probe_at:
+        lease.probe_at = ctx.now + every * MS
+        lease.read(ctx)
+    else:
+        ctx.wake(lease.probe_at)
+
+
+def answered(state: State, answer: ArbiterAnswer) -> None:
+    """The health of the arbiter as a whole, then the group's own part."""
+    ctx, health = state.ctx, state.arbiter
+    lease = state.leases.get(answer.group)
+    if lease is None or lease.call is None or lease.call.attempt != answer.attempt:
+        return
+    error = answer.error or next((f"slot of {n}: {s}" for n, s in answer.slots.items() if isinstance(s, str)), "")
+    if error:
+        health.failing[answer.group] = health.failing.get(answer.group, 0) + 1
+        health.error = error
+        lease.probe_at = min(lease.probe_at, ctx.now + 500 * MS)
+    else:
+        health.failing.pop(answer.group, None)
+        health.last_ok_ns, health.latency_us = ctx.now, answer.took_us
+        if answer.uuid and answer.uuid != health.uuid:
+            if health.uuid:
+                health.mismatch[state.me] = f"this node reads arbiter {answer.uuid} after {health.uuid}"
+            else:
+                health.uuid = answer.uuid
+        elif answer.uuid:
+            health.mismatch.pop(state.me, None)
+    read_only = lease.call.slot is None
+    lease.arbiter_answered(answer, ctx)
+    if read_only and not error and lease.phase in (Phase.TAKING, Phase.HELD) and not lease.standing(ctx.now):
+        lease.renew_at = 0  # what the read was for can begin
+    release_checks(lease, ctx)
+    refresh(state)
+
+
+def refresh(state: State) -> None:
+    """Tell when the arbiter is lost, back, or not the one that the peers use."""
+    ctx, health = state.ctx, state.arbiter
+    kind = state.config.arbiter.type
+    if kind == "none":
+        new = ArbiterState.RESTING
+    elif health.mismatch:
+        new = ArbiterState.MISMATCH
+    elif any(n >= ALARM_AFTER for n in health.failing.values()):
+        new = ArbiterState.LOST
+    elif not health.last_ok_ns:
+        new = ArbiterState.UNKNOWN
+    elif any(x.slot_state is not SlotState.IDLE for x in state.leases.values()):
+        new = ArbiterState.ACTIVE
+    else:
+        new = ArbiterState.RESTING
+    if new is health.state:
+        return
+    previous, health.state, health.changed_ns = health.state, new, ctx.now
+    health.transitions += 1
+    ctx.dirty = True
+    more = {"previous": int(previous), "state": int(new), "reason": Reason.ARBITER}
+    if new is ArbiterState.LOST:
+        state.journal.happened(
+            ctx, Kind.ARBITER_LOST,
+            f"arbiter {kind} can't be used: {health.error}; groups go on by promises while every node is heard; "
+            "mend it before a second failure", of=kind, **more,
+        )  # fmt: skip
+    elif new is ArbiterState.MISMATCH:
+        text = "; ".join(health.mismatch.values())
+        state.journal.happened(
+            ctx, Kind.ARBITER_MISMATCH, f"arbiter {kind}: {text}; nothing is claimed until all nodes use one", of=kind, **more
+        )
+    elif new in (ArbiterState.RESTING, ArbiterState.ACTIVE):
+        state.journal.clear(ctx, Kind.ARBITER_RESTORED, kind, f"arbiter {kind} is good", **more)
+
+
+def release_checks(lease: Lease, ctx: Context) -> None:
+    """A promise that was left for ever ends when its holder is seen gone: its node wrote, after we left, that another
+    holder (or none) has its slot. Only that node writes there, and its guardian ended everything before."""
+    seen = lease.seen.get(lease.promised_node)
+    if (
+        lease.forever_ms
+        and seen is not None
+        and lease.promised_node not in lease.unreadable
+        and seen.slot.seq > lease.forever_seq
+        and seen.slot.holder != lease.promised_to
+    ):
+        lease.forever_ms = lease.promised_until = 0
+        ctx.dirty = True

@@ -1,0 +1,455 @@
+"""The administrator's commands: tested at once, carried out by whoever owns the group, followed to their end.
+
+Every command gets a row whose outcome and reason are kept. Registers (inhibit, freeze, standby, ...) are set here and
+travel; a failover goes to the group's owner; the node that was asked follows what the owner says until it is over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hasnmp.core import placement
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY
+from hasnmp.core.context import MS
+from hasnmp.core.events import CommandIn
+from hasnmp.core.journal import clip
+from hasnmp.core.lease import Phase
+from hasnmp.core.running import Stage
+from hasnmp.core.state import Move, Order, State
+from hasnmp.errors import Code, Refused
+from hasnmp.model import CommandRow, CommandState, GroupState, Kind, NodeState, Reason, ServiceState, Verb
+
+
+@dataclass(slots=True)
+class Follow:
+    """A command that goes on after it was accepted."""
+
+    row: CommandRow
+    group: str = ""  # of a failover
+    to: str = ""
+    source: str = ""  # the owner when it was accepted
+    token: int = 0  # of the lease that is to be given up
+    node: str = ""  # of a standby: done when it owns nothing
+    asked: str = ""  # a peer whose answer is awaited
+    until_ns: int = 0
+
+
+class Commands:
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.follows: list[Follow] = []
+
+    # ------------------------------------------------------------------------------------------------------ asked
+
+    def asked(self, event: CommandIn) -> None:
+        """A command from the control socket: answer at once, with what follows or why not."""
+        state, journal = self.state, self.state.journal
+        if event.verb is Verb.REPORT:
+            self._report(event)
+            return
+        row = journal.command(
+            state.ctx, event.verb, event.target, event.to, event.requester, event.address, event.reason
+        )
+        try:
+            row = self._execute(row)
+        except Refused as refused:
+            row = journal.update(state.ctx, row, CommandState.REFUSED, refused.code, refused.text)
+        journal.answer(state.ctx, event.reply, row)
+
+    def _execute(self, row: CommandRow) -> CommandRow:
+        verb = row.verb
+        if verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER):
+            return self._failover(row)
+        if verb in (Verb.INHIBIT, Verb.PERMIT, Verb.FREEZE, Verb.THAW):
+            return self._switch(row)
+        if verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER):
+            return self._node(row)
+        return self._service(row)
+
+    def _done(self, row: CommandRow, text: str) -> CommandRow:
+        return self.state.journal.update(self.state.ctx, row, CommandState.DONE, Code.DONE, text)
+
+    def _running(self, row: CommandRow, text: str, follow: Follow) -> CommandRow:
+        state = self.state
+        row = state.journal.update(state.ctx, row, CommandState.RUNNING, Code.DONE, text)
+        follow.row = row
+        follow.until_ns = follow.until_ns or state.ctx.now + self._patience(follow.group)
+        self.follows.append(follow)
+        state.ctx.wake(follow.until_ns)
+        return row
+
+    def _patience(self, group: str) -> int:
+        """How long a move may take: every stop, every start, and the lease's ways between them."""
+        hb, config = self.state.config.heartbeat, self.state.config
+        groups = [config.group(group)] if group else list(config.groups)
+        services = sum(s.start_timeout_ms + s.stop_timeout_ms for g in groups for s in g.services)
+        return (services + 4 * hb.dead_after_ms + 2 * config.arbiter.lease_ms + 2000) * MS
+
+    def _known(self, name: str, names: list[str], what: str) -> str:
+        if name not in names:
+            raise Refused(Code.NOT_FOUND, f"no {what} {name!r}; there are: {', '.join(names)}")
+        return name
+
+    # --------------------------------------------------------------------------------------------------- failover
+
+    def _failover(self, row: CommandRow) -> CommandRow:
+        state = self.state
+        names = [g.name for g in state.config.groups]
+        if row.target:
+            groups = [self._known(row.target, names, "group")]
+        else:
+            groups = [g for g in names if state.owner(g) == state.me] or (names if len(names) == 1 else [])
+            if not groups:
+                raise Refused(
+                    Code.NOT_FOUND, f"{state.me} runs no group, so name the one to move: {', '.join(names)}"
+                )
+        if row.to:
+            self._known(row.to, [n.name for n in state.config.nodes], "node")
+        follows = [self._begin(row, group) for group in groups]
+        for follow in follows[1:]:
+            follow.row = row
+            follow.until_ns = state.ctx.now + self._patience(follow.group)
+            self.follows.append(follow)
+        text = ", ".join(f"{f.group} to {f.to or 'whoever can take it'}" for f in follows)
+        return self._running(row, f"moving {text}", follows[0])
+
+    def _begin(self, row: CommandRow, group: str) -> Follow:
+        """Start one group's move, here or by asking the node that must."""
+        state = self.state
+        force = row.verb is Verb.FORCE_FAILOVER
+        owner = state.owner(group)
+        follow = Follow(row, group, row.to, owner, state.leases[group].token_seen)
+        words = {"group": group, "to": row.to, "force": force, "reason": row.reason, "by": row.requester}
+        if owner == state.me:
+            follow.to = self._move_away(group, row.to, force, row.reason, row.requester)
+        elif owner:
+            follow.asked = owner
+            self.state.streams[owner].put(f"c/{row.id}/{group}", words)
+        else:
+            to = row.to or next(iter([n for n in state.config.group(group).nodes if state.able(group, n)]), "")
+            if not to:
+                raise Refused(Code.NO_TARGET, f"nobody runs {group} and no node is able to; {self._why(group)}")
+            follow.to = to
+            if to == state.me:
+                self._take_here(group, force, row.reason, row.requester)
+            else:
+                self._fit(group, to, force)
+                follow.asked = to
+                state.streams[to].put(f"c/{row.id}/{group}", {**words, "to": to})
+        return follow
+
+    def _why(self, group: str) -> str:
+        settings = self.state.config.group(group)
+        own = self.state.unable(group)
+        return "; ".join(x for x in (own, placement.why_not_others(self.state, settings)) if x)
+
+    def _fit(self, group: str, to: str, force: bool) -> None:
+        """Raises Refused: that node may not, or can't, take the group; with what to do about it."""
+        state, registers = self.state, self.state.board.registers
+        what = f"failover {group} -> {to} refused: "
+        nodes = state.config.group(group).nodes
+        if to not in nodes:
+            raise Refused(Code.TARGET_NOT_MEMBER, f"{what}its nodes are {', '.join(nodes)}")
+        if to != state.me:
+            peer = state.peers[to]
+            if not peer.heard():
+                limit = state.config.heartbeat.dead_after_ms / 1000
+                last = f"last heard {state.seconds(peer.heard_ns)} ago" if peer.heard_ns else "never heard"
+                raise Refused(
+                    Code.TARGET_DOWN, f"{what}{to} {last} (limit {limit:.1f} s); wait for haNodeState.{to} = up(1)"
+                )
+            if peer.state is NodeState.STARTING:
+                raise Refused(Code.STARTING, f"{what}{to} has just started and still listens; try again in a moment")
+            if peer.digest != state.config.digest:
+                raise Refused(
+                    Code.CONFIG_MISMATCH,
+                    f"{what}its configuration {peer.digest} is not ours ({state.config.digest}); make the files equal",
+                )
+        elif state.starting:
+            raise Refused(Code.STARTING, f"{what}{to} has just started and still listens; try again in a moment")
+        if force:
+            return
+        excluded = registers.get(EXCLUDED, f"{group}/{to}")
+        if excluded:
+            service = state.config.group(group).services[0].name
+            raise Refused(
+                Code.TARGET_EXCLUDED, f"{what}{to} is excluded: {excluded}; mend it, then: hasnmp service clear {service}"
+            )
+        if registers.get(RECOVERING, to):
+            raise Refused(
+                Code.TARGET_RECOVERING,
+                f"{what}{to} is recovering ({registers.get(RECOVERING, to)}); when it is sound: hasnmp recover {to}",
+            )
+        if registers.get(STANDBY, to):
+            raise Refused(Code.TARGET_STANDBY, f"{what}{to} is on standby; to take it back: hasnmp online {to}")
+        if not state.able(group, to):
+            why = state.unable(group) if to == state.me else f"{to} says that its own check is not good"
+            raise Refused(Code.TARGET_FAILED, f"{what}{why}; see: hasnmp why {group}")
+
+    def _move_away(self, group: str, to: str, force: bool, reason: str, by: str) -> str:
+        """Begin to move a group that this node owns; returns where to. Raises Refused."""
+        state = self.state
+        running, settings = state.running[group], state.config.group(group)
+        what = f"failover {group} refused: "
+        if to == state.me:
+            raise Refused(Code.ALREADY_THERE, f"{what}it runs on {to} already")
+        if running.blocked:
+            raise Refused(
+                Code.BLOCKED, f"{what}a service could not be stopped; end it by hand, then: hasnmp service clear NAME"
+            )
+        if group in state.moves or running.stage is Stage.STOPPING or state.leases[group].phase is not Phase.HELD:
+            raise Refused(Code.BUSY, f"{what}it is being moved already; see: hasnmp why {group}")
+        if running.stage is not Stage.RUNNING and not force:
+            raise Refused(Code.BUSY, f"{what}it is being started; wait, or use --force")
+        frozen = state.board.registers.get(FREEZE, group)
+        if frozen and not force:
+            raise Refused(Code.FROZEN, f"{what}it is frozen ({frozen}); first: hasnmp thaw {group}")
+        if to:
+            self._fit(group, to, force)
+        else:
+            others = state.candidates(group)
+            if not others:
+                raise Refused(Code.NO_TARGET, f"{what}no other node is able; {placement.why_not_others(state, settings)}")
+            to = others[0]
+        why = f"ordered by {by}" + (f": {reason}" if reason else "")
+        kind = Reason.OPERATOR_FORCED if force else Reason.OPERATOR
+        if force:
+            self._lift(group, to)
+            state.streams[to].put(f"o/{group}", {"reason": int(kind), "text": clip(why)})
+        placement.begin_move(state, settings, Move(to, kind, why, force=force))
+        return to
+
+    def _lift(self, group: str, node: str) -> None:
+        """A force sets aside what would keep the node from the group."""
+        if self.state.board.registers.get(EXCLUDED, f"{group}/{node}"):
+            self.state.set_register(EXCLUDED, f"{group}/{node}", "")
+
+    def _take_here(self, group: str, force: bool, reason: str, by: str) -> None:
+        state = self.state
+        self._fit(group, state.me, force)
+        lease = state.leases[group]
+        if lease.phase is not Phase.NONE:
+            raise Refused(Code.BUSY, f"failover {group} refused: this node is taking it already")
+        if lease.forever_ms:
+            raise Refused(
+                Code.PROMISED,
+                f"failover {group} refused: it was left to {lease.promised_node}, which was not heard since; start "
+                f"{lease.promised_node}, or if it is off for certain: hasnmp arbiter clear {group}",
+            )
+        if force:
+            self._lift(group, state.me)
+        text = f"ordered by {by}" + (f": {reason}" if reason else "")
+        kind = Reason.OPERATOR_FORCED if force else Reason.OPERATOR
+        state.orders[group] = Order(kind, text, state.ctx.now + self._patience(group), force)
+        state.board.groups[group].decided_ms = state.ctx.wall_ms()
+        lease.retry_at = 0
+        state.ctx.dirty = True
+
+    # --------------------------------------------------------------------------------- registers, nodes, services
+
+    def _switch(self, row: CommandRow) -> CommandRow:
+        state, verb = self.state, row.verb
+        if row.target or verb in (Verb.FREEZE, Verb.THAW):
+            self._known(row.target, [g.name for g in state.config.groups], "group")
+        kind = INHIBIT if verb in (Verb.INHIBIT, Verb.PERMIT) else FREEZE
+        on = verb in (Verb.INHIBIT, Verb.FREEZE)
+        state.set_register(kind, row.target, (row.reason or f"by {row.requester}") if on else "")
+        what = f"group {row.target}" if row.target else "every group"
+        word = {
+            Verb.INHIBIT: f"automatic failover of {what} is inhibited", Verb.PERMIT: f"automatic failover of {what} is permitted",
+            Verb.FREEZE: f"{what} is frozen: its lease is kept, no check is acted on", Verb.THAW: f"{what} is watched again",
+        }[verb]  # fmt: skip
+        state.journal.happened(
+            state.ctx, Kind.INHIBIT_CHANGED, f"{word}, by {row.requester}" + (f": {row.reason}" if row.reason else ""),
+            group=row.target, reason=Reason.OPERATOR, state=int(on) + 1,
+        )  # fmt: skip
+        if verb is Verb.THAW and state.owner(row.target) == state.me:
+            running = state.running[row.target]
+            for run in running.runs:
+                if run.facts.state is ServiceState.FAILED and run.action is None:
+                    running.handle(run, state.ctx)
+        return self._done(row, word)
+
+    def _node(self, row: CommandRow) -> CommandRow:
+        state, verb = self.state, row.verb
+        node = self._known(row.target or state.me, [n.name for n in state.config.nodes], "node")
+        registers = state.board.registers
+        if verb is Verb.RECOVER:
+            if not registers.get(RECOVERING, node):
+                raise Refused(Code.NOT_RECOVERING, f"recover {node} refused: it is not recovering")
+            state.set_register(RECOVERING, node, "")
+            return self._done(row, f"{node} is recovered and may take groups again")
+        if verb is Verb.ONLINE:
+            if not registers.get(STANDBY, node):
+                raise Refused(Code.ALREADY_THERE, f"online {node} refused: it is not on standby")
+            state.set_register(STANDBY, node, "")
+            return self._done(row, f"{node} may take groups again")
+        if registers.get(STANDBY, node):
+            raise Refused(Code.ALREADY_THERE, f"standby {node} refused: it is on standby already")
+        state.set_register(STANDBY, node, row.reason or f"by {row.requester}")
+        if not any(state.owner(g.name) == node for g in state.config.groups):
+            return self._done(row, f"{node} is on standby; it ran no group")
+        return self._running(row, f"{node} moves its groups away", Follow(row, node=node))
+
+    def _service(self, row: CommandRow) -> CommandRow:
+        state, verb = self.state, row.verb
+        services = {s.name: s for s in state.config.services()}
+        service = services[self._known(row.target, list(services), "service")]
+        owner = state.owner(service.group)
+        if verb is Verb.SERVICE_CLEAR:
+            for node in state.config.group(service.group).nodes:
+                if state.board.registers.get(EXCLUDED, f"{service.group}/{node}"):
+                    state.set_register(EXCLUDED, f"{service.group}/{node}", "")
+            state.board.groups[service.group].moves.clear()
+            state.leases[service.group].retry_at = 0
+        elif verb in (Verb.SERVICE_START, Verb.SERVICE_STOP):
+            stop = verb is Verb.SERVICE_STOP
+            state.set_register(LOCKED, service.name, (row.reason or f"by {row.requester}") if stop else "")
+            return self._done(row, f"service {service.name} " + ("is kept stopped" if stop else "is started with its group"))
+        elif not owner:
+            raise Refused(Code.NOT_OWNER, f"restart {service.name} refused: nobody runs group {service.group}")
+        self._tell_owner(owner, service.group, f"v/{service.name}", int(verb))
+        return self._done(row, f"service {service.name} " + ("is cleared" if verb is Verb.SERVICE_CLEAR else "is restarted"))
+
+    def _tell_owner(self, owner: str, group: str, key: str, value: Any) -> None:
+        if owner == self.state.me:
+            self.told(key, value)
+        elif owner:
+            self.state.streams[owner].put(key, value)
+        self.state.ctx.dirty = True
+
+    def _report(self, event: CommandIn) -> None:
+        """An outside agent's word: no row, for it comes every few seconds."""
+        state = self.state
+        row = CommandRow(0, event.requester, event.address, event.verb, event.target, "", "", CommandState.DONE,
+                         asked_wall_ms=state.ctx.wall_ms(), ended_wall_ms=state.ctx.wall_ms())  # fmt: skip
+        service = next((s for s in state.config.services() if s.name == event.target), None)
+        code, text = Code.DONE, ""
+        if service is None:
+            code, text = Code.NOT_FOUND, f"no service {event.target!r}"
+        elif service.agent != "passive":
+            code, text = Code.NOT_PASSIVE, f"{service.name} is checked by its agent {service.agent}; only passive ones are reported"
+        else:
+            owner = state.owner(service.group)
+            if not owner:
+                code, text = Code.NOT_OWNER, f"nobody runs group {service.group} now; the report is not kept"
+            else:
+                self._tell_owner(owner, service.group, f"p/{service.name}", [event.up, clip(event.message)])
+        state_now = CommandState.DONE if code is Code.DONE else CommandState.REFUSED
+        state.journal.answer(
+            state.ctx, event.reply,
+            CommandRow(row.id, row.requester, row.address, row.verb, row.target, "", "", state_now, code, text,
+                       row.asked_wall_ms, row.ended_wall_ms),
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------- what a peer tells us
+
+    def told(self, key: str, value: Any, sender: str = "") -> None:
+        """A command or report that another node passed on because this one owns the group; or the answer to ours.
+
+        Raises TypeError, ValueError, KeyError or IndexError: of a form that this version does not know.
+        """
+        state = self.state
+        kind, _, name = key.partition("/")
+        if kind == "c":
+            try:
+                if state.owner(value["group"]) == state.me:
+                    to = self._move_away(value["group"], value["to"], bool(value["force"]), value["reason"], value["by"])
+                else:
+                    to = state.me
+                    self._take_here(value["group"], bool(value["force"]), value["reason"], value["by"])
+                answer = [int(Code.DONE), "", to]
+            except Refused as refused:
+                answer = [int(refused.code), refused.text, ""]
+            state.streams[sender].put(f"a/{name}", answer)
+        elif kind == "a":
+            number, _, group = name.partition("/")
+            for follow in [f for f in self.follows if f.row.id == int(number) and f.group == group]:
+                follow.asked = ""
+                follow.to = follow.to or str(value[2])
+                if value[0] != Code.DONE:
+                    self._end(follow, CommandState.REFUSED, Code(value[0]), str(value[1]))
+        elif kind == "o":
+            state.orders[name] = Order(
+                Reason(value["reason"]), str(value["text"]), state.ctx.now + self._patience(name), force=True
+            )
+        elif kind == "v":
+            service = next(s for s in state.config.services() if s.name == name)
+            running = state.running[service.group]
+            run = running.run(name)
+            if Verb(value) is Verb.SERVICE_CLEAR:
+                running.cleared(state.ctx)
+                state.board.groups[service.group].moves.clear()
+            elif run is not None and state.owner(service.group) == state.me and running.stage is Stage.RUNNING:
+                running.restart(run, state.ctx, counted=False)
+        elif kind == "p":
+            service = next(s for s in state.config.services() if s.name == name)
+            state.running[service.group].reported(name, bool(value[0]), str(value[1]), state.ctx)
+
+    # ---------------------------------------------------------------------------------------------------- outcome
+
+    def _end(self, follow: Follow, outcome: CommandState, code: Code, text: str) -> None:
+        self.follows.remove(follow)
+        others = [f for f in self.follows if f.row.id == follow.row.id]
+        if outcome is not CommandState.DONE:
+            for other in others:
+                self.follows.remove(other)
+        elif others:
+            return  # the last of its groups ends the command
+        self.state.journal.update(self.state.ctx, follow.row, outcome, code, text)
+
+    def look(self) -> None:
+        """End what has come to its end."""
+        for follow in list(self.follows):
+            if follow not in self.follows:
+                continue
+            if follow.node:
+                self._look_standby(follow)
+            else:
+                self._look_failover(follow)
+
+    def _look_standby(self, follow: Follow) -> None:
+        state, node = self.state, follow.node
+        left = [g.name for g in state.config.groups if state.owner(g.name) == node]
+        if not left:
+            self._end(follow, CommandState.DONE, Code.DONE, f"{node} is on standby and runs nothing")
+        elif not state.board.registers.get(STANDBY, node):
+            self._end(follow, CommandState.FAILED, Code.FAILED, f"{node} was set online again")
+        elif state.ctx.now >= follow.until_ns:
+            text = f"{node} is on standby but still runs {', '.join(left)}: {self._why(left[0])}"
+            self._end(follow, CommandState.FAILED, Code.NO_TARGET, text)
+        else:
+            state.ctx.wake(follow.until_ns)
+
+    def _look_failover(self, follow: Follow) -> None:
+        state, group = self.state, follow.group
+        owner, now_state = state.owner(group), state.group_state(group)
+        facts = state.board.groups[group]
+        up = now_state in (GroupState.RUNNING, GroupState.DEGRADED) and facts.owner == owner and owner != ""
+        if follow.asked:
+            if not state.peers[follow.asked].heard():
+                text = f"{follow.asked} fell silent before it answered; see: hasnmp why {group}"
+                self._end(follow, CommandState.FAILED, Code.PEER_LOST, text)
+                return
+        elif up and facts.token > follow.token:
+            if follow.to in ("", owner):
+                text = f"{group} runs on {owner} after {facts.duration_ms} ms"
+                self._end(follow, CommandState.DONE, Code.DONE, text)
+            else:
+                text = f"{group} runs on {owner}, not on {follow.to}: {facts.reason_text}"
+                self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, text)
+            return
+        elif now_state is GroupState.FAILED:
+            self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, f"{group} failed to start on every node")
+            return
+        elif now_state is GroupState.BLOCKED:
+            text = f"{group} is blocked on {owner}: a service could not be stopped; see: hasnmp why {group}"
+            self._end(follow, CommandState.FAILED, Code.BLOCKED, text)
+            return
+        if state.ctx.now >= follow.until_ns:
+            where = f"{group} is {now_state.name.lower()}" + (f" on {owner}" if owner else "")
+            text = f"not over after {self._patience(group) // (1000 * MS)} s: {where}; see: hasnmp why {group}"
+            self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
+        else:
+            state.ctx.wake(follow.until_ns)

@@ -1,0 +1,208 @@
+"""What happened, and what became of it: events, alarms, commands, statistics. All of it survives a restart.
+
+One `happened()` is the trap, the log line, the event row and the console message at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from hasnmp.core.context import MS, Context
+from hasnmp.core.events import Notify, Reply
+from hasnmp.errors import Code
+from hasnmp.model import (
+    ALARMS,
+    CLEARS,
+    SEVERITIES,
+    AlarmRow,
+    CommandRow,
+    CommandState,
+    EventRow,
+    Kind,
+    Reason,
+    Severity,
+    StatisticsRow,
+    Verb,
+)
+
+KEEP_COMMANDS = 100
+KEEP_DURABLE = 200  # events that go into the durable document; the ring itself keeps events.keep
+TEXT_OCTETS = 255  # of a message: what an SnmpAdminString may hold
+
+
+def clip(text: str) -> str:
+    """At most TEXT_OCTETS octets of UTF-8, on one line."""
+    line = " ".join(text.split())
+    octets = line.encode(errors="replace")
+    return line if len(octets) <= TEXT_OCTETS else octets[: TEXT_OCTETS - 3].decode(errors="ignore") + "..."
+
+
+def number_of(value: Any, default: int = 0) -> int:
+    """A number out of a durable document or a peer's word, whatever stands there."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+@dataclass(slots=True)
+class Journal:
+    node: str
+    keep: int
+    events: dict[int, EventRow] = field(default_factory=dict)
+    alarms: dict[str, AlarmRow] = field(default_factory=dict)
+    commands: dict[int, CommandRow] = field(default_factory=dict)
+    statistics: StatisticsRow = StatisticsRow()
+    counts: dict[str, int] = field(default_factory=dict)  # counters since the last row was made
+    last_event: int = 0
+    last_command: int = 0
+    role: int = 0  # own role, kept here by the engine: every event carries it
+    changed: bool = False
+
+    # ---------------------------------------------------------------------------------------------------- events
+
+    def happened(
+        self, ctx: Context, kind: Kind, message: str, *, of: str = "", peer: str = "", link: str = "", group: str = "",
+        service: str = "", peer_state: int = 0, previous: int = 0, state: int = 0, reason: Reason = Reason.NONE,
+        common: str = "",
+    ) -> None:  # fmt: skip
+        """Record and tell. `of`: the object of an alarm; an alarm and its clear of one object share a key. A clear
+        without its alarm, and an alarm that stands already, are not told again."""
+        raised: AlarmRow | None = None
+        cleared = key = ""
+        severity = SEVERITIES.get(kind, Severity.INFO)
+        if kind in ALARMS:
+            severity = ALARMS[kind][0]
+            key = f"{kind.value}/{of}"
+            if key in self.alarms:
+                self.alarms[key] = replace(self.alarms[key], message=clip(message))
+                return
+        elif kind in CLEARS:
+            standing = [f"{k.value}/{of}" for k, (_, clear) in ALARMS.items() if clear is kind]
+            cleared = next((k for k in standing if k in self.alarms), "")
+            if not cleared:
+                return
+            key, severity = cleared, Severity.CLEARED
+        self.last_event += 1
+        event = EventRow(
+            self.last_event, kind, severity, ctx.wall_ms(), ctx.now, self.node, clip(message), peer, link, group, service,
+            self.role, peer_state, previous, state, reason, key, common or f"{self.node}/{self.last_event}",
+        )  # fmt: skip
+        self.events[event.id] = event
+        while len(self.events) > self.keep:
+            del self.events[next(iter(self.events))]
+        if kind in ALARMS:
+            raised = AlarmRow(
+                key, kind, severity, self.node, of, ctx.now, event.wall_ms, event.id, event.message
+            )
+            self.alarms[key] = raised
+        elif cleared:
+            del self.alarms[cleared]
+        self.count("events")
+        self.changed = True
+        ctx.emit(Notify(event, raised, cleared))
+
+    def clear(self, ctx: Context, kind: Kind, of: str, message: str, **more: Any) -> None:
+        """End the alarm that `kind` (a clear) answers, if it stands."""
+        self.happened(ctx, kind, message, of=of, **more)
+
+    # ------------------------------------------------------------------------------------------------ statistics
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + by
+
+    def worst(self, lateness_us: int) -> None:
+        if lateness_us > self.statistics.worst_lateness_us:
+            self.statistics = replace(self.statistics, worst_lateness_us=lateness_us)
+
+    def totals(self) -> StatisticsRow:
+        if self.counts:
+            row = self.statistics
+            self.statistics = replace(row, **{n: getattr(row, n) + by for n, by in self.counts.items()})
+            self.counts.clear()
+        return self.statistics
+
+    # -------------------------------------------------------------------------------------------------- commands
+
+    def command(
+        self, ctx: Context, verb: Verb, target: str, to: str, requester: str, address: str, reason: str
+    ) -> CommandRow:
+        """A new row; it is accepted until somebody says otherwise."""
+        self.last_command += 1
+        row = CommandRow(
+            self.last_command, clip(requester), address, verb, target, to, clip(reason), CommandState.ACCEPTED, Code.DONE,
+            "", ctx.wall_ms(), 0, ctx.now, 0,
+        )  # fmt: skip
+        self.commands[row.id] = row
+        while len(self.commands) > KEEP_COMMANDS:
+            del self.commands[next(iter(self.commands))]
+        self.count("commands")
+        self.changed = True
+        return row
+
+    def update(self, ctx: Context, row: CommandRow, state: CommandState, code: Code, text: str) -> CommandRow:
+        """The row's newest state; the last one ends it."""
+        if row.id not in self.commands:
+            return row  # so many came after it that it left the ring
+        over = state in (CommandState.DONE, CommandState.FAILED, CommandState.REFUSED)
+        row = replace(
+            self.commands[row.id], state=state, code=code, text=clip(text),
+            ended_wall_ms=ctx.wall_ms() if over else 0, ended_ns=ctx.now if over else 0,
+        )  # fmt: skip
+        self.commands[row.id] = row
+        self.changed = ctx.dirty = True
+        return row
+
+    def answer(self, ctx: Context, reply: int, row: CommandRow) -> None:
+        if reply:
+            ctx.emit(Reply(reply, row))
+
+    # --------------------------------------------------------------------------------------------------- durable
+
+    def document(self) -> dict[str, Any]:
+        """Wall-clock times only: the boot clock of today means nothing tomorrow."""
+        events = list(self.events.values())[-KEEP_DURABLE:]
+        return {
+            "events": [asdict(e) for e in events],
+            "alarms": [asdict(a) for a in self.alarms.values()],
+            "commands": [asdict(c) for c in self.commands.values()],
+            "statistics": asdict(self.totals()),
+            "last_event": self.last_event, "last_command": self.last_command,
+        }  # fmt: skip
+
+    def restore(self, document: dict[str, Any], ctx: Context) -> None:
+        """Take back what a former engine left. Rows that this version can't read are left out."""
+
+        def rows(name: str, cls: Any, enums: dict[str, Any], times: dict[str, str]) -> list[Any]:
+            result = []
+            for data in document.get(name) or ():
+                try:
+                    data = dict(data)
+                    for key, enum in enums.items():
+                        data[key] = enum(data[key])
+                    for ns, wall in times.items():
+                        data[ns] = (int(data[wall]) - ctx.wall_offset_ms) * MS if data[wall] else 0
+                    result.append(cls(**data))
+                except (TypeError, ValueError, KeyError):
+                    continue
+            return result
+
+        kinds = {"kind": Kind, "severity": Severity}
+        for event in rows("events", EventRow, {**kinds, "reason": Reason}, {"ns": "wall_ms"}):
+            self.events[event.id] = event
+        for alarm in rows("alarms", AlarmRow, kinds, {"since_ns": "since_wall_ms"}):
+            self.alarms[alarm.key] = alarm
+        states = {"verb": Verb, "state": CommandState, "code": Code}
+        for row in rows("commands", CommandRow, states, {"asked_ns": "asked_wall_ms", "ended_ns": "ended_wall_ms"}):
+            if not row.ended_wall_ms:  # its follower died with the former engine
+                row = replace(
+                    row, state=CommandState.FAILED, code=Code.FAILED, ended_wall_ms=ctx.wall_ms(), ended_ns=ctx.now,
+                    text="the engine was started again before the outcome was known; look at `hasnmp events`",
+                )  # fmt: skip
+            self.commands[row.id] = row
+        try:
+            self.statistics = replace(StatisticsRow(**document.get("statistics", {})), worst_lateness_us=0)
+        except TypeError:
+            pass
+        if not self.statistics.since_wall_ms:
+            self.statistics = replace(self.statistics, since_wall_ms=ctx.wall_ms())
+        self.last_event = max(number_of(document.get("last_event")), max(self.events, default=0))
+        self.last_command = max(number_of(document.get("last_command")), max(self.commands, default=0))

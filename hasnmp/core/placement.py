@@ -1,0 +1,391 @@
+"""Who runs a group: when this node takes it, when it moves it away, and why - in the words that `hasnmp why` shows.
+
+The lease decides what is safe; this file decides what is wanted. Every decision is kept with the inputs it was made on.
+"""
+
+from __future__ import annotations
+
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, STANDBY
+from hasnmp.core.context import MS
+from hasnmp.core.lease import UNKNOWN_HOLDER, Lease, Phase
+from hasnmp.core.running import Running, Stage
+from hasnmp.core.state import Move, Order, State
+from hasnmp.model import Failback, GroupState, Kind, NodeState, Reason
+from hasnmp.settings import Group
+
+STEADY_MS = 5000  # how long a home node is up before a group goes back to it by itself
+PLANNED = {Reason.OPERATOR, Reason.STANDBY_ORDERED, Reason.FAILBACK, Reason.NODE_LEFT}
+
+
+def look(state: State, group: Group) -> None:
+    """Decide for one group what this node does next."""
+    lease, running = state.leases[group.name], state.running[group.name]
+    if lease.phase is Phase.NONE:
+        _not_owned(state, group, lease, running)
+    elif lease.phase is Phase.TAKING:
+        _taking(state, group, lease)
+    elif lease.phase is Phase.HELD and lease.alive(state.ctx):
+        _owned(state, group, lease, running)
+    elif lease.phase is Phase.HELD and lease.acked and not lease.alive(state.ctx):
+        lease.phase = Phase.LOST  # the guardian is killing the group now, and this engine first
+
+
+# ------------------------------------------------------------------------------------------------------------- taking
+
+
+def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> None:
+    ctx, name = state.ctx, group.name
+    owner = state.owner(name)
+    if owner:
+        state.unowned_ns.pop(name, None)
+        state.last_owner[name] = owner
+        _outcome_of_handing(state, name, owner)
+        return
+    since = state.unowned_ns.setdefault(name, ctx.now)
+    why, at = reasons_not_to_take(state, group, lease, since)
+    if why:
+        state.decided(name, f"not taken here: {why}")
+        if at:
+            ctx.wake(at)
+        return
+    token = lease.token_floor + 1
+    if token > state.ceiling:
+        return  # the store is making room; engine.py looks again when it has
+    order = state.orders.get(name)
+    facts = state.board.groups[name]
+    if order is not None:
+        facts.reason, facts.reason_text = order.reason, order.text
+    elif not state.last_owner.get(name) or state.last_owner[name] == state.me:
+        first = not state.last_owner.get(name)
+        facts.reason = Reason.STARTUP if first else Reason.RETURNED
+        facts.reason_text = "nobody had run it" if first else "its last owner takes it up again"
+    elif facts.decided_ms == 0:
+        last = state.last_owner[name]
+        peer = state.peers.get(last)
+        facts.reason = Reason.NODE_LOST
+        facts.reason_text = (
+            f"{last} was last heard {state.seconds(peer.heard_ns)} ago"
+            if peer and peer.heard_ns else f"{last}, its last owner, is not heard"
+        )  # fmt: skip
+    if not facts.decided_ms:
+        facts.decided_ms = ctx.wall_ms(since)
+    state.decided(name, f"taking it with token {token}: {facts.reason_text}")
+    lease.take(token, ctx)
+
+
+def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) -> tuple[str, int]:
+    """Why this node does not take a group that nobody owns, and when to look again (0: when something changes)."""
+    ctx, name, registers = state.ctx, group.name, state.board.registers
+    order = state.orders.get(name)
+    if order is not None and ctx.now >= order.until_ns:
+        del state.orders[name]
+        order = None
+    unable = state.unable(name)
+    if unable and not (order is not None and order.force and not state.starting):
+        return unable, 0
+    if ctx.now < lease.retry_at:
+        return f"trying again in {(lease.retry_at - ctx.now) // MS} ms: {lease.conflict}", lease.retry_at
+    if lease.promise_stands(ctx.now):
+        if lease.forever_ms:
+            return (
+                f"{state.me} left it to {lease.promised_node} when it stopped, and has not heard it since; start "
+                f"{lease.promised_node}, or if it is off for certain: hasnmp arbiter clear {name}"
+            ), 0
+        left = max(0, lease.promised_until - ctx.now) // MS
+        whom = "whoever had it before this start" if lease.promised_to == UNKNOWN_HOLDER else lease.promised_node
+        return f"promised to {whom} for {left} ms more", lease.promised_until
+    if order is not None:
+        return "", 0
+    last = state.last_owner.get(name, "")
+    if registers.get(FREEZE, name) and last not in ("", state.me):
+        return f"frozen ({registers.get(FREEZE, name)}); to end that: hasnmp thaw {name}", 0
+    inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
+    if inhibit and last not in ("", state.me):
+        return f"automatic failover is inhibited ({inhibit}); hasnmp permit {name}, or: hasnmp failover {name} --to {state.me}", 0
+    if ctx.now < state.yield_until.get(name, 0):
+        return "it was just given up here", state.yield_until[name]
+    order_of = [last, *(n for n in group.nodes if n != last)] if last in group.nodes else list(group.nodes)
+    better = [n for n in order_of[: order_of.index(state.me)] if state.able(name, n)]
+    if better:
+        hb = state.config.heartbeat
+        turn = since + len(better) * 2 * (hb.dead_after_ms + state.config.arbiter.io_timeout_ms) * MS
+        if ctx.now < turn:
+            return f"{better[0]} comes first and is able to take it", turn
+    return "", 0
+
+
+def _taking(state: State, group: Group, lease: Lease) -> None:
+    ctx, name = state.ctx, group.name
+    hb, arbiter = state.config.heartbeat, state.config.arbiter
+    owner = state.owner(name)
+    if owner:
+        lease.abandon(ctx, f"{owner} has it")
+        state.decided(name, f"gave way: {owner} has it")
+        return
+    patience = (4 * hb.dead_after_ms + 2 * arbiter.lease_ms + 4 * arbiter.io_timeout_ms) * MS
+    if ctx.now >= lease.taking_since + patience:
+        lease.abandon(ctx, lease.conflict or "not every node promised")
+        state.decided(name, f"could not get the lease: {lease.conflict}")
+    else:
+        ctx.wake(lease.taking_since + patience)
+
+
+# -------------------------------------------------------------------------------------------------------------- owned
+
+
+def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
+    ctx, name = state.ctx, group.name
+    ctx.wake(lease.acked - state.config.heartbeat.kill_ms * MS)
+    if running.stage is Stage.IDLE:
+        state.owned[name] = lease.token
+        state.last_owner[name] = state.me
+        state.unowned_ns.pop(name, None)
+        state.orders.pop(name, None)
+        state.handed.pop(name, None)
+        state.journal.changed = True
+        running.start(ctx, state.adopted.pop(name, {}))
+        return
+    move = state.moves.get(name)
+    if running.stage is Stage.STOPPING:
+        if running.stopped() and lease.phase is Phase.HELD:
+            lease.release(ctx)
+        return
+    if move is not None and not running.blocked:
+        running.stop(ctx)
+        return
+    if running.blocked:
+        return
+    if running.start_failed:
+        _start_failed(state, group, running)
+    elif running.move_wanted:
+        _service_failed(state, group, running)
+    elif running.stage is Stage.RUNNING:
+        if state.leaving or state.board.registers.get(STANDBY, state.me):
+            _drain(state, group)
+        elif group.failback is Failback.AUTOMATIC:
+            _fail_back(state, group)
+
+
+def _start_failed(state: State, group: Group, running: Running) -> None:
+    name, why = group.name, running.start_failed
+    others = state.candidates(name)
+    run = running.run(running.start_failed_of)
+    if not others and run is not None and running.restarts_left(run, state.ctx) > 0:
+        running.start_failed = ""
+        state.decided(name, f"tried again here, for no other node is able: {why}")
+        running.restart(run, state.ctx)
+        return
+    _exclude_and_go(state, group, running, why, others)
+
+
+def _exclude_and_go(state: State, group: Group, running: Running, why: str, others: list[str]) -> None:
+    ctx, name = state.ctx, group.name
+    state.journal.count("failed_takeovers")
+    state.journal.happened(
+        ctx, Kind.TAKEOVER_FAILED, f"group {name} on {state.me}: {why}", group=name, reason=Reason.START_FAILED
+    )
+    state.set_register(EXCLUDED, f"{name}/{state.me}", why)
+    source = state.board.groups[name].reason_text
+    to = others[0] if others else ""
+    state.decided(name, f"excluded {state.me} ({why}); " + (f"handing it to {to}" if to else "no other node is able"))
+    begin_move(state, group, Move(to, Reason.START_FAILED, why or source))
+
+
+def _service_failed(state: State, group: Group, running: Running) -> None:
+    ctx, name, why = state.ctx, group.name, running.move_wanted
+    others = state.candidates(name)
+    facts, registers = state.board.groups[name], state.board.registers
+    inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
+    horizon = ctx.wall_ms() - group.failover_within_s * 1000
+    facts.moves = [m for m in facts.moves if m > horizon]
+    running.move_wanted = ""
+    if running.stage is Stage.STARTING:  # it never came up here: that is a failed start
+        _exclude_and_go(state, group, running, why, others)
+    elif inhibit:
+        state.decided(name, f"stays on {state.me} although {why}: automatic failover is inhibited ({inhibit})")
+    elif len(facts.moves) >= group.failover_limit:
+        text = f"{len(facts.moves)} moves within {group.failover_within_s} s, the limit is {group.failover_limit}"
+        state.decided(name, f"stays on {state.me} although {why}: {text}")
+        state.journal.happened(
+            ctx, Kind.FAILOVER_LIMIT_REACHED, f"group {name} keeps trying on {state.me}: {text}", of=name, group=name,
+            reason=Reason.SERVICE_FAILED,
+        )  # fmt: skip
+    elif not others:
+        state.decided(name, f"stays on {state.me} although {why}: no other node is able; {why_not_others(state, group)}")
+    else:
+        facts.moves.append(ctx.wall_ms())
+        begin_move(state, group, Move(others[0], Reason.SERVICE_FAILED, why))
+
+
+def why_not_others(state: State, group: Group) -> str:
+    """What keeps each other node from taking the group."""
+    parts = []
+    for node in group.nodes:
+        if node == state.me or state.able(group.name, node):
+            continue
+        peer, registers = state.peers[node], state.board.registers
+        excluded = registers.get(EXCLUDED, f"{group.name}/{node}")
+        if not peer.heard():
+            last = f"last heard {state.seconds(peer.heard_ns)} ago" if peer.heard_ns else "never heard"
+            parts.append(f"{node} is {peer.state.name.lower()}, {last}")
+        elif peer.state is NodeState.STARTING:
+            parts.append(f"{node} is starting")
+        elif excluded:
+            parts.append(f"{node} is excluded: {excluded}")
+        elif registers.get("recovering", node):
+            parts.append(f"{node} is recovering")
+        elif registers.get(STANDBY, node):
+            parts.append(f"{node} is on standby")
+        elif peer.digest != state.config.digest:
+            parts.append(f"{node} has another configuration")
+        else:
+            parts.append(f"{node} says that it is not able (its interface or `reach:` check)")
+    return "; ".join(parts) or "every other node is able"
+
+
+def _drain(state: State, group: Group) -> None:
+    others = state.candidates(group.name)
+    reason = Reason.NODE_LEFT if state.leaving else Reason.STANDBY_ORDERED
+    text = f"{state.me} is stopping" if state.leaving else f"{state.me} was set to standby"
+    if others or state.leaving:
+        begin_move(state, group, Move(others[0] if others else "", reason, text))
+    else:
+        state.decided(group.name, f"stays on {state.me} although {text}: {why_not_others(state, group)}")
+
+
+def _fail_back(state: State, group: Group) -> None:
+    ctx, name, home = state.ctx, group.name, group.nodes[0]
+    registers = state.board.registers
+    if home == state.me or not state.able(name, home):
+        state.fit_since.pop(f"{name}/{home}", None)
+        return
+    if registers.get(INHIBIT, name) or registers.get(INHIBIT) or registers.get(FREEZE, name):
+        return
+    since = state.fit_since.setdefault(f"{name}/{home}", ctx.now)
+    steady = max(STEADY_MS, 3 * state.config.heartbeat.dead_after_ms) * MS
+    if ctx.now < since + steady:
+        ctx.wake(since + steady)
+        return
+    begin_move(state, group, Move(home, Reason.FAILBACK, f"{home} is its home and has been able for {steady // MS} ms"))
+
+
+def begin_move(state: State, group: Group, move: Move) -> None:
+    """Stop the group here for another node to take. Nothing is given up before all of it is stopped."""
+    ctx, name = state.ctx, group.name
+    facts = state.board.groups[name]
+    state.moves[name] = move
+    facts.reason, facts.reason_text, facts.decided_ms = move.reason, move.text, ctx.wall_ms()
+    state.decided(name, f"moving it to {move.to or 'whoever can take it'}: {move.text}")
+    state.journal.happened(
+        ctx, Kind.FAILOVER_STARTED, f"group {name} leaves {state.me} for {move.to or 'whoever can take it'}: {move.text}",
+        peer=move.to, group=name, previous=int(state.running[name].state()), state=int(GroupState.STOPPING),
+        reason=move.reason,
+    )  # fmt: skip
+    state.journal.count("switchovers" if move.reason in PLANNED else "failovers")
+    state.running[name].stop(ctx)
+
+
+def released(state: State, group: str) -> None:
+    """The guardian confirmed that nothing of the group runs here: give the lease up, and hand it over."""
+    ctx, lease = state.ctx, state.leases[group]
+    move = state.moves.pop(group, None)
+    lease.released(ctx)
+    state.running[group].gone(ctx)
+    state.owned.pop(group, None)
+    state.journal.changed = True
+    state.unowned_ns[group] = ctx.now
+    if move is not None and move.to and state.peers[move.to].heard():
+        state.handed[group] = (lease.token, move.to)
+        state.yield_until[group] = ctx.now + 3 * state.config.heartbeat.dead_after_ms * MS
+    facts = state.board.groups[group]
+    facts.owner, facts.state, facts.changed_ns, facts.data_ns = "", GroupState.STOPPED, ctx.now, ctx.now
+    facts.transitions += 1
+    failed = all(state.board.registers.get(EXCLUDED, f"{group}/{n}") for n in state.config.group(group).nodes)
+    if failed:
+        state.journal.happened(
+            ctx, Kind.GROUP_FAILED,
+            f"group {group} is stopped: it failed to start on every node; mend the cause, then: hasnmp service clear NAME",
+            of=group, group=group, state=int(GroupState.FAILED), reason=Reason.START_FAILED,
+        )  # fmt: skip
+
+
+def _outcome_of_handing(state: State, group: str, owner: str) -> None:
+    """Somebody has the group again: our own word on giving it up has served."""
+    handed = state.handed.get(group)
+    if handed is not None and state.peers[owner].groups[group].token > handed[0]:
+        del state.handed[group]
+        state.yield_until.pop(group, None)
+
+
+def came_up(state: State, group: Group) -> None:
+    """Every service of the group has been started here."""
+    ctx, name = state.ctx, group.name
+    facts = state.board.groups[name]
+    before = facts.reason
+    if facts.decided_ms:
+        facts.duration_ms = max(0, ctx.wall_ms() - facts.decided_ms)
+    facts.decided_ms = 0
+    facts.failovers += before not in (Reason.STARTUP, Reason.RETURNED, Reason.NONE)
+    state.journal.count("takeovers")
+    if before is Reason.NODE_LOST:
+        state.journal.count("failovers")
+    state.decided(name, f"runs on {state.me} since {facts.duration_ms} ms after it was decided: {facts.reason_text}")
+    state.journal.happened(
+        ctx, Kind.TAKEOVER_COMPLETED,
+        f"group {name} runs on {state.me}, {facts.duration_ms} ms after it was decided: {facts.reason_text}",
+        group=name, state=int(state.running[name].state()), reason=before,
+    )  # fmt: skip
+    state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} runs again, on {state.me}", group=name)
+
+
+def heard_handover(state: State, group: str, sender: str, token: int) -> None:
+    """Another node gave the group up for this one to take."""
+    lease = state.leases[group]
+    if lease.phase is not Phase.NONE or lease.token_seen > token or group in state.orders:
+        return
+    hb = state.config.heartbeat
+    facts = state.board.groups[group]
+    state.orders[group] = Order(
+        facts.reason if facts.decided_ms else Reason.OPERATOR, facts.reason_text or f"{sender} handed it over",
+        state.ctx.now + 3 * hb.dead_after_ms * MS,
+    )  # fmt: skip
+    lease.retry_at = 0
+    state.ctx.dirty = True
+
+
+def explain(state: State, group: Group) -> tuple[str, ...]:
+    """`hasnmp why GROUP`: what is, what was decided last and on what, why it may or may not move now, what to do."""
+    ctx, name = state.ctx, group.name
+    lease, facts, registers = state.leases[name], state.board.groups[name], state.board.registers
+    owner = state.owner(name)
+    lines = [f"group {name}: {state.group_state(name).name.lower()}" + (f" on {owner}" if owner else ", owned by nobody")]
+    if state.owns(name):
+        left = max(0, lease.acked - ctx.now) // MS
+        lines.append(f"lease: token {lease.token}, {left} ms left, by {lease.proof(ctx.now).name.lower()}")
+    elif lease.promise_stands(ctx.now) and lease.promised_to != UNKNOWN_HOLDER:
+        left = "until it is heard again" if lease.forever_ms else f"{max(0, lease.promised_until - ctx.now) // MS} ms more"
+        lines.append(f"lease: {state.me} promised it to {lease.promised_node} ({left})")
+    if facts.reason_text:
+        lines.append(f"last move: {facts.reason.name.lower()}: {facts.reason_text}; took {facts.duration_ms} ms")
+    for decision in state.decisions.get(name, []):
+        lines.append(f"{state.seconds(decision.ns)} ago: {decision.text}")
+    if not owner:
+        why, _ = reasons_not_to_take(state, group, lease, state.unowned_ns.get(name, ctx.now))
+        lines.append(f"here: {why or 'this node is taking it'}")
+    for node in group.nodes:
+        if node == owner:
+            continue
+        if node == state.me:
+            lines.append(f"{node}: {state.unable(name) or 'able to take it'}")
+        else:
+            lines.append(f"{node}: able to take it" if state.able(name, node) else why_not_others(state, group))
+    inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
+    if inhibit:
+        lines.append(f"automatic failover is inhibited: {inhibit}; to end that: hasnmp permit {name}")
+    if registers.get(FREEZE, name):
+        lines.append(f"frozen: {registers.get(FREEZE, name)}; no check is acted on; to end that: hasnmp thaw {name}")
+    used = len([m for m in facts.moves if m > ctx.wall_ms() - group.failover_within_s * 1000])
+    lines.append(f"moves for a failed service: {used} of {group.failover_limit} within {group.failover_within_s} s")
+    if lease.conflict:
+        lines.append(f"arbiter: {lease.conflict}")
+    return tuple(lines)

@@ -1,0 +1,177 @@
+"""All that an engine knows, in one place: what engine.py drives and placement, arbitration, commands and view look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hasnmp.core.board import EXCLUDED, RECOVERING, STANDBY, Board
+from hasnmp.core.context import MS, Context
+from hasnmp.core.exchange import Stream
+from hasnmp.core.journal import Journal
+from hasnmp.core.lease import Lease, Phase
+from hasnmp.core.peers import Peer
+from hasnmp.core.running import Running
+from hasnmp.model import ArbiterState, GroupState, Reason, Role
+from hasnmp.settings import Config
+from hasnmp.wire import GroupFlag
+
+
+@dataclass(slots=True)
+class Order:
+    """This node is to take the group now, whoever comes first otherwise: a handover, a command."""
+
+    reason: Reason
+    text: str
+    until_ns: int
+    force: bool = False
+
+
+@dataclass(slots=True)
+class Move:
+    """The group is being stopped here. to: who shall take it, "" for whoever can (or nobody)."""
+
+    to: str
+    reason: Reason
+    text: str
+    yielding: bool = True  # do not take it back at once
+    force: bool = False
+
+
+@dataclass(slots=True)
+class ArbiterHealth:
+    state: ArbiterState = ArbiterState.UNKNOWN
+    last_ok_ns: int = 0
+    latency_us: int = 0
+    failing: dict[str, int] = field(default_factory=dict)  # group -> failed calls in a row
+    error: str = ""
+    uuid: str = ""
+    changed_ns: int = 0
+    transitions: int = 0
+    mismatch: dict[str, str] = field(default_factory=dict)  # peer -> what differs
+
+
+@dataclass(slots=True)
+class Decision:
+    ns: int
+    text: str
+
+
+@dataclass(slots=True)
+class State:
+    config: Config
+    me: str
+    version: str
+    ctx: Context
+    peers: dict[str, Peer]
+    streams: dict[str, Stream]
+    leases: dict[str, Lease]
+    running: dict[str, Running]
+    board: Board
+    journal: Journal
+    incarnation: int = 0
+    holder: str = ""
+    started_ns: int = 0
+    starting: bool = True
+    leaving: bool = False
+    role: Role = Role.UNKNOWN
+    role_changes: int = 0
+    role_changed_ns: int = 0
+    arbiter: ArbiterHealth = field(default_factory=ArbiterHealth)
+    ceiling: int = 0  # tokens up to here may be used: a higher one is durable as "used" already
+    orders: dict[str, Order] = field(default_factory=dict)
+    moves: dict[str, Move] = field(default_factory=dict)
+    handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
+    yield_until: dict[str, int] = field(default_factory=dict)
+    unowned_ns: dict[str, int] = field(default_factory=dict)
+    last_owner: dict[str, str] = field(default_factory=dict)
+    owned: dict[str, int] = field(default_factory=dict)  # group -> token of ours that was never released
+    adopted: dict[str, dict[str, int]] = field(default_factory=dict)  # group -> service -> pid, before the group's start
+    decisions: dict[str, list[Decision]] = field(default_factory=dict)
+    fit_since: dict[str, int] = field(default_factory=dict)  # node -> since when it is up, for failback
+    limit_told: set[str] = field(default_factory=set)
+    peer_docs: dict[str, dict[str, object]] = field(default_factory=dict)  # node -> what it says of itself
+    persist_at: int = 0
+    tell_at: int = 0  # when the counters are told to the peers again
+
+    # ------------------------------------------------------------------------------------------------- questions
+
+    def owns(self, group: str) -> bool:
+        return self.leases[group].phase in (Phase.HELD, Phase.RELEASING, Phase.LOST)
+
+    def owner(self, group: str) -> str:
+        """Who holds the group's lease, by its own fresh word; "" = nobody that we know of."""
+        if self.owns(group):
+            return self.me
+        return next((p.name for p in self.peers.values() if p.flag(group, GroupFlag.OWNER)), "")
+
+    def mismatched(self) -> list[str]:
+        """Nodes that are heard with another configuration of what safety rests on."""
+        return [p.name for p in self.peers.values() if p.heard() and p.digest != self.config.digest]
+
+    def unable(self, group: str) -> str:
+        """Why this node may not take the group now, "" when it may. The ABLE flag of our heartbeats is this."""
+        registers = self.board.registers
+        if self.me not in self.config.group(group).nodes:
+            return f"{self.me} is none of its nodes"
+        if self.leaving:
+            return f"{self.me} is stopping"
+        if self.starting:
+            return f"{self.me} has just started and still listens"
+        if registers.get(RECOVERING, self.me):
+            return f"{self.me} is recovering ({registers.get(RECOVERING, self.me)}); when it is sound: hasnmp recover {self.me}"
+        if registers.get(STANDBY, self.me):
+            return f"{self.me} is on standby ({registers.get(STANDBY, self.me)}); to take it back: hasnmp online {self.me}"
+        excluded = registers.get(EXCLUDED, f"{group}/{self.me}")
+        if excluded:
+            return f"{self.me} is excluded: {excluded}; when that is mended: hasnmp service clear NAME"
+        unfit = self.running[group].unfit()
+        if unfit:
+            return f"{self.me} can't run it: {unfit}"
+        differ = self.mismatched()
+        if differ:
+            return f"the configuration of {', '.join(differ)} differs from ours"
+        return ""
+
+    def able(self, group: str, node: str) -> bool:
+        """Could that node take the group, by its own fresh word? (For this node: by our own knowledge.)"""
+        if node == self.me:
+            return not self.unable(group)
+        peer = self.peers.get(node)
+        return peer is not None and peer.up() and peer.flag(group, GroupFlag.ABLE)
+
+    def candidates(self, group: str) -> list[str]:
+        """The other nodes that could take the group, best first."""
+        return [n for n in self.config.group(group).nodes if n != self.me and self.able(group, n)]
+
+    def group_state(self, group: str) -> GroupState:
+        """The group's state as this node knows it."""
+        lease = self.leases[group]
+        if lease.phase in (Phase.HELD, Phase.RELEASING):
+            return self.running[group].state() if lease.acked else GroupState.ACQUIRING
+        if lease.phase is Phase.TAKING:
+            return GroupState.ACQUIRING
+        if self.owner(group) not in ("", self.me):
+            return self.board.groups[group].state
+        if all(self.board.registers.get(EXCLUDED, f"{group}/{n}") for n in self.config.group(group).nodes):
+            return GroupState.FAILED
+        unheard = [n for n in self.config.group(group).nodes if n != self.me and not self.peers[n].heard()]
+        return GroupState.UNKNOWN if unheard and lease.promise_stands(self.ctx.now) else GroupState.STOPPED
+
+    # --------------------------------------------------------------------------------------------------- changes
+
+    def decided(self, group: str, text: str) -> None:
+        """Keep what was decided and on which inputs, for `hasnmp why`: the last eight of a group."""
+        log = self.decisions.setdefault(group, [])
+        if not log or log[-1].text != text:
+            log.append(Decision(self.ctx.now, text))
+            del log[:-8]
+
+    def set_register(self, kind: str, name: str, value: str) -> None:
+        """Switch a register and tell every peer; it is durable with the next document."""
+        key = self.board.registers.set(kind, name, value, self.me)
+        for stream in self.streams.values():
+            stream.put(f"r/{key}", self.board.registers.values[key])
+        self.ctx.dirty = self.journal.changed = True
+
+    def seconds(self, ns: int) -> str:
+        return f"{max(0, self.ctx.now - ns) / (1000 * MS):.1f} s"

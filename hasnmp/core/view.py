@@ -1,0 +1,183 @@
+"""The picture that this node shows: every row of model.py, made from what the engine knows. It changes nothing.
+
+Of a group that nobody is heard to own, and of a peer that is silent, the last good value is not repeated: it is `unknown`,
+with the moment of the last word beside it.
+"""
+
+from __future__ import annotations
+
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY
+from hasnmp.core.state import State
+from hasnmp.model import (
+    AdminState,
+    ArbiterRow,
+    Condition,
+    ConfigRow,
+    GroupRow,
+    GroupState,
+    LinkRow,
+    LinkState,
+    NodeRow,
+    NodeState,
+    PartState,
+    Proof,
+    Role,
+    ServiceRow,
+    ServiceState,
+    Severity,
+    SystemRow,
+    View,
+)
+from hasnmp.wire import NodeFlag
+
+GOOD = (GroupState.RUNNING, GroupState.DEGRADED)
+
+
+def make(state: State, wall_ms: int) -> View:
+    """The whole picture, true at the context's now."""
+    view = View(state.ctx.now, wall_ms)
+    tables = view.tables
+    for group in state.config.groups:
+        tables["groups"][group.name] = _group(state, group.name)
+        for service in group.services:
+            tables["services"][service.name] = _service(state, service.name)
+    groups = [row for row in tables["groups"].values() if isinstance(row, GroupRow)]
+    for node in state.config.nodes:
+        tables["nodes"][node.name] = _node(state, node.name, groups)
+    for peer in state.peers.values():
+        for link in peer.links.values():
+            tables["links"][f"{peer.name}/{link.name}"] = LinkRow(
+                peer.name, link.name, link.address, link.state, link.sent, link.received, link.lost, link.round_trip_us,
+                link.heard_ns, link.changed_ns, link.transitions,
+            )  # fmt: skip
+    tables["arbiters"][state.config.arbiter.type] = _arbiter(state)
+    tables["config"][""] = _config(state)
+    tables["statistics"][""] = state.journal.totals()
+    tables["events"] = {str(e.id): e for e in state.journal.events.values()}
+    tables["alarms"] = dict(state.journal.alarms)
+    tables["commands"] = {str(c.id): c for c in state.journal.commands.values()}
+    tables["system"][""] = _system(state, groups)
+    return view
+
+
+def _group(state: State, name: str) -> GroupRow:
+    settings, facts, lease = state.config.group(name), state.board.groups[name], state.leases[name]
+    registers, owner, now = state.board.registers, state.owner(name), state.ctx.now
+    mine = owner == state.me
+    token = lease.token if mine else max(facts.token, lease.token_seen)
+    current = facts.owner == owner
+    status = state.group_state(name)
+    condition = Condition.OK if status is GroupState.RUNNING else Condition.FAILED
+    if status in (GroupState.DEGRADED, GroupState.ACQUIRING, GroupState.STARTING, GroupState.STOPPING):
+        condition = Condition.DEGRADED
+    elif status is GroupState.UNKNOWN:
+        condition = Condition.UNKNOWN
+    horizon = state.ctx.wall_ms() - settings.failover_within_s * 1000
+    return GroupRow(
+        name, status, condition, owner, token,
+        lease.acked if mine else facts.lease_until_ns if owner and current else 0,
+        lease.proof(now) if mine else facts.proof if owner and current else Proof.NONE,
+        settings.nodes[0], settings.nodes, settings.failback,
+        bool(registers.get(INHIBIT, name) or registers.get(INHIBIT)), bool(registers.get(FREEZE, name)),
+        facts.changed_ns, facts.transitions, facts.failovers, len([m for m in facts.moves if m > horizon]),
+        settings.failover_limit, tuple(n for n in settings.nodes if registers.get(EXCLUDED, f"{name}/{n}")),
+        facts.reason, facts.reason_text, facts.duration_ms, now if mine else facts.data_ns,
+    )  # fmt: skip
+
+
+def _service(state: State, name: str) -> ServiceRow:
+    settings = next(s for s in state.config.services() if s.name == name)
+    facts, owner = state.board.services[name], state.owner(settings.group)
+    status = facts.state
+    if not owner:
+        unheard = state.group_state(settings.group) is GroupState.UNKNOWN
+        status = ServiceState.UNKNOWN if unheard else ServiceState.STOPPED
+    elif owner != state.me and facts.node != owner:
+        status = ServiceState.UNKNOWN  # its new owner has not told yet
+    rule = settings.on_failure
+    horizon = state.ctx.wall_ms() - rule.within_s * 1000
+    return ServiceRow(
+        name, settings.group, facts.node, settings.agent, status,
+        AdminState.LOCKED if state.board.registers.get(LOCKED, name) else AdminState.UNLOCKED, settings.critical,
+        facts.checks, facts.failures, len([r for r in facts.restarts if r > horizon]), rule.restart, facts.last_check_ns,
+        facts.changed_ns, facts.transitions, facts.check_us, facts.pid if status is ServiceState.RUNNING else 0,
+        facts.message, state.ctx.now if owner == state.me else facts.data_ns,
+    )  # fmt: skip
+
+
+def _node(state: State, name: str, groups: list[GroupRow]) -> NodeRow:
+    registers = state.board.registers
+    standby, recovering = bool(registers.get(STANDBY, name)), bool(registers.get(RECOVERING, name))
+    if name == state.me:
+        up = NodeState.STARTING if state.starting else NodeState.UP
+        return NodeRow(
+            name, True, up, state.role, _node_condition(state, name, up, groups), f"{state.incarnation:016x}", state.holder,
+            standby, recovering, state.ctx.now, state.role_changed_ns, state.role_changes,
+            state.journal.totals().heartbeats_received, state.journal.totals().heartbeats_late, state.config.digest,
+            state.version,
+        )  # fmt: skip
+    peer = state.peers[name]
+    have = [g for g in groups if g.owner == name]
+    can = [g for g in groups if name in g.nodes]
+    if peer.state in (NodeState.LOST, NodeState.UNKNOWN):
+        role = Role.UNKNOWN
+    elif peer.state is NodeState.LEFT or peer.flags & NodeFlag.STARTING:
+        role = Role.OFFLINE
+    elif recovering:
+        role = Role.RECOVERING
+    else:
+        role = Role.PRIMARY if have and len(have) == len(can) else Role.SHARED if have else Role.STANDBY
+    return NodeRow(
+        name, False, peer.state, role, _node_condition(state, name, peer.state, groups),
+        f"{peer.incarnation:016x}" if peer.incarnation else "", peer.holder, standby, recovering, peer.heard_ns,
+        peer.changed_ns, peer.transitions, peer.received, peer.late_count, peer.digest,
+        str(state.peer_docs.get(name, {}).get("version", "")),
+    )  # fmt: skip
+
+
+def _node_condition(state: State, name: str, status: NodeState, groups: list[GroupRow]) -> Condition:
+    if status is NodeState.UNKNOWN:
+        return Condition.UNKNOWN
+    if status in (NodeState.LOST, NodeState.LEFT):
+        return Condition.FAILED
+    own = [g for g in groups if g.owner == name]
+    bad = any(g.state not in GOOD for g in own) or state.board.registers.get(RECOVERING, name)
+    links = state.peers[name].links.values() if name in state.peers else ()
+    soft = any(g.state is GroupState.DEGRADED for g in own) or any(x.state is LinkState.DOWN for x in links)
+    return Condition.DEGRADED if bad or soft or status is NodeState.STARTING else Condition.OK
+
+
+def _system(state: State, groups: list[GroupRow]) -> SystemRow:
+    worst = min((int(a.severity) for a in state.journal.alarms.values()), default=int(Severity.INFO))
+    own = Condition.OK
+    if worst <= Severity.CRITICAL:
+        own = Condition.FAILED
+    elif worst <= Severity.WARNING or state.starting:
+        own = Condition.DEGRADED
+    conditions = [g.condition for g in groups]
+    cluster = own
+    if any(c in (Condition.FAILED, Condition.UNKNOWN) for c in conditions):
+        cluster = Condition.FAILED
+    elif any(c is not Condition.OK for c in conditions) or any(not p.heard() for p in state.peers.values()):
+        cluster = Condition.DEGRADED if cluster is Condition.OK else cluster
+    return SystemRow(
+        state.config.cluster, state.me, state.version, state.role, own, cluster, state.role_changed_ns, state.role_changes,
+        PartState.STARTING if state.starting else PartState.UP, PartState.UP, PartState.ABSENT, state.started_ns,
+        bool(state.board.registers.get(INHIBIT)),
+    )  # fmt: skip
+
+
+def _arbiter(state: State) -> ArbiterRow:
+    settings, health = state.config.arbiter, state.arbiter
+    return ArbiterRow(
+        settings.type, health.state, settings.device, health.uuid, health.last_ok_ns, health.latency_us, health.changed_ns,
+        health.transitions, health.error if health.failing else "; ".join(health.mismatch.values()),
+    )  # fmt: skip
+
+
+def _config(state: State) -> ConfigRow:
+    config, hb = state.config, state.config.heartbeat
+    return ConfigRow(
+        config.digest, config.source, state.started_ns, "", hb.interval_ms, hb.late_after_ms, hb.dead_after_ms,
+        hb.startup_wait_ms, hb.kill_ms, config.arbiter.lease_ms, config.arbiter.io_timeout_ms, config.recovery_automatic,
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""The control groups (version 2) of one node's programs: what is in a folder can be found, and ended, whole.
+
+    <cgroup2 mount>/hasnmp-<cluster>-<node>/<group>/<service>       a service's program
+                                           /<group>/+<run>          a check, a command that stops a service
+
+A program can leave its process group and its session, but not its control group. Source: cgroups(7),
+Documentation/admin-guide/cgroup-v2.rst (cgroup.kill, cgroup.events).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from hasnmp.settings import Config
+
+RUN_DIR = "/run/hasnmp"
+
+
+def find_mount() -> Path | None:
+    """Where version 2 is mounted: alone, or beside version 1."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("cgroup2 "):
+            return Path(before.split()[4].replace("\\040", " "))
+    return None
+
+
+class Cgroups:
+    """Made by open_cgroups(). Folders are made when needed and removed when they are empty."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def make(self, *names: str) -> Path:
+        """Raises OSError."""
+        path = self.root.joinpath(*names)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def group(self, group: str) -> Path:
+        return self.root / group
+
+    @staticmethod
+    def populated(path: Path) -> bool:
+        """Does any process live in the folder or below it?"""
+        try:
+            return "populated 1" in (path / "cgroup.events").read_text()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno == 19:  # ENODEV: the folder was removed while it was read
+                return False
+            raise
+
+    @classmethod
+    def pids(cls, path: Path) -> list[int]:
+        """Every process in the folder and below it."""
+        found = []
+        for folder, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):
+                found += [int(word) for word in Path(folder, "cgroup.procs").read_text().split()]
+        return found
+
+    @classmethod
+    def kill(cls, path: Path) -> None:
+        """SIGKILL to every process in the folder and below it, those being forked now included."""
+        try:
+            (path / "cgroup.kill").write_text("1")
+        except FileNotFoundError:
+            for pid in cls.pids(path):  # a kernel before 5.14; the caller repeats this until nothing is left
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        except OSError as error:
+            if error.errno != 19:
+                raise
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove the folder and those below it, as far as they are empty."""
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def folder_name(config: Config, node: str) -> str:
+    """Two installations on one machine (a demonstration) differ by their run_dir."""
+    name = f"hasnmp-{config.cluster}-{node}"
+    return name if config.run_dir == RUN_DIR else name + "@" + config.run_dir.strip("/").replace("/", "_")[-80:]
+
+
+def open_cgroups(config: Config, node: str) -> Cgroups | None:
+    """None: there is no version 2, or it can't be written by this user."""
+    mount = find_mount()
+    if mount is None:
+        return None
+    cgroups = Cgroups(mount / folder_name(config, node))
+    try:
+        trial = cgroups.make("+trial")
+        if not os.access(trial / "cgroup.procs", os.W_OK) or not os.access(mount / "cgroup.procs", os.W_OK):
+            return None
+        cgroups.kill(trial)  # also warms up what will be needed when seconds count
+        trial.rmdir()
+    except OSError:
+        return None
+    return cgroups

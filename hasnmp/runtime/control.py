@@ -1,0 +1,448 @@
+"""The engine's Unix socket (protocol.py): what the snmp agent, the command line and the consoles live on.
+
+No client can block or slow the engine, whatever it does:
+- a table's rows are compared with what was last sent, and encoded, once for all clients; nothing without a client;
+- a row's octets are kept while the row is the same, so that a snapshot is a join, also with a thousand events;
+- what a client does not read stays in its buffer up to BUFFER_LIMIT; then it gets no deltas until it has read all of
+  that, and then a fresh snapshot;
+- client lines are worked off for at most WORK_S of each PAUSE_S, all clients together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import json
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import fields
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast
+
+from hasnmp import protocol
+from hasnmp.core.events import CommandIn, Notify, Reply
+from hasnmp.errors import HasnmpError
+from hasnmp.model import TABLES, Row, Verb, View
+
+DELTA_S = 0.1  # a change of state is told within this
+VOLATILE_S = 0.5  # a change of nothing but times and counters is told this often at most
+IDLE_S = 1.0  # an empty delta this often, so that a reader knows how old its picture is
+CLIENTS = 64
+BUFFER_LIMIT = 1 << 20  # octets that may wait for one reader, besides its snapshot
+QUEUE = 16  # lines of one client that wait to be worked off; more stay in its socket
+WORK_S, PAUSE_S = 0.002, 0.01
+TEXT_LIMIT = 1024  # characters of any text in a command
+
+# The fields that change all the time and mean nothing by themselves: they never make a delta at once.
+VOLATILE = frozenset({
+    "lease_until_ns", "last_heard_ns", "last_check_ns", "last_ok_ns", "data_ns", "check_us", "checks", "latency_us",
+    "round_trip_us", "sent", "received", "lost", "heartbeats_sent", "heartbeats_received", "heartbeats_late",
+    "worst_lateness_us", "rejected_malformed", "rejected_foreign", "rejected_signature", "rejected_replayed",
+    "rejected_reordered", "rejected_stale", "rejected_version",
+})  # fmt: skip
+
+
+def _stable(cls: type) -> Callable[[Any], Any]:
+    return attrgetter(*(f.name for f in fields(cls) if f.name not in VOLATILE))
+
+
+STABLE = {table: _stable(cls) for table, cls in TABLES.items()}
+
+
+class Picture:
+    """What every client that is up to date has: the rows as last sent, each with its octets."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.now_ns = 0
+        self.wall_ms = 0
+        self._rows: dict[str, dict[str, tuple[Row, bytes]]] = {table: {} for table in TABLES}
+        self._snapshot = b""
+
+    def put(self, table: str, key: str, row: Row) -> bytes:
+        """Take a row in. Returns it as ``"key":{...}``."""
+        text = _encode(key) + b":" + _encode(protocol.row_to_json(row))
+        self._rows[table][key] = (row, text)
+        self._snapshot = b""
+        return text
+
+    def drop(self, table: str, key: str) -> None:
+        if self._rows[table].pop(key, None) is not None:
+            self._snapshot = b""
+
+    def delta(self, view: View, volatile: bool, empty: bool) -> bytes:
+        """Take a view in. volatile: also the rows in which nothing but times and counters changed.
+
+        Returns: the delta's line; b"" if there is nothing to say, unless an `empty` delta is due.
+        """
+        rows: list[bytes] = []
+        gone: dict[str, list[str]] = {}
+        for table, new in view.tables.items():
+            old = self._rows[table]
+            stable = STABLE[table]
+            changed = []
+            for key, row in new.items():
+                known = old.get(key)
+                if known is not None and (known[0] is row or known[0] == row):
+                    continue
+                if known is None or volatile or stable(known[0]) != stable(row):
+                    changed.append(self.put(table, key, row))
+            if changed:
+                rows.append(_encode(table) + b":{" + b",".join(changed) + b"}")
+            if len(old) > len(new) or any(key not in new for key in old):
+                gone[table] = [key for key in old if key not in new]
+                for key in gone[table]:
+                    self.drop(table, key)
+        if not (rows or gone or empty):
+            return b""
+        self.number += 1
+        self.now_ns, self.wall_ms = view.now_ns, view.wall_ms
+        self._snapshot = b""
+        return self._head("delta") + b',"rows":{' + b",".join(rows) + b'},"gone":' + _encode(gone) + b"}\n"
+
+    def snapshot(self) -> bytes:
+        """Everything, as one line: what protocol.snapshot gives, from octets that are there already."""
+        if not self._snapshot:
+            tables = b",".join(
+                _encode(table) + b":{" + b",".join(text for _, text in rows.values()) + b"}"
+                for table, rows in self._rows.items()
+            )
+            self._snapshot = self._head("snapshot") + b',"tables":{' + tables + b"}}\n"
+        return self._snapshot
+
+    def _head(self, kind: str) -> bytes:
+        return b'{"type":"%b","number":%d,"now_ns":%d,"wall_ms":%d' % (
+            kind.encode(), self.number, self.now_ns, self.wall_ms
+        )  # fmt: skip
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), default=list).encode()
+
+
+class Server:
+    """The socket's server, in the engine's loop.
+
+    view: gives the whole picture now. why: the lines for `hasnmp why GROUP`; raises HasnmpError or KeyError for a group
+    that does not exist. command: takes a command in; the answer comes back through reply().
+    """
+
+    def __init__(
+        self,
+        view: Callable[[], View],
+        why: Callable[[str], tuple[str, ...]],
+        command: Callable[[CommandIn], None],
+        log: Any,
+    ) -> None:
+        self._view, self._why, self._command, self._log = view, why, command, log
+        self.picture = Picture()
+        self.clients: set[Client] = set()
+        self._server: asyncio.AbstractServer | None = None
+        self._path = ""
+        self._work: deque[tuple[Client, bytes]] = deque()
+        self._working = False
+        self._replies: dict[int, tuple[Client, Any]] = {}
+        self._next_reply = 1
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_volatile_s = self._last_delta_s = 0.0
+        self._users = Users()
+
+    async def open(self, path: str, group: str) -> None:
+        """Listen. A socket that an earlier daemon left is replaced (the daemon holds the node's lock).
+
+        Raises OSError: the place can't be made or is not ours; KeyError: no such group.
+        """
+        gid = grp.getgrnam(group).gr_gid if group else -1
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            mask = os.umask(0o177)  # nobody may connect before the group is set
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(mask)
+            if gid != -1:
+                os.chown(path, -1, gid)
+            os.chmod(path, 0o660)
+            # Encode the events that were kept before anyone waits for them.
+            self._refresh()
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_unix_server(lambda: Client(self), sock=listener, backlog=CLIENTS)
+        except BaseException:
+            listener.close()
+            raise
+        self._path = path
+
+    def close(self) -> None:
+        """End every connection and remove the socket."""
+        if self._server is not None:
+            self._server.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for client in tuple(self.clients):
+            client.end()
+        if self._path:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    # ------------------------------------------------------------------------------------------------ to the clients
+
+    def notify(self, effect: Notify) -> None:
+        """Tell an event at once. The picture takes it in as a reader's Mirror does, so that no delta repeats it."""
+        self.picture.put("events", str(effect.event.id), effect.event)
+        if effect.raised is not None:
+            self.picture.put("alarms", effect.raised.key, effect.raised)
+        self.picture.drop("alarms", effect.cleared)
+        if self.clients:
+            self._tell(protocol.encode(protocol.event(effect.event, effect.raised, effect.cleared)))
+
+    def reply(self, effect: Reply) -> None:
+        """Answer a command. An answer to a client that has gone is no loss: its row stays in `commands`."""
+        client, ident = self._replies.pop(effect.reply, (None, None))
+        if client is not None:
+            client.say({"type": "reply", "id": ident, "command": protocol.row_to_json(effect.command)})
+
+    def _tell(self, line: bytes) -> None:
+        for client in tuple(self.clients):
+            client.tell(line)
+
+    def _refresh(self) -> None:
+        """Bring the picture up to date while nobody follows it."""
+        self.picture.delta(self._view(), volatile=True, empty=True)
+        self._last_volatile_s = self._last_delta_s = time.monotonic()
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self.clients:
+            return
+        now_s = time.monotonic()
+        volatile = now_s - self._last_volatile_s >= VOLATILE_S - DELTA_S / 2
+        line = self.picture.delta(self._view(), volatile, empty=now_s - self._last_delta_s >= IDLE_S - DELTA_S / 2)
+        if volatile:
+            self._last_volatile_s = now_s
+        if line:
+            self._last_delta_s = now_s
+            self._tell(line)
+        for client in tuple(self.clients):
+            client.catch_up()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DELTA_S, self._tick)
+
+    # ---------------------------------------------------------------------------------------------- from the clients
+
+    def admit(self, client: Client) -> bool:
+        """A new connection: False if there are too many. It gets its snapshot at once."""
+        if len(self.clients) >= CLIENTS:
+            self._log.warning("client_refused", clients=len(self.clients), limit=CLIENTS)
+            return False
+        if not self.clients:
+            self._refresh()
+        self.clients.add(client)
+        self._arm()
+        return True
+
+    def leave(self, client: Client) -> None:
+        self.clients.discard(client)
+        self._replies = {reply: waiting for reply, waiting in self._replies.items() if waiting[0] is not client}
+
+    def requester(self, uid: int) -> str:
+        return self._users.name(uid)
+
+    def enqueue(self, client: Client, line: bytes) -> None:
+        self._work.append((client, line))
+        if not self._working:
+            self._working = True
+            asyncio.get_running_loop().call_soon(self._work_off)
+
+    def _work_off(self) -> None:
+        until_s = time.monotonic() + WORK_S
+        while self._work and time.monotonic() < until_s:
+            client, line = self._work.popleft()
+            if client in self.clients:
+                self._handle(client, line)
+                client.worked_off()
+        self._working = bool(self._work)
+        if self._working:
+            asyncio.get_running_loop().call_later(PAUSE_S, self._work_off)
+
+    def _handle(self, client: Client, line: bytes) -> None:
+        ident: Any = None
+        try:
+            message = protocol.decode(line)
+            ident = message.get("id")
+            if not isinstance(ident, int | str | None):
+                ident = None
+                raise protocol.ProtocolError("id: neither a number nor a text")
+            if message["type"] == "why":
+                client.say({"type": "why", "id": ident, "lines": self._lines(_text(message, "group"))})
+                return
+            if message["type"] != "command":
+                raise protocol.ProtocolError(f"unknown type {message['type'][:40]!r}; known: command, why")
+            command = self._command_in(client, message)
+        except HasnmpError as error:
+            client.say({"type": "error", "id": ident, "text": str(error)})
+            return
+        self._replies[command.reply] = (client, ident)
+        self._command(command)
+
+    def _lines(self, group: str) -> list[str]:
+        try:
+            return list(self._why(group))
+        except KeyError:
+            raise protocol.ProtocolError(f"no group {group[:40]!r}") from None
+
+    def _command_in(self, client: Client, message: dict[str, Any]) -> CommandIn:
+        """Raises ProtocolError: a field has a wrong type or an impossible value."""
+        verb = message.get("verb")
+        if not isinstance(verb, int) or isinstance(verb, bool) or verb not in {int(v) for v in Verb}:
+            raise protocol.ProtocolError(f"verb: {str(verb)[:40]} is none of 2..15")
+        up = message.get("up", True)
+        if not isinstance(up, bool):
+            raise protocol.ProtocolError("up: neither true nor false")
+        requester, address = client.user, "local"
+        if client.uid == os.geteuid():
+            # Our own snmp agent says for whom it asks; so may whoever could replace this daemon anyway.
+            requester = _text(message, "requester") or requester
+            address = _text(message, "address") or address
+        self._next_reply += 1
+        return CommandIn(
+            reply=self._next_reply,
+            verb=Verb(verb),
+            target=_text(message, "target"),
+            requester=requester,
+            to=_text(message, "to"),
+            reason=_text(message, "reason"),
+            address=address,
+            wall_ms=time.time_ns() // 1_000_000,
+            up=up,
+            message=_text(message, "message"),
+        )
+
+
+def _text(message: dict[str, Any], key: str) -> str:
+    value = message.get(key, "")
+    if not isinstance(value, str) or len(value) > TEXT_LIMIT:
+        raise protocol.ProtocolError(f"{key}: not a text of at most {TEXT_LIMIT} characters")
+    # What is shown on terminals and sent in traps holds no control characters (and no half of a surrogate pair).
+    return "".join(c if c.isprintable() else " " for c in value)
+
+
+class Client(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._buffer = b""
+        self._queued = 0
+        self._behind = False
+        self._transport: asyncio.Transport | None = None
+        self._limit = BUFFER_LIMIT
+        self.uid = -1
+        self.user = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        _, self.uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self.user = self._server.requester(self.uid)
+        if not self._server.admit(self):
+            self.say({"type": "error", "id": None, "text": f"more than {CLIENTS} connections"})
+            self._transport.close()
+            return
+        self._send_snapshot()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.leave(self)
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._take_lines()
+
+    def worked_off(self) -> None:
+        self._queued -= 1
+        if self._queued == 0:
+            self._take_lines()
+
+    def _take_lines(self) -> None:
+        """Queue lines while there is room; without room the rest waits here, and what follows in the client."""
+        assert self._transport is not None
+        while self._queued < QUEUE:
+            line, end, rest = self._buffer.partition(b"\n")
+            if len(line) > protocol.MAX_LINE:
+                self.say({"type": "error", "id": None, "text": f"a line of more than {protocol.MAX_LINE} octets"})
+                self.end()
+                return
+            if not end:
+                break
+            self._buffer = rest
+            self._queued += 1
+            self._server.enqueue(self, line)
+        if self._queued:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Answer this client. One that lets even its answers pile up is ended."""
+        if self._transport is None:
+            return
+        self._transport.write(protocol.encode(message))
+        if self._transport.get_write_buffer_size() > 2 * self._limit:
+            self._transport.abort()
+
+    def tell(self, line: bytes) -> None:
+        """A delta or an event, unless this client is behind: then it gets a snapshot later."""
+        if self._transport is None or self._behind:
+            return
+        if self._transport.get_write_buffer_size() > self._limit:
+            self._behind = True
+        else:
+            self._transport.write(line)
+
+    def catch_up(self) -> None:
+        if self._behind and self._transport is not None and self._transport.get_write_buffer_size() == 0:
+            self._behind = False
+            self._send_snapshot()
+
+    def _send_snapshot(self) -> None:
+        assert self._transport is not None
+        snapshot = self._server.picture.snapshot()
+        self._limit = BUFFER_LIMIT + len(snapshot)
+        self._transport.write(snapshot)
+
+    def end(self) -> None:
+        """Close after what is buffered, if the client reads it at once; a connection is not worth waiting for."""
+        if self._transport is not None:
+            self._server.leave(self)
+            self._transport.close()
+
+
+class Users:
+    """User names by number, from /etc/passwd only: a directory server must not be able to delay the engine."""
+
+    def __init__(self, path: str = "/etc/passwd") -> None:
+        self._path = Path(path)
+        self._stamp = 0
+        self._names: dict[int, str] = {}
+
+    def name(self, uid: int) -> str:
+        try:
+            stamp = self._path.stat().st_mtime_ns
+            if stamp != self._stamp:
+                lines = (line.split(":") for line in self._path.read_text(errors="replace").splitlines())
+                self._names = {int(parts[2]): parts[0] for parts in lines if len(parts) > 2 and parts[2].isdigit()}
+                self._stamp = stamp
+        except OSError:
+            pass
+        return self._names.get(uid, f"uid {uid}")

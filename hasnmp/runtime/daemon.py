@@ -1,0 +1,91 @@
+"""hasnmpd: reads the configuration, makes the folders, and becomes the guardian (guardian.py) of this node.
+
+Exit status: 0 left in order, 1 failed, 2 the arguments or the configuration are at fault (every fault is printed),
+75 another hasnmpd runs this node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+
+from hasnmp import __version__, config, settings
+from hasnmp.errors import ConfigError
+from hasnmp.runtime import engine, guardian, lease_io, store
+
+
+def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
+    return store.main(sock, engine.state_path(config, node))
+
+
+def _lease_io(config: settings.Config, node: str, sock: socket.socket) -> int:
+    return lease_io.main(sock, config, node)
+
+
+def _snmp(config: settings.Config, node: str) -> int:
+    # Imported in its own process: neither the guardian nor the engine carries SNMP code.
+    from hasnmp.snmp import agent
+
+    return agent.main(config, node)
+
+
+def _node(wanted: str, config: settings.Config) -> str:
+    """The node that this daemon is. Raises KeyError: with a text that says which there are."""
+    names = [node.name for node in config.nodes]
+    host = socket.gethostname()
+    candidates = [wanted] if wanted else [host, host.partition(".")[0]]
+    for name in candidates:
+        if name in names:
+            return name
+    given = f"--node {wanted}" if wanted else f"host name {host}"
+    raise KeyError(f"{given} is no node of {config.source}; its nodes: {', '.join(names)}; give one with --node")
+
+
+def _make_folders(config: settings.Config) -> None:
+    """Raises OSError."""
+    os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
+    os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
+    os.makedirs(os.path.dirname(config.control.socket) or ".", mode=0o755, exist_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon in the foreground until SIGTERM. Returns its exit status."""
+    parser = argparse.ArgumentParser(prog="hasnmpd", description="keeps services running when a server fails")
+    parser.add_argument("--config", metavar="FILE", default="/etc/hasnmp/hasnmp.yaml", help="default: %(default)s")
+    parser.add_argument("--node", metavar="NAME", default="", help="which node this is; default: the host name")
+    parser.add_argument("--check", action="store_true", help="only say whether the configuration is good")
+    parser.add_argument("--version", action="version", version=f"hasnmpd {__version__}")
+    arguments = parser.parse_args(argv)
+    try:
+        loaded = config.load(arguments.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        node = _node(arguments.node, loaded)
+    except KeyError as error:
+        print(f"hasnmpd: {error.args[0]}", file=sys.stderr)
+        return 2
+    if arguments.check:
+        print(f"{arguments.config}: good; cluster {loaded.cluster}, node {node}, {len(loaded.nodes)} nodes, "
+              f"{len(loaded.groups)} groups, {len(loaded.services())} services")  # fmt: skip
+        return 0
+    try:
+        _make_folders(loaded)
+        children = guardian.Children(
+            engine=engine.main,
+            lease_io=_lease_io if loaded.arbiter.type == "disk" else None,
+            store=_store,
+            snmp=_snmp,
+        )
+        return guardian.run(loaded, node, children)
+    except OSError as error:
+        print(f"hasnmpd: {error.filename or 'start'}: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,737 @@
+"""The guardian: starts and restarts the others, runs the services' programs, and ends what the engine can't.
+
+It decides nothing about failover. It keeps one promise (design rule 4): when a group's lease ends, everything of that
+group has ended here before, whatever the engine does, for every other node relies on it. Which lease is live and what is
+due is decided by core/guard.py, the same code that the simulator runs; here is how.
+
+One thread, one loop, no waiting for anything but the selector. Before any message is obeyed, and before anything is
+started, the clock is looked at: a guardian that was frozen and goes on kills first. The other processes are forked without
+exec, so that a new engine is there within milliseconds and all share their code's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import json
+import os
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
+from hasnmp.core.guard import NEVER, Guard
+from hasnmp.runtime.cgroups import open_cgroups
+from hasnmp.runtime.kernel import (
+    BootTimer,
+    adopt_orphans,
+    boot_id,
+    boottime_ns,
+    die_with,
+    lock_memory,
+    notifier,
+    prefer_this_process,
+    set_name,
+    set_oom_score,
+    start_time,
+)
+from hasnmp.runtime.kernel_address import AddressError, KernelAddresses
+from hasnmp.runtime.messages import (
+    Address,
+    AddressDone,
+    AddressLost,
+    AddressOp,
+    Alarm,
+    Alive,
+    Channel,
+    End,
+    Exited,
+    FromGuardian,
+    HeldAddress,
+    Hello,
+    MessageError,
+    Purpose,
+    Run,
+    RunFailed,
+    Running,
+    Signal,
+    Stop,
+    channel_pair,
+)
+from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
+from hasnmp.settings import Config
+
+MS = 1_000_000
+S = 1_000_000_000
+RETRY_NS = 10 * MS  # between two tries to end what did not end
+FIRST_RETRY_NS = 1 * MS  # a killed process is gone within this, nearly always
+RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
+SILENT_NS = 5 * S  # an engine that said Alive and then nothing for this long hangs
+STEADY_NS = 5 * S  # a process that lived for this long is restarted at once when it dies
+BACK_OFF_NS = (100 * MS, 5 * S)
+KEPT = 1000  # messages kept while no engine lives
+PER_TURN = 64  # messages taken before the loop looks at everything else
+EXIT_LOCKED = 75  # another guardian runs this node: EX_TEMPFAIL of sysexits.h
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """What runs in the other processes: each a function that returns its exit status. None: there is no such process.
+
+    engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
+    lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node)
+    """
+
+    engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
+    lease_io: Callable[[Config, str, socket.socket], int] | None = None
+    store: Callable[[Config, str, socket.socket], int] | None = None
+    snmp: Callable[[Config, str], int] | None = None
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of the stack. pid 0: it does not live, and is started at start_at_ns."""
+
+    name: str
+    comm: str
+    main: Callable[[], int]
+    pid: int = 0
+    started_ns: int = 0
+    start_at_ns: int = 0
+    deaths: int = 0  # in a row, each before it was steady
+
+    def died(self, now: int) -> None:
+        self.pid = 0
+        self.deaths = 1 if now - self.started_ns >= STEADY_NS else self.deaths + 1
+        first, longest = BACK_OFF_NS
+        self.start_at_ns = now if self.deaths == 1 else now + min(longest, first << min(self.deaths - 2, 10))
+
+
+@dataclass(slots=True)
+class PendingRelease:
+    token: int
+    until_ns: int
+
+
+@dataclass(slots=True)
+class Held:
+    """An address that is up, beside what KernelAddresses keeps."""
+
+    address: Address
+    since_ns: int
+
+
+def log(event: str, **values: object) -> None:
+    """A line to stderr: systemd's journal, or the terminal."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(json.dumps({"event": event, "process": "guardian", **values}, default=str) + "\n")
+        sys.stderr.flush()
+
+
+def run(config: Config, node: str, children: Children) -> int:
+    """Be the guardian of this node until SIGTERM. Returns the exit status."""
+    os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
+    lock = open(Path(config.run_dir, f"{node}.lock"), "w")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
+    except OSError:
+        log("guardian_refused", why=f"another hasnmpd runs node {node} ({lock.name} is locked)")
+        return EXIT_LOCKED
+    guardian = Guardian(config, node, children)
+    try:
+        guardian.start()
+        guardian.loop()
+        return 0
+    except Exception:
+        # A defect here must not leave services behind that nobody guards.
+        log("guardian_failed", traceback=traceback.format_exc())
+        return 1
+    finally:
+        guardian.finish()
+
+
+@dataclass(slots=True)
+class Guardian:
+    config: Config
+    node: str
+    children: Children
+    guard: Guard = field(init=False)
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    programs: Programs = field(init=False)
+    addresses: KernelAddresses | None = None
+    held: dict[str, Held] = field(default_factory=dict)  # service -> its address
+    holder: str = field(default_factory=lambda: secrets.token_hex(8))
+    boot: str = field(default_factory=boot_id)
+    channel: Channel | None = None  # to the engine that lives
+    engine: Child = field(init=False)
+    others: list[Child] = field(default_factory=list)
+    pairs: dict[str, tuple[socket.socket, socket.socket]] = field(default_factory=dict)
+    releases: dict[str, PendingRelease] = field(default_factory=dict)
+    ending: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends: being ended by force
+    retry_at_ns: int = NEVER
+    kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
+    cleaned: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    next_run: int = 1
+    engine_deaths: int = 0
+    heard_ns: int = 0  # when the engine said something last; 0 = it never said Alive
+    stopping: bool = False
+    finished: bool = False
+    timer: BootTimer = field(default_factory=BootTimer)
+    wake: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
+    notify: Callable[[str], None] = field(init=False)
+    feed_every_ns: int = 0  # systemd's watchdog; 0 = none
+    feed_at_ns: int = NEVER
+    loud_at_ns: int = 0
+    worst_late_us: int = 0
+
+    # ---------------------------------------------------------------------------------------------------------- start
+
+    def start(self) -> None:
+        config, node = self.config, self.node
+        self.notify = notifier(os.environ.get("NOTIFY_SOCKET"))
+        self.feed_every_ns = int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2
+        self.guard = Guard(config.heartbeat.kill_ms * MS)
+        set_name("hasnmpd")
+        adopt_orphans()
+        self._end_former_engine()
+        cgroups = open_cgroups(config, node)
+        self.programs = Programs(mark_of(config, node), cgroups, self.selector, self._tell)
+        notes = [] if cgroups else [NO_CGROUP]
+        cleaned = self._clean()
+        if protect := virtual_addresses(config):
+            try:
+                self.addresses = KernelAddresses(address_tag(config, node), self._alarm)
+                cleaned += self.addresses.cleanup(protect)
+            except OSError as error:
+                self.addresses = None
+                notes.append(f"no addresses can be put up: nftables over netlink: {error.strerror}")
+        if note := set_oom_score(-1000):
+            notes.append(note)
+        notes += prefer_this_process() + lock_memory()
+        self.cleaned, self.notes = tuple(cleaned), tuple(notes)
+        for line in cleaned:
+            log("leftover_ended", what=line, why="it ran without a lease when the guardian started")
+        path = Path(config.run_dir, f"{node}.holder")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump({"holder": self.holder, "boot_id": self.boot, "pid": os.getpid()}, file)
+        self._watch_signals()
+        self.selector.register(self.timer, selectors.EVENT_READ, self.timer.read)
+        for name in ("lease_io", "store"):
+            self.pairs[name] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self.engine = Child("engine", "hasnmp-engine", lambda: 1)
+        lease_io, store, snmp = self.children.lease_io, self.children.store, self.children.snmp
+        if lease_io:
+            self.others.append(Child("lease_io", "hasnmp-lease", lambda: lease_io(config, node, self.pairs["lease_io"][1])))
+        if store:
+            self.others.append(Child("store", "hasnmp-store", lambda: store(config, node, self.pairs["store"][1])))
+        if snmp:
+            self.others.append(Child("snmp", "hasnmp-snmp", lambda: snmp(config, node)))
+        gc.collect()
+        gc.freeze()  # what is there now stays out of the collector's way, and so shared with the children
+        for child in self.others:
+            self._fork(child)
+        self._fork_engine()
+        self.notify("READY=1")
+        self.feed_at_ns = boottime_ns() if self.feed_every_ns else NEVER
+
+    def _engine_record(self) -> Path:
+        return Path(self.config.run_dir, f"{self.node}.engine")
+
+    def _end_former_engine(self) -> None:
+        """The engine of a guardian that died may still be ending its groups, or be frozen: it must not meet ours."""
+        try:
+            pid, started, boot = self._engine_record().read_text().split()
+        except (OSError, ValueError):
+            return
+        deadline = time.monotonic() + 5
+        while boot == self.boot and start_time(int(pid)) == int(started) and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.002)
+
+    def _clean(self) -> list[str]:
+        """End what a former guardian left; at most 5 s, then go on and say what is left."""
+        found: dict[str, None] = {}
+        deadline = time.monotonic() + 5
+        while lines := self.programs.clean():
+            found.update(dict.fromkeys(lines))
+            if time.monotonic() > deadline:
+                return [*found, *(f"NOT ENDED: {line}" for line in lines)]
+            time.sleep(0.002)
+        return list(found)
+
+    def _watch_signals(self) -> None:
+        for sock in self.wake:
+            sock.setblocking(False)
+        signal.set_wakeup_fd(self.wake[1].fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT):
+            signal.signal(number, lambda *_: None)  # the wake-up socket tells; SIGCONT: look at the clock at once
+        self.selector.register(self.wake[0], selectors.EVENT_READ, self._on_signal)
+
+    # --------------------------------------------------------------------------------------------- the other processes
+
+    def _fork(self, child: Child) -> None:
+        parent, now = os.getpid(), boottime_ns()
+        pid = os.fork()
+        if pid == 0:
+            self._be(child, parent)
+        child.pid, child.started_ns = pid, now
+
+    def _be(self, child: Child, parent: int) -> NoReturn:
+        """In the forked process: become the child, with nothing of the guardian's in hand."""
+        status = 70  # EX_SOFTWARE
+        try:
+            signal.set_wakeup_fd(-1)
+            # A Ctrl-C goes to every process of a terminal: the guardian's word is what the children stop by.
+            for number, action in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN),
+                                   (signal.SIGHUP, signal.SIG_IGN), (signal.SIGCHLD, signal.SIG_DFL),
+                                   (signal.SIGCONT, signal.SIG_DFL)):  # fmt: skip
+                signal.signal(number, action)
+            set_name(child.comm)
+            if child is self.engine:
+                # It outlives the guardian for as long as it takes to end the groups by force. It keeps its ends of the
+                # pairs, exempt from the OOM killer as it is.
+                prefer_this_process()
+                keep = {pair[0] for pair in self.pairs.values()}
+            else:
+                die_with(parent)
+                set_oom_score(0)
+                keep = {self.pairs[child.name][1]} if child.name in self.pairs else set()
+                if self.channel:
+                    self.channel.close()
+            for pair in self.pairs.values():
+                for sock in pair:
+                    if sock not in keep:
+                        sock.close()
+            for sock in self.wake:
+                sock.close()
+            self.timer.close()
+            self.selector.close()
+            self.programs.close_all()
+            if self.addresses:
+                self.addresses.close()
+            status = child.main()
+        except SystemExit as leave:
+            status = leave.code if isinstance(leave.code, int) else 1
+        except BaseException:
+            log("process_failed", name=child.name, traceback=traceback.format_exc())
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _fork_engine(self) -> None:
+        """A new engine, with a new channel, told what there is."""
+        mine, its = channel_pair()
+        hello = Hello(
+            self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
+            tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
+                  for p in self.programs.running.values() if p.status is None),
+            tuple(HeldAddress(s, h.address.group, h.address.ip, h.address.prefix, h.address.interface, h.since_ns)
+                  for s, h in self.held.items()),
+            self.cleaned, self.notes, self.next_run, self.engine_deaths,
+        )  # fmt: skip
+
+        def main() -> int:
+            mine.close()
+            lease_io, store = self.pairs["lease_io"][0], self.pairs["store"][0]
+            return self.children.engine(self.config, self.node, hello, its, lease_io, store)
+
+        self.engine.main = main
+        self._fork(self.engine)
+        its.close()
+        self.channel, self.heard_ns = mine, 0
+        with contextlib.suppress(OSError):
+            self._engine_record().write_text(f"{self.engine.pid} {start_time(self.engine.pid)} {self.boot}")
+        self.selector.register(mine, selectors.EVENT_READ, lambda: self._on_engine(mine))
+        waiting, self.kept = self.kept, deque(maxlen=KEPT)
+        for message in waiting:
+            self._tell(message)
+        if self.stopping:
+            self._tell(Stop())
+
+    def _kill_engine(self, why: str) -> None:
+        """SIGKILL: it never runs another instruction, frozen or not. What it had said is never read."""
+        if self.channel:
+            self.selector.unregister(self.channel)
+            self.channel.close()
+            self.channel = None
+        if self.engine.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.engine.pid, signal.SIGKILL)
+            log("engine_killed", why=why, pid=self.engine.pid)
+
+    def _on_signal(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            numbers = self.wake[0].recv(4096)
+            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                if not self.stopping:
+                    log("stop_ordered")
+                    self.notify("STOPPING=1")
+                self.stopping = True
+                self.engine.start_at_ns = min(self.engine.start_at_ns, boottime_ns())
+                if self.channel:
+                    self._tell(Stop())
+            if signal.SIGHUP in numbers:
+                log("reload_refused", why="this version does not reload its configuration: restart it")
+        self._reap()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            self.programs.before_reaping(ended.si_pid)
+            pid, status = os.waitpid(ended.si_pid, 0)
+            now = boottime_ns()
+            child = next((c for c in (self.engine, *self.others) if c.pid == pid), None)
+            if child is None:
+                self.programs.reaped(pid, status, now)
+                continue
+            child.died(now)
+            code = os.waitstatus_to_exitcode(status)
+            if child is self.engine:
+                self._engine_ended(code)
+            if not self.finished:
+                log("process_ended", name=child.name, pid=pid, status=code, next_ms=(child.start_at_ns - now) // MS)
+
+    def _engine_ended(self, code: int) -> None:
+        if self.channel:
+            self.selector.unregister(self.channel)
+            self.channel.close()
+            self.channel = None
+        self.engine_deaths += 1
+        self.releases.clear()
+        # Nobody waits for their answers; the next engine asks anew.
+        self.programs.end_checks(silently=True)
+        if self.stopping and code == 0:
+            self.finished = True
+        elif self.stopping:
+            self.engine.start_at_ns = boottime_ns()
+
+    def _start_what_is_due(self, now: int) -> None:
+        for child in self.others:
+            if not child.pid and child.start_at_ns <= now:
+                self._fork(child)
+        # While a group is being ended no engine is there to be misled by it - but not for ever: the others need one.
+        waits = any(now < until + 100 * MS for until in self.ending.values())
+        if not self.engine.pid and self.engine.start_at_ns <= now and not waits and not self.finished:
+            self._fork_engine()
+
+    # ----------------------------------------------------------------------------------------------------- the messages
+
+    def _tell(self, message: FromGuardian) -> None:
+        if self.channel and not self.channel.send(message):
+            self._kill_engine("it does not read")
+        if self.channel is None:
+            if isinstance(message, Exited | Alarm):
+                self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
+        elif self.channel.waiting:
+            self._want_writable(self.channel, True)
+
+    def _want_writable(self, channel: Channel, wanted: bool) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+        self.selector.modify(channel, events, lambda: self._on_engine(channel))
+
+    def _alarm(self, text: str) -> None:
+        log("alarm", text=text)
+        self._tell(Alarm(text))
+
+    def _on_engine(self, channel: Channel) -> None:
+        if channel.waiting and channel is self.channel:
+            channel.flush()
+            self._want_writable(channel, channel.waiting)
+        for _ in range(PER_TURN):
+            if channel is not self.channel:
+                return  # it was killed meanwhile: what it said before counts no more
+            self._end_what_is_due(boottime_ns())
+            if channel is not self.channel:
+                return
+            try:
+                message = channel.receive()
+            except BlockingIOError:
+                return
+            except MessageError as error:
+                log("message_refused", why=error)
+                continue
+            if message is None:
+                self._kill_engine("it closed its channel")
+                return
+            if self.heard_ns:
+                self.heard_ns = boottime_ns()
+            self._obey(message)
+
+    def _obey(self, message: object) -> None:
+        match message:
+            case Extend(leases):
+                self._extend(leases)
+            case Release(group, token):
+                self._release(group, token)
+            case Run():
+                self._run(message)
+            case Signal(run, number):
+                self.programs.signal(run, number)
+            case End(run):
+                self.programs.end(run)
+            case Address(AddressOp.ADD):
+                self._add_address(message)
+            case Address():
+                self._remove_address(message)
+            case Alive():
+                self.heard_ns = boottime_ns()
+            case _:
+                log("message_refused", why=f"an engine does not say {type(message).__name__}")
+
+    def _extend(self, leases: tuple[HeldLease, ...]) -> None:
+        taken: list[HeldLease] = []
+        refused: list[HeldLease] = []
+        for lease in leases:
+            free = lease.group not in self.releases and "/" not in lease.group
+            (taken if free and self.guard.extend(lease, boottime_ns()) else refused).append(lease)
+        if taken:
+            self._tell(Extended(tuple(taken), True))
+        if refused:
+            self._tell(Extended(tuple(refused), False))
+
+    def _run(self, message: Run) -> None:
+        self.next_run = max(self.next_run, message.run + 1)
+        group, check = message.group, message.purpose is Purpose.CHECK
+        refusal = ""
+        if message.run in self.programs.running:
+            refusal = f"run {message.run} is in use"
+        elif "/" in group + message.service or group in self.guard.ending or group in self.releases:
+            refusal = f"group {group} is being ended"
+        elif not check and not self.guard.may_run(group, boottime_ns()):
+            refusal = f"no live lease of group {group}"
+        if refusal:
+            self._tell(RunFailed(message.run, Outcome.REFUSED, refusal))
+            return
+        if message.purpose is Purpose.SERVICE and self.programs.occupied(group, message.service):
+            text = f"a program of {message.service} still runs"
+            self._tell(RunFailed(message.run, Outcome.FAILED, text))
+            return
+        try:
+            not_after = NEVER if check else self.guard.leases[group].until_ns - self.guard.kill_ns
+            self.programs.start(message, not_after)
+        except OSError as error:
+            self._tell(RunFailed(message.run, Outcome.FAILED, f"not started: {error}"))
+
+    def _release(self, group: str, token: int) -> None:
+        lease = self.guard.leases.get(group)
+        if group in self.guard.ending:
+            self._tell(Released(group, token, False, "the lease ended; the group is being ended by force"))
+        elif lease and lease.token != token:
+            self._tell(Released(group, token, False, f"the lease is another one: token {lease.token}"))
+        else:
+            self.programs.end_checks(group)
+            self.releases[group] = PendingRelease(token, boottime_ns() + RELEASE_NS)
+            self._poll_releases(boottime_ns())
+
+    def _poll_releases(self, now: int) -> None:
+        for group, pending in tuple(self.releases.items()):
+            left = self.programs.leftovers(group)
+            left += [f"address {h.address.ip} ({s})" for s, h in self.held.items() if h.address.group == group]
+            if left and now < pending.until_ns:
+                continue
+            del self.releases[group]
+            if not left:
+                self.guard.ended(group)
+                self.programs.group_folder_removed(group)
+            self._tell(Released(group, pending.token, not left, ("still there: " if left else "") + ", ".join(left)))
+
+    # ---------------------------------------------------------------------------------------------------- addresses
+
+    def _add_address(self, message: Address) -> None:
+        text = ""
+        lease = self.guard.leases.get(message.group)
+        if self.addresses is None:
+            text = "refused: this node can't put up addresses: " + "; ".join(self.notes)
+        elif lease is None or message.group in self.releases or not self.guard.may_run(message.group, boottime_ns()):
+            text = f"refused: no live lease of group {message.group}"
+        else:
+            try:
+                self.addresses.add(message.service, message.ip, message.prefix, message.interface, lease.until_ns)
+                self.held.setdefault(message.service, Held(message, boottime_ns()))
+            except AddressError as error:
+                self._forget_address(message.service)
+                text = str(error)
+        self._tell(AddressDone(message.service, AddressOp.ADD, not text, text))
+
+    def _remove_address(self, message: Address) -> None:
+        text = ""
+        try:
+            if self.addresses and message.service in self.held:
+                self.addresses.remove(message.service)
+            self._forget_address(message.service)
+        except AddressError as error:
+            text = str(error)
+        self._tell(AddressDone(message.service, AddressOp.REMOVE, not text, text))
+
+    def _forget_address(self, service: str) -> None:
+        self.held.pop(service, None)
+
+    def _renew_addresses(self, now: int) -> None:
+        if not self.addresses:
+            return
+        for service, held in tuple(self.held.items()):
+            lease = self.guard.leases.get(held.address.group)
+            if lease is None or held.address.group in self.guard.ending:
+                continue
+            if self.addresses.renew_due(service, lease.until_ns):
+                try:
+                    self.addresses.renew(service, lease.until_ns)
+                except AddressError as error:
+                    self._forget_address(service)
+                    log("address_lost", service=service, why=error)
+                    self._tell(AddressLost(service, str(error)))
+
+    # --------------------------------------------------------------------------------------------------- ending by force
+
+    def _end_what_is_due(self, now: int) -> None:
+        """The heart: what is due ends, the engine first, before anything else is done."""
+        if self.guard.next_deadline_ns() <= now:
+            for group in self.guard.due(now):
+                if group not in self.ending:
+                    self.ending[group] = self.guard.leases[group].until_ns
+                    self.releases.pop(group, None)
+                    log("lease_ended", group=group, next="end by force", left_ms=(self.ending[group] - now) // MS)
+                    self._kill_engine(f"the lease of {group} ends")
+                    self.programs.end_group(group)
+            self._continue_ending(now)
+
+    def _continue_ending(self, now: int) -> None:
+        """Look whether all has ended, and try again what has not."""
+        for group, until in tuple(self.ending.items()):
+            left = []
+            # The programs of all groups were killed before any netlink call: it may wait for a lock of the kernel. And
+            # whatever happens to it, the address itself falls silent when the lease ends.
+            for service, held in tuple(self.held.items()):
+                if held.address.group == group and self.addresses:
+                    try:
+                        self.addresses.remove(service)
+                        self._forget_address(service)
+                    except AddressError as error:
+                        left.append(str(error))
+            left += self.programs.leftovers(group)
+            if not left:
+                self.guard.ended(group)
+                del self.ending[group]
+                self.programs.group_folder_removed(group)
+                text = f"group {group} was ended by force: its lease was not extended in time"
+                if (late_ms := (boottime_ns() - until) // MS) > 0:
+                    text += f"; {late_ms} ms too late"
+                self._alarm(text)
+                continue
+            self.programs.end_group(group)
+            if now > until and now >= self.loud_at_ns:
+                # It can't be confirmed: a process in uninterruptible sleep. The group stays `ending`, so nothing of it
+                # starts here again. What is right then is to let the hardware watchdog, or reboot(2), end the machine:
+                # a later version does; this one tells, and systemd's watchdog is not fed.
+                self.loud_at_ns = now + S
+                self._alarm(f"GROUP {group} IS NOT ENDED {(now - until) // MS} ms after its lease: {', '.join(left)}")
+        self.retry_at_ns = NEVER
+        if self.ending:
+            recent = any(now < until for until in self.ending.values())
+            self.retry_at_ns = boottime_ns() + (FIRST_RETRY_NS if recent else RETRY_NS)
+
+    # ----------------------------------------------------------------------------------------------------------- loop
+
+    def loop(self) -> None:
+        while not self.finished:
+            now = boottime_ns()
+            self._end_what_is_due(now)
+            if self.ending and self.retry_at_ns <= now:
+                self._continue_ending(now)
+            self.programs.poll(now)
+            if self.releases:
+                self._poll_releases(now)
+            self._renew_addresses(now)
+            self._start_what_is_due(now)
+            self._watch_engine(now)
+            if self.feed_at_ns <= now:
+                if not any(until < now for until in self.ending.values()):
+                    self.notify("WATCHDOG=1")
+                self.feed_at_ns = now + self.feed_every_ns
+            deadline = self._next_deadline_ns(boottime_ns())
+            self.timer.set(deadline if deadline < NEVER else 0)
+            for key, _ in self.selector.select():
+                woken = boottime_ns()
+                self._end_what_is_due(woken)
+                if key.fileobj is self.timer:
+                    self.worst_late_us = max(self.worst_late_us, (woken - deadline) // 1000)
+                key.data()
+
+    def _next_deadline_ns(self, now: int) -> int:
+        at = min(self.guard.next_deadline_ns(), self.retry_at_ns, self.feed_at_ns, self.programs.next_deadline_ns(now))
+        if self.releases:
+            at = min(at, now + 2 * MS)
+        if self.addresses:
+            for service, held in self.held.items():
+                lease = self.guard.leases.get(held.address.group)
+                renew_at = self.addresses.renew_at_ns(service)
+                if lease and held.address.group not in self.guard.ending and self.addresses.grows(service, lease.until_ns):
+                    at = min(at, renew_at)
+        for child in (self.engine, *self.others):
+            if not child.pid:
+                waits = child is self.engine and self.ending
+                at = min(at, now + RETRY_NS if waits else child.start_at_ns)
+        return min(at, self.heard_ns + SILENT_NS) if self.heard_ns else at
+
+    def _watch_engine(self, now: int) -> None:
+        if self.heard_ns and self.channel and now - self.heard_ns >= SILENT_NS:
+            self.heard_ns = 0
+            self._kill_engine(f"it hangs: silent for {SILENT_NS // S} s")
+
+    # ----------------------------------------------------------------------------------------------------------- finish
+
+    def finish(self) -> None:
+        """End everything that is left. After an engine that left in order there is nothing but the other processes."""
+        if not hasattr(self, "engine"):
+            return
+        self.finished = True
+        self._kill_engine("the guardian stops")
+        groups = {group.name for group in self.config.groups}
+        for group in groups:
+            self.programs.end_group(group)
+        for child in self.others:
+            if child.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 1
+        hard = deadline + 1
+        while time.monotonic() < hard:
+            self._reap()
+            self.programs.poll(boottime_ns())
+            left = [line for group in groups for line in self.programs.leftovers(group)]
+            for child in self.others:
+                if child.pid and time.monotonic() > deadline:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.SIGKILL)
+            for group in groups if left else ():
+                self.programs.end_group(group)
+            if not left and not any(child.pid for child in (self.engine, *self.others)):
+                break
+            time.sleep(0.005)
+        if self.addresses:
+            with contextlib.suppress(OSError, AddressError):
+                self.addresses.uninstall()
+        for line in self.programs.clean():
+            log("not_ended", what=line)
+        with contextlib.suppress(OSError):
+            self._engine_record().unlink()
+        log("guardian_ended", worst_late_us=self.worst_late_us)

@@ -1,0 +1,223 @@
+"""Addresses whose lease the kernel ends by itself, even if this whole stack is frozen or dead (design rule 5).
+
+Two clocks in the kernel are wound up with what is left of the group's lease, each time that it is extended:
+- an element of the packet filter (packet_filter.py), exact to the millisecond: without it the address is silent;
+- the address's own valid lifetime, in whole seconds: then the address itself goes.
+
+Nothing here ever gives more than the lease that it is called with, whenever it is frozen, except as said at `renew`.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from hasnmp.runtime.netlink import NETLINK_ROUTE, Netlink, addresses, delete_address, set_address
+from hasnmp.runtime.packet_filter import Damaged, Lapsed, PacketFilter
+
+FIRST_MS = 20  # the life of an element that is created, as opposed to renewed; see add()
+LATE_NS = 5_000_000  # a renewal that took longer is looked at again
+GONE = (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO)
+
+
+def boottime_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class AddressError(Exception):
+    """An address could not be added, renewed or removed; the text says why."""
+
+
+@dataclass(slots=True)
+class Live:
+    """An address that is up. armed_ns: when its element was last renewed; until_ns: when the element lapses."""
+
+    service: str
+    ip: str
+    prefix: int
+    interface: str
+    index: int
+    since_ns: int
+    armed_ns: int = 0
+    until_ns: int = 0
+
+
+class KernelAddresses:
+    """The addresses of one node. `tag` names its tables; alarm(text) is called when someone tampered with them.
+
+    Opening raises OSError: no permission, or a kernel without nftables.
+    """
+
+    def __init__(
+        self, tag: str, alarm: Callable[[str], None] = lambda text: None, clock: Callable[[], int] = boottime_ns
+    ) -> None:
+        self._alarm, self._clock = alarm, clock
+        self._route = Netlink(NETLINK_ROUTE)
+        self._filter = PacketFilter("hasnmp_" + re.sub(r"[^A-Za-z0-9]", "_", tag))
+        self._protected: dict[str, str] = {}
+        self._live: dict[str, Live] = {}
+
+    def close(self) -> None:
+        """Close the sockets; what is up stays, until the kernel ends it."""
+        self._route.close()
+        self._filter.close()
+
+    def cleanup(self, protect: Iterable[str] = ()) -> tuple[str, ...]:
+        """Remove every address that a former life left, then protect these. Gives a line for each address removed."""
+        found = self._filter.protected()
+        self._filter.install(dict.fromkeys(protect, ""))
+        self._protected = dict.fromkeys(protect, "")
+        self._live.clear()
+        lines = []
+        for address in addresses(self._route):
+            if address.ip in found or address.ip in self._protected:
+                self._delete(address.ip, address.prefix, address.index)
+                lines.append(f"address {address.ip}/{address.prefix}")
+        return tuple(lines)
+
+    def uninstall(self) -> None:
+        """Remove every address and the tables: this node stops in order, and the addresses are anyone's again."""
+        for service in tuple(self._live):
+            self.remove(service)
+        self._filter.uninstall()
+
+    def present(self) -> tuple[Live, ...]:
+        """The addresses that are up, as far as this process did it."""
+        return tuple(self._live.values())
+
+    def add(self, service: str, ip: str, prefix: int, interface: str, until_ns: int) -> None:
+        """Put the address on the interface, to answer until until_ns at most. Idempotent. Raises AddressError.
+
+        The order leaves no moment at which a process that freezes here and goes on later could let a lapsed lease
+        answer: the address is protected before anything else, its element is made with FIRST_MS while the address is
+        not there yet, and gets the lease's rest by a renewal, which fails if that moment has passed.
+        """
+        if service in self._live:
+            self.renew(service, until_ns)
+            return
+        try:
+            index = socket.if_nametoindex(interface)
+        except OSError:
+            raise AddressError(f"{ip} not added: there is no interface {interface}") from None
+        try:
+            self._mended(lambda: self._filter.protect(ip, f"{service} {interface}/{prefix}"))
+            self._protected[ip] = f"{service} {interface}/{prefix}"
+            self._mended(lambda: self._filter.shut_out(ip))
+            self._delete(ip, prefix, index)
+            self._filter.let_in(ip, FIRST_MS)
+            live = Live(service, ip, prefix, interface, index, self._clock())
+            self._arm(live, until_ns)
+            self._live[service] = live
+            set_address(self._route, ip, prefix, index, self._valid_s(until_ns))
+        except Lapsed:
+            raise AddressError(f"{ip} not added: the lease ended, or the machine stalled, meanwhile") from None
+        except (OSError, Damaged) as error:
+            self._live.pop(service, None)
+            self._off(ip, prefix, index)
+            raise AddressError(f"{ip}/{prefix} not added to {interface}: {error}") from None
+
+    def renew(self, service: str, until_ns: int) -> None:
+        """Let the address answer until until_ns at most. Raises AddressError: its own lease has ended, so it is off now.
+
+        A process that freezes between reading the clock and the kernel's taking the renewal, for less than the old
+        element's life, would give too much by as long as it was frozen: so the time is looked at afterwards, and the
+        renewal done again.
+        """
+        live = self._live[service]
+        try:
+            try:
+                self._arm(live, until_ns)
+            except Damaged as damage:
+                self._restore(str(damage), until_ns, live)
+            set_address(self._route, live.ip, live.prefix, live.index, self._valid_s(until_ns))
+        except Lapsed:
+            self.remove(service)
+            raise AddressError(f"{live.ip} ended by the kernel: not renewed within its lease") from None
+        except (OSError, Damaged) as error:
+            self.remove(service)
+            raise AddressError(f"{live.ip} ended: its renewal failed: {error}") from None
+
+    def renew_due(self, service: str, until_ns: int) -> bool:
+        """Is a renewal worth its price: has the lease grown, and half of what the element was given passed?"""
+        return self.grows(service, until_ns) and self._clock() >= self.renew_at_ns(service)
+
+    def grows(self, service: str, until_ns: int) -> bool:
+        """Would a renewal up to until_ns give the address more than it has?"""
+        return until_ns - self._live[service].until_ns >= 1_000_000  # elements count milliseconds
+
+    def renew_at_ns(self, service: str) -> int:
+        """When half of the element's life will have passed."""
+        live = self._live[service]
+        return (live.armed_ns + live.until_ns) // 2
+
+    def remove(self, service: str) -> None:
+        """End the address now: silent first, then off the interface. Idempotent. Raises AddressError: it may be there."""
+        live = self._live.get(service)
+        if live is not None:
+            self._off(live.ip, live.prefix, live.index)
+            del self._live[service]
+
+    def verify(self) -> str:
+        """What is wrong with the protection; "" if nothing."""
+        return self._filter.damage()
+
+    # ------------------------------------------------------------------------------------------------------- the parts
+
+    def _arm(self, live: Live, until_ns: int) -> None:
+        while True:
+            now = self._clock()
+            left_ms = (until_ns - now) // 1_000_000
+            if left_ms < 1:
+                self._filter.shut_out(live.ip)
+                raise Lapsed(live.ip)
+            self._filter.renew(live.ip, left_ms)
+            live.armed_ns, live.until_ns = now, now + left_ms * 1_000_000
+            if self._clock() - now < LATE_NS:
+                return
+
+    def _valid_s(self, until_ns: int) -> int:
+        return max(1, (until_ns - self._clock()) // 1_000_000_000)
+
+    def _mended(self, change: Callable[[], None]) -> None:
+        """Do the change; if the tables were tampered with, restore them and do it once more."""
+        try:
+            change()
+        except Damaged as damage:
+            self._restore(str(damage))
+            change()
+
+    def _restore(self, damage: str, until_ns: int = 0, only: Live | None = None) -> None:
+        """Make the tables anew, with every address that is live; for `only` a lease is known, others keep theirs."""
+        self._filter.install(self._protected)
+        for live in self._live.values():
+            self._filter.let_in(live.ip, FIRST_MS)
+            try:
+                self._arm(live, until_ns if live is only else live.until_ns)
+            except Lapsed:
+                if live is only:
+                    raise
+                # Another's end is told when that one is renewed, not by this one's renewal.
+        self._alarm(f"packet filter damaged and restored: {damage}")
+
+    def _delete(self, ip: str, prefix: int, index: int) -> None:
+        try:
+            delete_address(self._route, ip, prefix, index)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+
+    def _off(self, ip: str, prefix: int, index: int) -> None:
+        problem: Exception | None = None
+        try:
+            self._filter.shut_out(ip)
+        except (OSError, Damaged) as error:
+            problem = error
+        try:
+            self._delete(ip, prefix, index)
+        except OSError as error:
+            raise AddressError(f"{ip} not removed: {error}") from problem
+        # Off the interface is enough: what the filter says matters no more.

@@ -1,0 +1,472 @@
+"""The programs of services, their checks and their stop commands: started, watched and ended whole.
+
+Nothing here waits: a program that hangs, floods its output, forks without end or is missing costs the guardian's loop
+microseconds. Where no control group can be written (an ordinary user), a program is what has its process group, descends
+from it, or bears its mark in the environment; that is all that can be known there, and Hello.notes says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from hasnmp.core.events import Outcome
+from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
+from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, die_with, set_oom_score
+from hasnmp.runtime.kernel_address import KernelAddresses
+from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
+from hasnmp.settings import Config
+
+MS = 1_000_000
+PIPE_SIZE = 1 << 20
+DRAIN_EVERY_NS = 50 * MS  # so a program can write 20 MB a second; then its own pipe slows it down, and nobody else
+TAIL = 1024
+REMAINS_NS = 500 * MS  # how long a program's end waits for what it left behind, before it is told anyway
+NEVER = 1 << 62
+NO_CGROUP = "no cgroup: a program that leaves its process group can't be ended with certainty"
+_MISSING = (2, 8, 13, 20)  # ENOENT ENOEXEC EACCES ENOTDIR
+
+
+def mark_of(config: Config, node: str) -> str:
+    """What the environment of every program of this node bears as HASNMP_NODE."""
+    return folder_name(config, node)
+
+
+def marked(mark: str) -> list[int]:
+    """Every process (that this user may look at) whose environment bears the mark."""
+    wanted = f"HASNMP_NODE={mark}".encode()
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if wanted in _environment(pid)]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "?"
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _tree(pid: int) -> Iterator[int]:
+    for child in _children(pid):
+        yield child
+        yield from _tree(child)
+
+
+def _kill(pid: int, number: int = signal.SIGKILL) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _kill_group(pgid: int, number: int = signal.SIGKILL) -> bool:
+    """False: there is no such process group."""
+    try:
+        os.killpg(pgid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@dataclass(slots=True)
+class Program:
+    run: Run
+    pid: int
+    started_ns: int
+    deadline_ns: int
+    output: int  # read end of its pipe; -1 once closed
+    errors: int  # read end of the pipe that tells of its exec; -1 once known
+    folder: Path | None
+    tail: bytes = b""
+    drain_at_ns: int = 0  # its output is not looked at before this; 0 = the selector watches it
+    timed_out: bool = False
+    ending: bool = False
+    silent: bool = False  # its end is nobody's concern any more
+    failure: str = ""  # what its exec said
+    status: int | None = None  # as of waitpid; None = it lives
+    ended_ns: int = 0
+
+
+@dataclass(slots=True)
+class Programs:
+    """All programs of one node. Messages for the engine come out of `tell`."""
+
+    mark: str
+    cgroups: Cgroups | None
+    selector: selectors.BaseSelector
+    tell: Callable[[RunStarted | RunFailed | Exited], None]
+    close_in_child: Callable[[], None] = lambda: None
+    running: dict[int, Program] = field(default_factory=dict)  # run -> program, until its Exited
+    _by_pid: dict[int, Program] = field(default_factory=dict)
+    _null: int = -1
+
+    def __post_init__(self) -> None:
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    # ---------------------------------------------------------------------------------------------------------- start
+
+    def start(self, run: Run, not_after_ns: int = NEVER) -> None:
+        """Start it; RunStarted or RunFailed follows. not_after_ns: it must not be executed from then on.
+
+        Raises OSError: no process or no control group could be made.
+        """
+        folder = None
+        if self.cgroups:
+            leaf = run.service if run.purpose is Purpose.SERVICE else f"+{run.run}"
+            folder = self.cgroups.make(run.group, leaf)
+        output, output_in = os.pipe2(os.O_CLOEXEC)
+        errors, errors_in = os.pipe2(os.O_CLOEXEC)
+        try:
+            parent, now = os.getpid(), boottime_ns()
+            pid = os.fork()
+            if pid == 0:
+                self._become(run, parent, not_after_ns, folder, output_in, errors_in)
+        except OSError:
+            os.close(output)
+            os.close(errors)
+            raise
+        finally:
+            os.close(output_in)
+            os.close(errors_in)
+        with contextlib.suppress(OSError):  # an ordinary user's pipes may be limited
+            fcntl.fcntl(output, F_SETPIPE_SZ, PIPE_SIZE)
+        os.set_blocking(output, False)
+        os.set_blocking(errors, False)
+        deadline = now + run.timeout_ms * MS if run.timeout_ms else NEVER
+        program = Program(run, pid, now, deadline, output, errors, folder)
+        self.running[run.run] = self._by_pid[pid] = program
+        self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
+        self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))
+
+    def _become(
+        self, run: Run, parent: int, not_after_ns: int, folder: Path | None, output: int, errors: int
+    ) -> NoReturn:
+        """In the child: turn into the program."""
+        what = "not started"
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT,
+                           signal.SIGPIPE, signal.SIGXFSZ):  # fmt: skip
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.setsid()
+            if folder:
+                what = "its control group"
+                (folder / "cgroup.procs").write_text("0")
+            set_oom_score(0)  # the guardian is exempt, its programs are not
+            os.dup2(self._null, 0)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            own = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+            env = {key: value for key, value in os.environ.items() if key not in own} | run.env
+            env |= {"HASNMP_NODE": self.mark, "HASNMP_GROUP": run.group, "HASNMP_RUN": str(run.run)}
+            if run.user:
+                what = f"user {run.user}"
+                self._become_user(run.user, env)
+            die_with(parent)
+            if run.cwd:
+                what = f"directory {run.cwd}"
+                os.chdir(run.cwd)
+            what = run.argv[0] if run.argv else "an empty command"
+            # The guardian looked at the lease before the fork. If the machine stalled since, this is the last look.
+            if boottime_ns() >= not_after_ns:
+                raise TimeoutError(0, "its lease ended meanwhile")
+            os.execvpe(run.argv[0], list(run.argv), env)
+        except BaseException as error:
+            code = error.errno or 0 if isinstance(error, OSError) else 0
+            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            os.write(errors, f"{code} {what}: {text}".encode()[:4000])
+        finally:
+            os._exit(127)
+
+    @staticmethod
+    def _become_user(user: str, env: dict[str, str]) -> None:
+        import pwd  # here, not in the guardian: a look-up may ask a directory service, and take its time
+
+        try:
+            entry = pwd.getpwnam(user)
+        except KeyError:
+            raise OSError(0, "no such user") from None
+        if os.geteuid() != entry.pw_uid:
+            os.initgroups(user, entry.pw_gid)
+            os.setgid(entry.pw_gid)
+            os.setuid(entry.pw_uid)
+        env |= {"HOME": entry.pw_dir, "USER": user, "LOGNAME": user}
+
+    def _executed(self, program: Program) -> None:
+        if program.errors < 0:
+            return
+        try:
+            said = os.read(program.errors, 4096)
+        except BlockingIOError:
+            return
+        self.selector.unregister(program.errors)
+        os.close(program.errors)
+        program.errors = -1
+        if said:
+            program.failure = said.decode(errors="replace")
+        elif not program.silent:
+            self.tell(RunStarted(program.run.run, program.pid))
+
+    # --------------------------------------------------------------------------------------------------------- output
+
+    def _drain(self, program: Program, now: int) -> None:
+        """Throw away all but the end of what it wrote; then leave it alone for a while."""
+        if program.output < 0:
+            return
+        buffer = bytearray(4)
+        fcntl.ioctl(program.output, FIONREAD, buffer)
+        size = struct.unpack("=i", buffer)[0]
+        try:
+            if size > TAIL:
+                os.splice(program.output, self._null, size - TAIL)
+            data = os.read(program.output, 2 * TAIL)
+        except BlockingIOError:
+            return
+        if not program.drain_at_ns:
+            self.selector.unregister(program.output)
+        if not data:
+            os.close(program.output)
+            program.output, program.drain_at_ns = -1, 0
+            return
+        program.tail = (program.tail + data)[-TAIL:]
+        program.drain_at_ns = now + DRAIN_EVERY_NS
+
+    # ------------------------------------------------------------------------------------------------------------ end
+
+    def signal(self, run: int, number: int) -> None:
+        """To the program's process group; nothing if it has ended."""
+        program = self.running.get(run)
+        if program and program.status is None and not _kill_group(program.pid, number):
+            _kill(program.pid, number)  # it has not got its own process group yet
+
+    def end(self, run: int) -> None:
+        """SIGKILL the program and what it started; Exited follows."""
+        if program := self.running.get(run):
+            self._end(program)
+
+    def _end(self, program: Program) -> None:
+        program.ending = True
+        if program.status is None:
+            if not self.cgroups:  # those that left the process group are found before their parent dies
+                for pid in tuple(_tree(program.pid)):
+                    _kill(pid)
+            _kill(program.pid)  # it may not have reached its control group yet
+        if program.folder:
+            self.cgroups.kill(program.folder)  # type: ignore[union-attr]
+        else:
+            _kill_group(program.pid)
+            for pid in self._strays(f"HASNMP_RUN={program.run.run}"):
+                _kill(pid)
+
+    def _strays(self, variable: str) -> list[int]:
+        """Processes of ours that lost their parents, so that they became the guardian's children."""
+        wanted = variable.encode()
+        return [pid for pid in _children(os.getpid()) if pid not in self._by_pid and wanted in _environment(pid)]
+
+    def before_reaping(self, pid: int) -> None:
+        """The process has ended but keeps its number until it is waited for: end what it left behind."""
+        program = self._by_pid.get(pid)
+        if program and not program.folder:
+            _kill_group(pid)
+
+    def reaped(self, pid: int, status: int, now: int) -> None:
+        """Tell what waitpid said."""
+        program = self._by_pid.pop(pid, None)
+        if program:
+            self._executed(program)
+            program.status, program.ended_ns = status, now
+            self._end(program)
+            self._settle(program, now)
+
+    def _gone(self, program: Program) -> bool:
+        if program.status is None:
+            return False
+        if program.folder:
+            return not self.cgroups.populated(program.folder)  # type: ignore[union-attr]
+        return not self._strays(f"HASNMP_RUN={program.run.run}")
+
+    def _settle(self, program: Program, now: int) -> None:
+        """Report the end of a program, once nothing of it is left (or that can't be waited for)."""
+        if not self._gone(program):
+            self._end(program)
+            if now - program.ended_ns < REMAINS_NS:
+                return
+        if program.output >= 0:
+            self._drain(program, now)
+        for fd in (program.output, program.errors):
+            if fd >= 0:
+                with contextlib.suppress(KeyError):
+                    self.selector.unregister(fd)
+                os.close(fd)
+        program.output = program.errors = -1
+        if program.folder:
+            self.cgroups.remove(program.folder)  # type: ignore[union-attr]
+        run = program.run
+        del self.running[run.run]
+        if program.silent or program.status is None:
+            return
+        if program.failure:
+            number, _, text = program.failure.partition(" ")
+            missing = int(number) in _MISSING
+            late = text.endswith("its lease ended meanwhile")
+            outcome = Outcome.MISSING if missing else Outcome.REFUSED if late else Outcome.FAILED
+            self.tell(RunFailed(run.run, outcome, text))
+            return
+        code = os.waitstatus_to_exitcode(program.status)
+        tail = program.tail.decode(errors="replace")
+        took_us = (program.ended_ns - program.started_ns) // 1000
+        self.tell(Exited(run.run, run.group, run.service, run.purpose, program.pid, max(code, -1), max(-code, 0), tail,
+                         took_us, program.timed_out))  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------------ the clock
+
+    def poll(self, now: int) -> None:
+        """Do what is due."""
+        for program in tuple(self.running.values()):
+            if program.drain_at_ns and program.drain_at_ns <= now:
+                program.drain_at_ns = 0
+                self.selector.register(program.output, selectors.EVENT_READ, lambda p=program: self._drain(p, boottime_ns()))
+            if program.deadline_ns <= now and program.status is None:
+                program.timed_out, program.deadline_ns = True, NEVER
+                self._end(program)
+            if program.status is not None:
+                self._settle(program, now)
+
+    def next_deadline_ns(self, now: int) -> int:
+        at = NEVER
+        for program in self.running.values():
+            if program.status is not None:  # waits for what it left behind
+                at = min(at, now + (2 * MS if now - program.ended_ns < 50 * MS else 10 * MS))
+            else:
+                at = min(at, program.deadline_ns, program.drain_at_ns or NEVER)
+        return at
+
+    # --------------------------------------------------------------------------------------------------------- groups
+
+    def _of(self, group: str, purposes: Iterable[Purpose]) -> list[Program]:
+        return [p for p in self.running.values() if p.run.group == group and p.run.purpose in purposes]
+
+    def end_checks(self, group: str = "", silently: bool = False) -> None:
+        """End the checks of a group, or of all; silently: without an Exited."""
+        for program in tuple(self.running.values()):
+            if program.run.purpose is Purpose.CHECK and group in ("", program.run.group):
+                program.silent = program.silent or silently
+                self._end(program)
+
+    def end_group(self, group: str) -> None:
+        """SIGKILL to everything of the group: agent programs first, then the services."""
+        for program in self._of(group, (Purpose.CHECK, Purpose.STOP)):
+            self._end(program)
+        for program in self._of(group, (Purpose.SERVICE,)):
+            self._end(program)
+        if self.cgroups:
+            self.cgroups.kill(self.cgroups.group(group))
+        else:
+            for pid in self._strays(f"HASNMP_GROUP={group}"):
+                _kill(pid)
+
+    def leftovers(self, group: str) -> list[str]:
+        """What of the group still lives, a text each; [] = verified: nothing."""
+        found = {p.pid: f"{p.run.purpose} of {p.run.service}" for p in self._of(group, Purpose) if p.status is None}
+        if self.cgroups:
+            if self.cgroups.populated(self.cgroups.group(group)):
+                for pid in self.cgroups.pids(self.cgroups.group(group)) or [0]:
+                    found.setdefault(pid, _comm(pid))
+        else:
+            for pid in self._strays(f"HASNMP_GROUP={group}"):
+                found.setdefault(pid, _comm(pid))
+        return [f"process {pid} ({what})" for pid, what in found.items()]
+
+    def group_folder_removed(self, group: str) -> None:
+        if self.cgroups:
+            self.cgroups.remove(self.cgroups.group(group))
+
+    def occupied(self, group: str, service: str) -> bool:
+        """Does a program of this service, or what one left behind, still live?"""
+        if any(p.run.service == service and p.run.purpose is Purpose.SERVICE for p in self._of(group, (Purpose.SERVICE,))):
+            return True
+        return self.cgroups is not None and self.cgroups.populated(self.cgroups.group(group) / service)
+
+    def clean(self) -> list[str]:
+        """At the guardian's start: begin to end what a former guardian left. Gives a line for each process found.
+
+        Call it until it gives none.
+        """
+        if self.cgroups:
+            pids = self.cgroups.pids(self.cgroups.root)
+            lines = [f"process {pid} ({_comm(pid)})" for pid in pids]
+            self.cgroups.kill(self.cgroups.root)
+            if not pids:
+                self.cgroups.remove(self.cgroups.root)
+        else:
+            pids = [pid for pid in marked(self.mark) if pid != os.getpid()]
+            lines = [f"process {pid} ({_comm(pid)})" for pid in pids]
+            for pid in pids:
+                _kill(pid)
+        return lines
+
+    def close_all(self) -> None:
+        """In a forked child: close what is the guardian's alone."""
+        for program in self.running.values():
+            for fd in (program.output, program.errors):
+                if fd >= 0:
+                    os.close(fd)
+            program.output = program.errors = -1
+        os.close(self._null)
+
+
+def address_tag(config: Config, node: str) -> str:
+    return f"{config.cluster}_{node}"
+
+
+def virtual_addresses(config: Config) -> tuple[str, ...]:
+    """Every address that any service of the cluster may put up, without its prefix length."""
+    return tuple(str(s.options["ip"]).partition("/")[0] for s in config.services() if s.agent == "address")
+
+
+def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[str, ...]:
+    """End every program and address of this node by force, without the guardian: it is dead, the engine calls this.
+
+    Blocks until nothing is left, or for within_ms. Gives what is left, a text each: () = verified, nothing.
+    """
+    programs = Programs(mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None)
+    deadline = time.monotonic() + within_ms / 1000
+    left: list[str] = programs.clean()
+    if addresses := virtual_addresses(config):
+        problem = ""
+        try:
+            held = KernelAddresses(address_tag(config, node))
+            held.cleanup(addresses)
+            held.close()
+        except OSError as error:
+            problem = f"addresses: {error}"
+    else:
+        problem = ""
+    while left and time.monotonic() < deadline:
+        time.sleep(0.002)
+        left = programs.clean()
+    os.close(programs._null)
+    return tuple(left) + ((problem,) if problem else ())

@@ -1,0 +1,185 @@
+"""The configuration as frozen values, every default filled in. `config.py` makes them from a file; nothing else does.
+
+Durations carry their unit in the name. Paths are absolute; addresses are in the form that the socket calls give back
+(2001:db8::1, never 2001:DB8:0::1), so that they can be compared as text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hasnmp.model import Failback
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    name: str
+    links: dict[str, str]  # link name -> this node's address on it, in the file's order
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    port: int = 5405
+    interval_ms: int = 200
+    late_after_ms: int = 500
+    dead_after_ms: int = 1000
+    startup_wait_ms: int = 5000
+    max_clock_drift_ppm: int = 10000
+    kill_ms: int = 150
+    keys: tuple[bytes, ...] = field(default=(), repr=False)  # the first signs, all verify
+    key_files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arbiter:
+    type: str  # "disk" | "none"
+    device: str = ""
+    lease_ms: int = 3000
+    io_timeout_ms: int = 500
+    accept_split_brain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How a service is checked. type: process (the program itself lives), command, tcp, http, report, address."""
+
+    type: str = "process"
+    every_ms: int = 5000
+    timeout_ms: int = 3000
+    fail_after: int = 1
+    command: tuple[str, ...] = ()  # type command
+    host: str = ""  # tcp: an IP address, so that no name look-up can block the engine
+    port: int = 0  # tcp
+    send: str = ""  # tcp
+    expect: str = ""  # tcp, http: must occur in the answer
+    url: str = ""  # http
+    status: int = 0  # http: the status wanted; 0 = any of 200..399
+    report_within_ms: int = 0  # passive
+
+
+@dataclass(frozen=True, slots=True)
+class OnFailure:
+    restart: int = 3
+    within_s: int = 900
+    then: str = "failover"  # failover | stop | ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    name: str
+    group: str
+    agent: str  # "exec" | "address" | "passive"
+    options: dict[str, Any]  # validated and completed by config.py for the agent's kind; see there
+    critical: bool = True
+    check: Check = Check()
+    start_timeout_ms: int = 20000
+    stop_timeout_ms: int = 20000
+    on_failure: OnFailure = OnFailure()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    name: str
+    nodes: tuple[str, ...]  # who may run it, first choice (home) first
+    services: tuple[Service, ...]  # in start order
+    failback: Failback = Failback.MANUAL
+    failover_limit: int = 3
+    failover_within_s: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class SnmpUser:
+    name: str
+    auth: str  # "sha256"
+    priv: str  # "aes128" | "" (authNoPriv is accepted; noAuthNoPriv never)
+    access: str  # "read" | "operate"
+    auth_secret: bytes = field(default=b"", repr=False)
+    priv_secret: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Community:
+    access: str  # "read" | "operate"
+    networks: tuple[str, ...]  # from: source networks; () = anywhere
+    secret: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """A notification receiver: address is "host:port" or "[v6]:port"."""
+
+    to: str
+    version: str  # "2c" | "3"
+    user: str = ""
+    community: bytes = field(default=b"", repr=False)
+    type: str = "trap"
+    timeout_ms: int = 1500
+    retries: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """What holds a storm of notifications back; the event ring and the log keep everything."""
+
+    same_within_ms: int = 1000  # the same kind about the same object at most once within this; 0 = no such limit
+    per_minute: int = 600  # all of them together
+
+
+@dataclass(frozen=True, slots=True)
+class Snmp:
+    listen: tuple[str, ...] = ("127.0.0.1:1161",)
+    users: tuple[SnmpUser, ...] = ()
+    communities: tuple[Community, ...] = ()
+    notify: tuple[Receiver, ...] = ()
+    allow_insecure_set: bool = False
+    alive_s: int = 0
+    throttle: Throttle = Throttle()
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    socket: str = "/run/hasnmp/control.sock"
+    group: str = ""  # "" = the daemon's own group only
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    format: str = "auto"  # auto | json | console
+    level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    cluster: str
+    nodes: tuple[NodeSettings, ...]
+    heartbeat: Heartbeat
+    arbiter: Arbiter
+    groups: tuple[Group, ...]
+    recovery_automatic: bool = False
+    snmp: Snmp = Snmp()
+    control: Control = Control()
+    events_keep: int = 1000
+    state_dir: str = "/var/lib/hasnmp"
+    run_dir: str = "/run/hasnmp"
+    log: Log = Log()
+    source: str = ""
+    digest: str = ""  # 16 hex digits over what safety rests on: cluster, nodes, links, heartbeat times, arbiter, groups' names and nodes
+
+    def node(self, name: str) -> NodeSettings:
+        """Raises KeyError: no such node."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def group(self, name: str) -> Group:
+        """Raises KeyError: no such group."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    def services(self) -> tuple[Service, ...]:
+        """Every service of every group, in the file's order."""
+        return tuple(service for group in self.groups for service in group.services)

@@ -1,0 +1,451 @@
+"""What happens to the simulated cluster: single faults, and combinations that aim at one rule each; always healed.
+
+A profile says which faults a run may meet. Each fault is drawn when it strikes, from the world's one generator, so that
+it can aim at whoever owns a group just then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hasnmp.core.events import CommandIn
+from hasnmp.model import Verb
+from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.world import MS, World, world_choice
+
+POINTS = ("effect", "spawn", "address", "renew", "kill", "write", "read", "answer")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """faults: name -> weight. strikes: how many in the safety phase, at least and at most."""
+
+    faults: dict[str, float]
+    strikes: tuple[int, int] = (3, 10)
+    nodes: tuple[int, ...] = (2, 2, 2, 3)
+    groups: tuple[int, ...] = (1, 2)
+    arbiter: str = "disk"  # disk | gone: a disk that fails for everybody until the end | none
+    rough: float = 0.5  # the share of runs with a network that loses, doubles and delays all the time
+    early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
+    keep: bool = False  # nothing may interrupt any group
+    mixed: float = 0.0  # the share of runs whose nodes have different lease times
+    intervals: tuple[int, int] = (35, 90)  # length of the safety phase
+
+
+_CHAOS: dict[str, float] = {
+    "cut_all": 3, "cut_link": 1, "cut_one_way": 3, "cut_node": 1, "burst": 1, "replays": 1,
+    "pause_engine": 2, "pause_guardian": 2, "pause_lease_io": 2, "pause_store": 0.5, "pause_stack": 2, "trap": 4,
+    "kill_engine": 2, "kill_lease_io": 1, "kill_guardian": 1, "kill_stack": 2, "power_cycle": 3, "power_all": 0.7,
+    "disk_bad": 3, "disk_bad_all": 1, "slot_unreadable": 0.5, "store_bad": 0.7,
+    "program_dies": 1, "program_bad": 1, "operator": 3, "leave": 1,
+    "isolate_owner": 4, "restart_promiser": 3, "leave_cut": 2, "replay_cut": 2, "duel": 2, "move_under_fire": 2,
+}  # fmt: skip
+
+PROFILES: dict[str, Profile] = {
+    "chaos": Profile(_CHAOS),
+    "mixed": Profile(_CHAOS | {"disk_bad": 8, "power_cycle": 6}, mixed=1.0),
+    "promises": Profile(_CHAOS, arbiter="gone"),
+    "arbiter": Profile(
+        {"isolate_owner": 6, "duel": 4, "disk_bad": 4, "cut_all": 3, "trap": 4, "power_cycle": 2, "operator": 1},
+        rough=0.2,
+    ),
+    "restart": Profile({"restart_promiser": 6, "leave_cut": 3, "kill_engine": 2, "power_cycle": 3, "cut_all": 2}, rough=0.2),
+    "freeze": Profile({"trap": 5, "pause_stack": 3, "pause_engine": 3, "pause_guardian": 3, "isolate_owner": 4, "cut_all": 2}, rough=0.2),
+    "replay": Profile({"replay_cut": 6, "replays": 2, "cut_one_way": 3, "cut_all": 2, "pause_engine": 1, "power_cycle": 1}, rough=0.3),
+    "moves": Profile({"move_under_fire": 6, "operator": 6, "cut_all": 1, "leave": 2, "pause_engine": 1, "kill_engine": 1}, rough=0.3),
+    "services": Profile({"program_dies": 4, "program_bad": 6, "operator": 2, "power_cycle": 1}, rough=0.2),
+    "split": Profile(
+        {"program_dies": 2, "program_bad": 2, "operator": 3, "power_cycle": 3, "kill_engine": 2, "leave": 1},
+        arbiter="none", rough=0.0, early=0.0,
+    ),
+    # One fault class that must interrupt nothing.
+    "kept arbiter": Profile({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, rough=0, early=0, keep=True),
+    "kept link": Profile({"cut_link": 1}, (2, 6), rough=0, early=0, keep=True),
+    "kept loss": Profile({"lossy_link": 1}, (1, 3), rough=0, early=0, keep=True),
+    "kept store": Profile({"store_bad": 1, "pause_store": 1}, rough=0, early=0, keep=True),
+    "kept engine": Profile({"kill_engine": 1}, (2, 5), rough=0, early=0, keep=True),
+    "kept cut": Profile({"cut_all": 1, "cut_one_way": 1}, (1, 3), nodes=(2,), rough=0, early=0, keep=True),
+    "kept calm": Profile({"replays": 1}, rough=0, early=0, keep=True),
+    "kept standby": Profile({"standby_lost": 1}, (1, 3), nodes=(2,), groups=(1,), rough=0, early=0, keep=True),
+}  # fmt: skip
+
+# How the seeds are spread over the profiles.
+MIX: tuple[tuple[str, float], ...] = (
+    ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
+    ("services", 4), ("split", 2), ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
+    ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1),
+)  # fmt: skip
+
+
+@dataclass
+class Faults:
+    world: World
+    profile: Profile
+    inhibits: bool = False
+    reply: int = 0
+    ends: int = 0  # when the safety phase ends: nothing strikes after that
+    methods: dict[str, Callable[[], None]] = field(default_factory=dict)
+
+    def schedule(self, start_ns: int, end_ns: int) -> None:
+        world, profile = self.world, self.profile
+        self.ends = end_ns
+        names, weights = list(profile.faults), list(profile.faults.values())
+        for _ in range(world.rng.randint(*profile.strikes)):
+            name = world.rng.choices(names, weights)[0]
+            world.post_at(world.between(start_ns, end_ns), None, self.strike, name)
+
+    def strike(self, name: str) -> None:
+        if not self.world.healed:
+            self.world.count(f"fault {name}")
+            self.world.tell("FAULT", name.replace("_", " "))
+            getattr(self, name)()
+
+    # ------------------------------------------------------------------------------------------ drawing
+
+    def machine(self) -> Machine:
+        chosen: Machine = world_choice(self.world.rng, list(self.world.machines.values()))
+        return chosen
+
+    def owner(self) -> Machine:
+        """Who runs a group now, else anybody."""
+        owners = [m for m in (self.world.truth.owner(g) for g in self.world.truth.groups) if m is not None]
+        if not owners:
+            return self.machine()
+        chosen: Machine = world_choice(self.world.rng, owners)
+        return chosen
+
+    def other(self, than: Machine) -> Machine:
+        chosen: Machine = world_choice(self.world.rng, [m for m in self.world.machines.values() if m is not than])
+        return chosen
+
+    def some(self) -> int:
+        """A duration that means something to the leases: from a blink to several lease times."""
+        config = self.machine().config
+        dead, lease = config.heartbeat.dead_after_ms, config.arbiter.lease_ms
+        base = world_choice(
+            self.world.rng, (dead * 0.2, dead * 0.6, dead, dead * 1.5, dead * 2.5, lease, lease * 2, lease * 3)
+        )
+        return int(base * MS * (0.7 + 0.6 * self.world.rng.random()))
+
+    def soon(self, most_ns: int, fn: Callable[..., None], *args: object) -> None:
+        self.world.post(int(self.world.rng.random() * most_ns), None, self.if_sick, fn, args)
+
+    def later(self, delay_ns: int, fn: Callable[..., None], *args: object) -> None:
+        self.world.post(delay_ns, None, self.if_sick, fn, args)
+
+    def if_sick(self, fn: Callable[..., None], args: tuple[object, ...]) -> None:
+        if not self.world.healed:
+            fn(*args)
+
+    # ------------------------------------------------------------------------------------------ the network
+
+    def cut(self, ways: set[tuple[str, str, str]], duration: int) -> None:
+        self.world.tell("FAULT", f"cut {sorted(ways)} for {duration / MS:.0f} ms")
+        new = ways - self.world.network.cut
+        self.world.network.cut |= new
+        self.world.post(duration, None, self.mend, new)
+
+    def mend(self, ways: set[tuple[str, str, str]]) -> None:
+        self.world.network.cut -= ways
+
+    def ways(self, a: Machine, b: Machine) -> set[tuple[str, str, str]]:
+        return {(link, a.name, b.name) for link in self.world.network.links}
+
+    def cut_all(self, duration: int = 0) -> None:
+        machines = self.world.machines.values()
+        self.cut(
+            {w for a in machines for b in machines if a is not b for w in self.ways(a, b)}, duration or self.some()
+        )
+
+    def cut_node(self, machine: Machine | None = None, duration: int = 0) -> None:
+        chosen = machine or self.machine()
+        others = [m for m in self.world.machines.values() if m is not chosen]
+        self.cut({w for m in others for w in self.ways(chosen, m) | self.ways(m, chosen)}, duration or self.some())
+
+    def cut_link(self) -> None:
+        """One link, always the same one, and the other one stays."""
+        link, machines = self.world.network.links[0], self.world.machines
+        self.cut({(link, a, b) for a in machines for b in machines if a != b}, self.some())
+
+    def cut_one_way(self) -> None:
+        a = self.machine()
+        self.cut(self.ways(a, self.other(a)), self.some())
+
+    def burst(self) -> None:
+        """A while of loss and delay on every link."""
+        network, chance = self.world.network, self.world.rng.random
+        before = (dict(network.loss), network.slow, network.slow_ns)
+        network.loss = {link: chance() * 0.9 for link in network.links}
+        network.slow, network.slow_ns = chance(), self.some()
+        self.later(self.some(), self.calm, *before)
+
+    def calm(self, loss: dict[str, float], slow: float, slow_ns: int) -> None:
+        self.world.network.loss, self.world.network.slow, self.world.network.slow_ns = loss, slow, slow_ns
+
+    def lossy_link(self) -> None:
+        network = self.world.network
+        network.loss[network.links[0]] = 0.2
+        network.double = 0.1
+
+    def replays(self, duration: int = 0, newest: int = 300) -> None:
+        a = self.machine()
+        b = self.other(a)
+        end = self.world.now + (duration or self.some())
+        while_ns = world_choice(self.world.rng, (10, 30, 80)) * MS
+        self.replay_on(a.name, b.name, end, while_ns, newest)
+
+    def replay_on(self, a: str, b: str, end: int, every: int, newest: int) -> None:
+        if self.world.now < end:
+            self.world.network.replay(a, b, newest)
+            self.world.network.replay(b, a, newest)
+            self.later(every, self.replay_on, a, b, end, every, newest)
+
+    # ------------------------------------------------------------------------------------------ processes
+
+    def pause_engine(self) -> None:
+        self.machine().engine.pause(self.some())
+
+    def pause_guardian(self) -> None:
+        self.machine().guardian.pause(self.some())
+
+    def pause_lease_io(self) -> None:
+        self.machine().lease_io.pause(self.some())
+
+    def pause_store(self) -> None:
+        self.machine().store.pause(self.some())
+
+    def pause_stack(self, machine: Machine | None = None) -> None:
+        """SIGSTOP to all of hasnmp on one machine; SIGCONT reaches them in any order."""
+        chosen, duration = machine or self.owner(), self.some()
+        self.world.tell("FAULT", f"{chosen.name}'s stack was stopped for {duration / MS:.0f} ms")
+        for process in (chosen.engine, chosen.guardian, chosen.lease_io, chosen.store):
+            process.pause(duration + self.world.between(0, 3 * MS))
+
+    def trap(self, machine: Machine | None = None) -> None:
+        """Stop a process at a point of its program, for as long as it takes for its decision to be stale."""
+        chosen = machine or self.machine()
+        point = world_choice(self.world.rng, POINTS)
+        if point == "effect":
+            chosen.engine.trap = (point, self.world.rng.randrange(12), self.some())
+        elif point in ("write", "read", "answer"):
+            chosen.lease_io.trap = (point, 0, self.some())
+        else:
+            chosen.guardian.trap = (point, 0, self.some())
+
+    def kill_engine(self) -> None:
+        machine = self.machine()
+        self.world.tell(machine.name, "had its engine killed")
+        machine.kill_engine()
+
+    def kill_lease_io(self) -> None:
+        machine = self.machine()
+        if machine.lease_io.alive:
+            machine.lease_io.die()
+            self.world.post(self.world.between(10 * MS, 200 * MS), machine.guardian, machine.begin_lease_io)
+
+    def kill_guardian(self) -> None:
+        self.machine().kill_guardian(self.world.between(50 * MS, 1000 * MS))
+
+    def kill_stack(self) -> None:
+        machine = self.owner() if self.world.rng.random() < 0.7 else self.machine()
+        if machine.guardian.alive:
+            machine.kill_stack(self.some())
+
+    def power_cycle(self, machine: Machine | None = None) -> None:
+        chosen = machine or (self.owner() if self.world.rng.random() < 0.5 else self.machine())
+        chosen.power_off()
+        self.world.post(self.some() if self.world.rng.random() < 0.7 else 50 * MS, None, chosen.power_on)
+
+    def power_all(self) -> None:
+        for machine in self.world.machines.values():
+            self.soon(200 * MS, self.power_cycle, machine)
+
+    # ------------------------------------------------------------------------------------------ disks
+
+    def disk_bad(self, machine: Machine | None = None, duration: int = 0) -> None:
+        chosen = machine or self.machine()
+        mode = world_choice(self.world.rng, ("slow", "late", "failing", "frozen"))
+        duration = duration or self.some()
+        self.world.tell("FAULT", f"{chosen.name}'s disk is {mode} for {duration / MS:.0f} ms")
+        self.world.disk.mode[chosen.name] = mode
+        self.later(duration, self.disk_good, chosen)
+
+    def disk_good(self, machine: Machine) -> None:
+        self.world.disk.mode[machine.name] = ""
+
+    def disk_bad_all(self) -> None:
+        duration = self.some()
+        for machine in self.world.machines.values():
+            self.disk_bad(machine, duration)
+
+    def slot_unreadable(self) -> None:
+        disk = self.world.disk
+        key = world_choice(self.world.rng, list(disk.slots))
+        disk.unreadable.add(key)
+        self.later(self.some(), disk.unreadable.discard, key)
+
+    def store_bad(self) -> None:
+        store = self.machine().store
+        store.mode = world_choice(self.world.rng, ("slow", "failing", "frozen"))
+        self.later(self.some(), setattr, store, "mode", "")
+
+    # ------------------------------------------------------------------------------------------ services, people
+
+    def program_dies(self) -> None:
+        machine = self.owner()
+        if machine.programs:
+            machine.die(world_choice(self.world.rng, list(machine.programs)))
+
+    def program_bad(self) -> None:
+        machine = self.owner() if self.world.rng.random() < 0.5 else self.machine()
+        service = world_choice(self.world.rng, list(machine.group_of))
+        machine.bad[service] = world_choice(self.world.rng, ("start", "stop", "check", "hang"))
+        self.world.tell("FAULT", f"{service} is bad on {machine.name}: {machine.bad[service]}")
+        self.later(self.some() * 2, self.good_again, machine, service)
+
+    def good_again(self, machine: Machine, service: str) -> None:
+        machine.bad.pop(service, None)
+
+    def order(self, machine: Machine, verb: Verb, target: str, to: str = "") -> None:
+        self.reply += 1
+        command = CommandIn(
+            self.reply, verb, target, "simulator", to, "the simulator wants it", "", self.world.wall_ms()
+        )
+        self.world.post(MS, machine.engine, machine.engine.command, command)
+
+    def operator(self) -> None:
+        rng, machine = self.world.rng, self.machine()
+        group = world_choice(rng, self.world.truth.groups)
+        node = world_choice(rng, list(self.world.machines))
+        service = world_choice(rng, list(machine.group_of))
+        verb = world_choice(rng, [v for v in Verb if v not in (Verb.REPORT, Verb.PERMIT)])
+        if verb is Verb.INHIBIT:
+            if self.inhibits:
+                self.world.truth.asked_inhibit.add(group)
+                self.order(machine, verb, group)
+            return
+        if verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER):
+            self.order(machine, verb, group, node if rng.random() < 0.5 else "")
+        elif verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER):
+            self.order(machine, verb, node if rng.random() < 0.3 else machine.name)
+        elif verb in (Verb.FREEZE, Verb.THAW):
+            self.order(machine, verb, group)
+        else:
+            self.order(machine, verb, service)
+
+    def leave(self, machine: Machine | None = None) -> None:
+        """An orderly stop of the stack, and its start after a while, perhaps by a restart of the machine."""
+        chosen = machine or self.machine()
+        engine = chosen.engine
+        self.world.post(MS, engine, engine.shut_down)
+        wait = self.some() + 300 * MS
+        if self.world.rng.random() < 0.5:
+            self.world.post(wait // 2, None, chosen.power_off)
+        self.world.post(wait, None, self.come_back, chosen)
+
+    def come_back(self, machine: Machine) -> None:
+        machine.power_on()
+        if machine.stopped:
+            machine.start_stack()
+
+    # ------------------------------------------------------------------------------------------ aimed at a rule
+
+    def isolate_owner(self) -> None:
+        """The owner alone with the arbiter, and then something goes wrong with it. Rules 1 to 5."""
+        owner = self.owner()
+        dead = owner.config.heartbeat.dead_after_ms * MS
+        self.cut_node(owner, self.some() + 2 * dead)
+        hit = world_choice(self.world.rng, (self.pause_stack, self.trap, self.disk_bad, self.trap))
+        self.soon(3 * dead, hit, owner)
+        if self.world.rng.random() < 0.5:
+            self.soon(3 * dead, world_choice(self.world.rng, (self.disk_bad, self.trap)), self.other(owner))
+
+    def restart_promiser(self) -> None:
+        """An owner that has nothing but a promise, whose maker starts anew and can't hear it. Rule 2's last sentence."""
+        owner = self.owner()
+        promiser, dead = self.other(owner), owner.config.heartbeat.dead_after_ms * MS
+        self.world.disk.mode[owner.name] = "failing"
+        self.later(3 * dead, self.disk_good, owner)
+        wait = self.world.between(0, dead // 2)
+        self.later(wait, self.cut_node, owner, 3 * dead)
+        at = max(0, wait - self.world.between(0, dead // 4))
+        if self.world.rng.random() < 0.5:
+            self.later(at, promiser.kill_engine)
+        else:
+            self.later(at, promiser.power_off)
+            self.later(at + 30 * MS, promiser.power_on)
+
+    def leave_cut(self) -> None:
+        """A node leaves in order, and comes back alone. Rule 1's last sentence."""
+        machine = self.machine()
+        engine = machine.engine
+        self.world.post(MS, engine, engine.shut_down)
+        wait = self.some() + 500 * MS
+        self.later(wait - 50 * MS, self.cut_node, machine, self.some() + 1500 * MS)
+        if self.world.rng.random() < 0.6:
+            self.later(wait - 40 * MS, machine.power_off)
+        self.world.post(wait, None, self.come_back, machine)
+        if self.world.rng.random() < 0.6:
+            self.later(wait - 100 * MS, self.disk_bad, self.other(machine))
+
+    def replay_cut(self) -> None:
+        """Nobody hears anybody, but for what they said before. Rule 8."""
+        duration = self.some() + 500 * MS
+        if self.world.rng.random() < 0.5:
+            self.cut_all(duration)
+        else:
+            self.cut_one_way()
+        self.replays(duration, world_choice(self.world.rng, (10, 60, 300)))
+
+    def duel(self) -> None:
+        """Everybody wants the group at once, and only the arbiter can tell. Rule 3."""
+        owner = self.owner()
+        dead = owner.config.heartbeat.dead_after_ms * MS
+        self.cut_all(self.some() + 8 * dead)
+        for machine in self.world.machines.values():
+            if machine is owner or self.world.rng.random() < 0.5:
+                self.soon(100 * MS, self.power_cycle, machine)
+        self.soon(6 * dead, self.trap, self.machine())
+        self.soon(6 * dead, self.disk_bad, self.machine())
+
+    def move_under_fire(self) -> None:
+        """A move is ordered, and before it is done something happens."""
+        rng, owner = self.world.rng, self.owner()
+        group = world_choice(rng, self.world.truth.groups)
+        verb = world_choice(rng, (Verb.FAILOVER, Verb.FORCE_FAILOVER))
+        self.order(world_choice(rng, (owner, self.other(owner))), verb, group, "")
+        hits = (
+            self.cut_all, self.cut_one_way, self.pause_engine, self.pause_guardian, self.kill_engine, self.power_cycle,
+            self.trap, self.disk_bad, self.burst, self.kill_stack,
+        )  # fmt: skip
+        self.soon(200 * MS, world_choice(rng, hits))
+
+    def standby_lost(self) -> None:
+        """The machine that runs nothing fails, in whatever way."""
+        idle = [m for m in self.world.machines.values() if not m.programs]
+        if idle:
+            machine: Machine = world_choice(self.world.rng, idle)
+            world_choice(self.world.rng, (self.power_cycle, self.pause_stack, self.leave))(machine)
+
+    # ------------------------------------------------------------------------------------------ the end of all that
+
+    def heal(self) -> None:
+        """Everything is repaired: links, disks, programs; what was stopped goes on; what was off is switched on."""
+        world = self.world
+        world.healed = True
+        world.tell("HEALED", "everything")
+        world.network.heal()
+        world.disk.gone = False
+        world.disk.mode.clear()
+        world.disk.unreadable.clear()
+        for machine in world.machines.values():
+            machine.bad.clear()
+            machine.store.mode = ""
+            for process in (machine.guardian, machine.engine, machine.lease_io, machine.store):
+                process.trap = None
+                if process.paused:
+                    process.resume()
+            machine.power_on()
+            if machine.stopped:
+                machine.start_stack()

@@ -1,0 +1,182 @@
+"""What must hold in the world, judged from what runs there and never from an engine's opinion.
+
+    one answers    no group's address answers on two powered machines at once
+    one runs       no group's programs run on two powered machines at once, but for those that a guardian leaves which is
+                   stopped or dead (then only the address counts, which the kernel ends; design rules 5 and 6)
+    one lease      no guardian takes a lease while another machine's guardian holds one of that group that has not ended
+    tokens rise    a lease taken by another holder than the last has a token above every earlier one
+    leased         nothing of a group is started without the guardian's live lease
+    kept           in runs with nothing but one tolerated fault, a healthy group is never interrupted
+    durable        an inhibit that was confirmed still stands at the end
+    lives          after everything has healed, every group runs, exactly once, and its owner says so (runs.py asks)
+
+Checked when something begins; nothing that merely ends can break them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hasnmp.core.events import HeldLease
+from hasnmp.model import CommandRow, CommandState, GroupRow, GroupState, Verb
+from hasnmp.simulator.world import MS, Broken, World
+
+if TYPE_CHECKING:
+    from hasnmp.simulator.machine import Machine
+
+
+class Truth:
+    def __init__(self, world: World, groups: tuple[str, ...], split_accepted: bool) -> None:
+        self.world = world
+        self.groups = groups
+        self.split_accepted = (
+            split_accepted  # arbiter none: what a partition may break is not judged
+        )
+        self.newest: dict[str, tuple[int, str]] = {}  # group -> the highest token of a lease, and its holder
+        self.keep: dict[str, str] = {}  # group -> the machine that must keep it, in runs where nothing may move
+        self.inhibited: set[str] = set()  # groups inhibited for good, as a node confirmed
+        self.asked_inhibit: set[str] = set()  # groups that nobody will permit before the end
+
+    # ------------------------------------------------------------------------------------------ what begins
+
+    def leased(self, machine: Machine, lease: HeldLease, before: HeldLease | None) -> None:
+        """A guardian took a lease or a longer expiry."""
+        if before is not None and before.token == lease.token:
+            return
+        group, holder = lease.group, machine.guardian.holder
+        self.world.count("leases")
+        self.world.tell(machine.guardian.name, f"took the lease of {group}, token {lease.token}")
+        if self.split_accepted:
+            return
+        for other in self.world.machines.values():
+            if other is machine or not other.powered or not other.guardian.alive:
+                continue
+            held = other.guardian.guard.leases.get(group)
+            if held is not None and other.clock() < held.until_ns:
+                left = (held.until_ns - other.clock()) / MS
+                raise Broken(
+                    "one lease",
+                    f"{machine.name} took the lease of {group} with token {lease.token} while the guardian of {other.name} "
+                    f"holds token {held.token} for {left:.3f} ms more",
+                )
+        token, last = self.newest.get(group, (0, ""))
+        if holder != last and lease.token <= token:
+            raise Broken("tokens rise", f"{machine.name} took {group} with token {lease.token} after token {token}")
+        if lease.token > token:
+            self.newest[group] = (lease.token, holder)
+
+    def start_accepted(self, machine: Machine, lease: HeldLease, holder: str) -> None:
+        """A guardian is about to start something of the group."""
+        if machine.clock() >= lease.until_ns:
+            raise Broken("leased", f"{machine.name} starts {lease.group}, whose lease (token {lease.token}) has ended")
+        token, last = self.newest.get(lease.group, (lease.token, holder))
+        if not self.split_accepted and (lease.token < token or last != holder):
+            raise Broken("tokens rise", f"{machine.name} starts {lease.group} under token {lease.token} after {token}")
+
+    def began(self, machine: Machine, group: str) -> None:
+        """A program of the group runs there now."""
+        if self.split_accepted:
+            return
+        for other in self.world.machines.values():
+            if other is machine:
+                continue
+            older = [p for p in other.programs.values() if p.group == group]
+            mine = [p for p in machine.programs.values() if p.group == group]
+            if older and mine:
+                old = machine if mine[-1].token < older[-1].token else other
+                if not self.excused(old):
+                    raise Broken("one runs", f"programs of {group} run on {other.name} and on {machine.name}")
+
+    def excused(self, machine: Machine) -> bool:
+        """Was that machine's guardian unable to end anything, until just now?"""
+        guardian = machine.guardian
+        return (
+            not guardian.alive or guardian.paused or self.world.now <= guardian.back_at + 2 * machine.kill_ns + 50 * MS
+        )
+
+    def address(self, machine: Machine, group: str, before: int) -> None:
+        """The group's element was set, or set anew, on that machine."""
+        for other in self.world.machines.values():
+            if other is not machine and not self.split_accepted and other.elements.get(group, 0) > other.clock():
+                left = (other.elements[group] - other.clock()) / MS
+                raise Broken(
+                    "one answers",
+                    f"{machine.name} answers at the address of {group}, and {other.name} will for {left:.3f} ms more",
+                )
+        if self.keep.get(group) == machine.name and before <= machine.clock():
+            raise Broken("kept", f"the address of {group} went silent on {machine.name} for want of a renewal")
+
+    # ------------------------------------------------------------------------------------------ what ends
+
+    def stopped(self, machine: Machine, groups: tuple[str, ...]) -> None:
+        for group in groups:
+            if self.keep.get(group) == machine.name:
+                raise Broken("kept", f"{group} was interrupted on {machine.name} without cause")
+
+    def keep_all(self) -> None:
+        """From here on nothing may interrupt what runs."""
+        for group in self.groups:
+            owner = self.owner(group)
+            if owner is None:
+                raise Broken("lives", f"{group} does not run after an undisturbed start")
+            self.keep[group] = owner.name
+
+    def kept(self) -> None:
+        """The addresses that must have been kept are still there."""
+        for group, name in self.keep.items():
+            machine = self.world.machines[name]
+            if machine.elements.get(group, 0) <= machine.clock():
+                raise Broken("kept", f"the address of {group} went silent on {name}")
+
+    # ------------------------------------------------------------------------------------------ who runs what
+
+    def runs(self, machine: Machine, group: str) -> bool:
+        """Whole: every program that is not an address, and the address."""
+        wanted = sum(1 for s, g in machine.group_of.items() if g == group and s not in machine.addresses)
+        running = sum(1 for p in machine.programs.values() if p.group == group)
+        return running == wanted and machine.elements.get(group, 0) > machine.clock()
+
+    def touched(self, machine: Machine, group: str) -> bool:
+        """Anything of it at all."""
+        return (
+            any(p.group == group for p in machine.programs.values()) or machine.elements.get(group, 0) > machine.clock()
+        )
+
+    def owner(self, group: str) -> Machine | None:
+        return next((m for m in self.world.machines.values() if self.runs(m, group)), None)
+
+    def unsettled(self) -> str:
+        """ "" when every group runs once and its owner's engine says running; else what is amiss."""
+        for group in self.groups:
+            owner = self.owner(group)
+            if owner is None:
+                return f"{group} runs nowhere"
+            others = [m.name for m in self.world.machines.values() if m is not owner and self.touched(m, group)]
+            if others:
+                return f"{group} runs on {owner.name}, and something of it on {', '.join(others)}"
+            view = owner.engine.view()
+            if view is None:
+                return f"{group} runs on {owner.name} without an engine"
+            row = view.tables["groups"][group]
+            assert isinstance(row, GroupRow)
+            if row.state is not GroupState.RUNNING or row.owner != owner.name:
+                return f"{group} runs on {owner.name}, which says {row.state.name.lower()} on {row.owner or 'no node'}"
+        return ""
+
+    # ------------------------------------------------------------------------------------------ commands
+
+    def replied(self, machine: Machine, row: CommandRow) -> None:
+        self.world.count(f"command {row.verb.name.lower()} {row.state.name.lower()}")
+        if row.verb is Verb.INHIBIT and row.state is CommandState.DONE and row.target in self.asked_inhibit:
+            self.inhibited.add(row.target)
+
+    def check_inhibited(self) -> None:
+        """Every node shows every inhibit that was confirmed."""
+        for machine in self.world.machines.values():
+            view = machine.engine.view()
+            for group in sorted(self.inhibited):
+                row = view.tables["groups"][group] if view is not None else None
+                if isinstance(row, GroupRow) and not row.inhibited:
+                    raise Broken(
+                        "durable", f"{group} was inhibited and confirmed, and {machine.name} shows it permitted"
+                    )

@@ -1,0 +1,200 @@
+"""One seed, one run: build a cluster, let it suffer, heal it, and ask whether every group runs once again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+from hasnmp.core.engine import Engine
+from hasnmp.core.guard import Guard
+from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb, View
+from hasnmp.settings import Arbiter, Check, Config, Group, Heartbeat, NodeSettings, OnFailure, Service
+from hasnmp.simulator.faults import MIX, PROFILES, Faults, Profile
+from hasnmp.simulator.invariants import Truth
+from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.storage import Disk
+from hasnmp.simulator.world import MS, Broken, Network, NewCore, NewGuard, Say, World
+
+LINKS = ("lan", "cross")
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of one run. broken: the invariant's name, "" for none. signature: equal for equal runs."""
+
+    seed: int
+    profile: str
+    broken: str = ""
+    text: str = ""
+    at_ns: int = 0
+    steps: int = 0
+    signature: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def make_config(rng: random.Random, profile: Profile) -> Config:
+    """Short times, so that a run of some seconds sees many leases; in the proportions that check-config demands."""
+    interval = 100
+    io_timeout = rng.choice((60, 100, 150))
+    kill = rng.choice((30, 50))
+    dead = rng.choice((400, 500, 700))
+    assert interval + io_timeout + kill < dead
+    lease = rng.choice((700, 1000, 1500))
+    assert kill + lease // 3 + io_timeout < lease
+    names = ("ada", "bob", "cyd")[: rng.choice(profile.nodes)]
+    nodes = tuple(
+        NodeSettings(n, {link: f"127.0.{i}.{k}" for i, link in enumerate(LINKS)}) for k, n in enumerate(names, 1)
+    )
+    groups = []
+    for i in range(rng.choice(profile.groups)):
+        group = f"g{i + 1}"
+        order = names[i % len(names) :] + names[: i % len(names)]
+        failure = OnFailure(restart=rng.choice((0, 1, 3)), within_s=900, then="failover")
+        check = Check(type="process", every_ms=1000, timeout_ms=300)
+        services = [
+            Service(f"{group}-address", group, "address", {"ip": f"192.0.2.{100 + i}/24", "interface": "eth0"}, True,
+                    Check(type="address", every_ms=1000, timeout_ms=300), 1000, 500, failure),
+            Service(f"{group}-program", group, "exec", {"command": ["/bin/program"]}, True, check, 1000, 500, failure),
+        ]  # fmt: skip
+        if rng.random() < 0.5:
+            services.reverse()
+        groups.append(Group(group, order, tuple(services), failover_limit=rng.choice((3, 1000))))
+    return Config(
+        "sim",
+        nodes,
+        Heartbeat(5405, interval, 250, dead, 1500, 10000, kill, (b"k" * 32,)),
+        Arbiter("none", "", lease, io_timeout, True)
+        if profile.arbiter == "none"
+        else Arbiter("disk", "/dev/lease", lease, io_timeout),
+        tuple(groups),
+        recovery_automatic=rng.random() < 0.4,
+        digest="d" * 16,
+    )
+
+
+def pick_profile(rng: random.Random) -> str:
+    return rng.choices([name for name, _ in MIX], [weight for _, weight in MIX])[0]
+
+
+def run(
+    seed: int, profile: str = "", say: Say | None = None, new_core: NewCore = Engine, new_guard: NewGuard = Guard
+) -> Result:
+    """Run that seed, with that profile of faults or the one that the seed picks."""
+    world = World(seed, say)
+    rng = world.rng
+    picked = pick_profile(rng)
+    name = profile or picked
+    result = Result(seed, name)
+    try:
+        _run(world, PROFILES[name], new_core, new_guard)
+    except Broken as e:
+        result.broken, result.text = e.invariant, e.text
+        world.tell("BROKEN", str(e))
+    result.at_ns, result.steps, result.counts = world.now, world.steps, world.counts
+    result.signature = rng.getrandbits(64)
+    return result
+
+
+def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard) -> None:
+    rng = world.rng
+    config = make_config(rng, profile)
+    names, groups = tuple(n.name for n in config.nodes), tuple(g.name for g in config.groups)
+    interval = config.heartbeat.interval_ms * MS
+    world.tell("WORLD", f"{config.heartbeat}, {config.arbiter}, {names}, {groups}")
+    world.network, world.disk = Network(world, LINKS), Disk(world, groups, names)
+    world.truth = truth = Truth(world, groups, profile.arbiter == "none")
+    world.disk.gone = profile.arbiter == "gone"
+    world.remember = any(name.startswith("replay") for name in profile.faults)
+    common = config
+    mixed = rng.random() < profile.mixed
+    for n in names:
+        own = config
+        if mixed:
+            lease = rng.choice((600, 1000, 2000))
+            own = replace(config, arbiter=replace(config.arbiter, lease_ms=lease), digest=f"{lease:016d}")
+        machine = world.machines[n] = Machine(world, own, n, new_core, new_guard)
+        machine.rate = 1_000_000 + rng.choice((-10_000, 10_000, rng.randint(-10_000, 10_000)))
+        world.post_at(world.between(1, 3 * interval), None, machine.power_on)
+    if rng.random() < profile.rough:
+        world.network.loss = {link: rng.choice((0.0, 0.05, 0.2)) for link in LINKS}
+        world.network.double, world.network.slow = rng.choice((0.0, 0.1)), rng.choice((0.0, 0.05))
+        world.network.slow_ns = rng.choice((30, 200, 600)) * MS
+    faults = Faults(world, profile, inhibits=rng.random() < 0.3)
+    early = rng.random() < profile.early
+    start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
+    end = start + rng.randint(*profile.intervals) * interval
+    if profile.keep:
+        world.run_until(start)
+        truth.keep_all()
+    faults.schedule(start, end - 5 * interval)
+    world.run_until(end)
+    if profile.keep:
+        truth.kept()
+    faults.heal()
+    if mixed:  # whoever repairs a cluster gives it one configuration
+        for machine in world.machines.values():
+            machine.power_off()
+            machine.config = common
+            machine.power_on()
+    _settle(world, config, profile)
+
+
+def _settle(world: World, config: Config, profile: Profile) -> None:
+    """Wait for every group to run once; give the orders that an administrator would give; then see that it lasts."""
+    heartbeat, interval = config.heartbeat, config.heartbeat.interval_ms * MS
+    longest = (
+        3 * (heartbeat.startup_wait_ms + heartbeat.dead_after_ms) + 4 * max(2000, config.arbiter.lease_ms) + 10_000
+    )
+    deadline = world.now + longest * MS
+    checked = False
+    quiet = 0
+    while True:
+        world.run_until(world.now + 3 * interval)
+        amiss = world.truth.unsettled()
+        if not amiss:
+            quiet += 1
+            if quiet == 3 and not checked:
+                world.truth.check_inhibited()
+                checked = True
+            if quiet >= 4:
+                return
+            continue
+        quiet = 0
+        if world.now > deadline:
+            raise Broken("lives", f"{longest} ms after everything healed, {amiss}")
+        if world.now > deadline - (longest - 2000) * MS:
+            if not checked:
+                world.truth.check_inhibited()
+                checked = True
+            for machine in world.machines.values():
+                if machine.stopped:
+                    machine.start_stack()
+                view = machine.engine.view()
+                if view is not None and world.now % (9 * interval) < 3 * interval:
+                    _administer(world, machine, view)
+
+
+def _administer(world: World, machine: Machine, view: View) -> None:
+    """Undo what operators and failed services left behind: that is no matter of liveness."""
+    faults = Faults(world, PROFILES["chaos"])
+    me = view.tables["nodes"].get(machine.name)
+    if isinstance(me, NodeRow) and me.recovering:
+        faults.order(machine, Verb.RECOVER, machine.name)
+    if isinstance(me, NodeRow) and me.standby:
+        faults.order(machine, Verb.ONLINE, machine.name)
+    system = view.tables["system"].get("")
+    if isinstance(system, SystemRow) and system.inhibited:
+        faults.order(machine, Verb.PERMIT, "")
+    for group in view.tables["groups"].values():
+        assert isinstance(group, GroupRow)
+        if group.frozen:
+            faults.order(machine, Verb.THAW, group.name)
+        if group.inhibited:
+            faults.order(machine, Verb.PERMIT, group.name)
+        if group.excluded or group.state in (GroupState.FAILED, GroupState.BLOCKED):
+            for service in machine.config.group(group.name).services:
+                faults.order(machine, Verb.SERVICE_CLEAR, service.name)
+    for row in view.tables["services"].values():
+        assert isinstance(row, ServiceRow)
+        if row.admin is AdminState.LOCKED:
+            faults.order(machine, Verb.SERVICE_START, row.name)

@@ -1,0 +1,401 @@
+"""The agent process: it keeps a mirror of the engine's view, answers SNMP from it, and sends the notifications.
+
+It is a client of the control socket like any other and holds nothing that matters: the guardian may kill and restart it
+at any time. While the engine is away it still answers; what it then says of states is `unknown`, and haDataAge grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import time
+from collections import deque
+from typing import Any
+
+import structlog
+
+import hasnmp
+from hasnmp import protocol
+from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity
+from hasnmp.protocol import Mirror, ProtocolError
+from hasnmp.settings import Config
+from hasnmp.snmp import identity, objects, sets, standard
+from hasnmp.snmp.access import Communities
+from hasnmp.snmp.cells import Store
+from hasnmp.snmp.listener import Listener
+from hasnmp.snmp.notices import notification_varbinds
+from hasnmp.snmp.objects import Reader
+from hasnmp.snmp.responder import Done, ErrorStatus, Responder, SetRequest
+from hasnmp.snmp.sets import Assignment, SetError
+from hasnmp.snmp.traps import Originator
+from hasnmp.snmp.usm import MAX_MESSAGE, Engine
+
+MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
+KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
+DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
+START_GRACE_S = 10.0  # but not while this node is only starting
+SET_TIMEOUT_S = 0.9  # below the second after which managers repeat a request
+SETS_WAITING = 16
+EVENTS_WAITING = 1000  # until the originator is warm
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+RETRY_LISTEN_S = 1.0
+
+
+class Agent:
+    """One run of the process. warm: this is a restart by the guardian, so say warmStart rather than coldStart."""
+
+    def __init__(self, config: Config, node: str, socket: str, warm: bool) -> None:
+        self._config = config
+        self._node = node
+        self._socket = socket
+        self._warm = warm
+        self._log = structlog.get_logger().bind(process="snmp", node=node)
+        self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._parent = os.getppid()
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+        self._mirror = Mirror()
+        self._writer: asyncio.StreamWriter | None = None
+        self._lost_ns = self._boot_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
+        self._down_told = False
+        self._fresh = False
+        self._last_event = 0
+        self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
+        self._next_id = 0
+        self._spin_lock = 0
+        self._sets: deque[tuple[SetRequest, Done]] = deque()
+        self._set_arrived = asyncio.Event()
+
+        engine_id, boots, trouble = identity.start(config.state_dir, node)
+        if trouble:
+            self._log.error("snmp_engine_id_replaced", reason=trouble, engine_id=engine_id.hex())
+        counters = standard.Counters()
+        self._identity = standard.Identity(
+            engine_id, boots, self._seconds, MAX_MESSAGE, hasnmp.__version__, node, counters
+        )
+        self.store = Store(
+            (*objects.SCALARS, *standard.scalars(self._identity)), (*objects.TABLES, *standard.TABLES), self._reader
+        )
+        engine = Engine(engine_id, boots, self._seconds, config.snmp.users, counters)
+        communities = Communities(config.snmp)
+        self.responder = Responder(
+            self.store, communities, engine, counters, self._take_set, time.monotonic, self._read_failed
+        )
+        self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
+        self._originator = Originator(config.snmp, engine_id, boots, self._seconds) if config.snmp.notify else None
+        self._unsent: deque[EventRow] | None = deque(maxlen=EVENTS_WAITING)  # None: the originator is warm
+
+    # ------------------------------------------------------------------------------------------------ its clock
+
+    @staticmethod
+    def _now_ns() -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def _seconds(self) -> int:
+        return (self._now_ns() - self._boot_ns) // 1_000_000_000
+
+    def _reader(self) -> Reader:
+        return Reader(
+            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self._spin_lock, self._config.events_keep
+        )
+
+    def _read_failed(self, error: Exception) -> None:
+        self._log.error("object_read_failed", error=repr(error))
+
+    # -------------------------------------------------------------------------------------------------- running
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._tasks = [
+            loop.create_task(job)
+            for job in (self._listen(), self._follow(), self._watch(), self._serve_sets(), self._warm_up())
+        ]
+        if self._config.snmp.alive_s:
+            self._tasks.append(loop.create_task(self._say_alive()))
+        stop = loop.create_task(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait((*self._tasks, stop), return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()  # a task that ended by an exception ends the process: the guardian starts another
+        finally:
+            for task in (*self._tasks, stop):
+                task.cancel()
+            await asyncio.gather(*self._tasks, stop, return_exceptions=True)
+            for listener in self._listeners:
+                listener.close(loop)
+            if self._originator is not None:
+                self._originator.close()
+        return 0
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = list(self._listeners)
+        told: set[str] = set()
+        while waiting:
+            for listener in tuple(waiting):
+                try:
+                    listener.open(loop)
+                except OSError as error:
+                    if listener.text not in told:
+                        told.add(listener.text)
+                        self._log.error("listen_failed", address=listener.text, error=str(error), retry_s=RETRY_LISTEN_S)
+                else:
+                    waiting.remove(listener)
+                    self._log.info("listening", address=listener.text)
+            if waiting:
+                await asyncio.sleep(RETRY_LISTEN_S)
+        await self._stop.wait()
+
+    # ------------------------------------------------------------------------------------------------ the engine
+
+    async def _follow(self) -> None:
+        """Keep the mirror: connect, read, connect again."""
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                reader, self._writer = await asyncio.open_unix_connection(self._socket, limit=MAX_SERVER_LINE)
+                while line := await reader.readline():
+                    self._take(protocol.decode(line))
+                    failures = 0
+            except (OSError, ProtocolError, ValueError) as error:  # ValueError: a line beyond the limit
+                if not failures:
+                    self._log.warning("engine_unreachable", error=str(error), socket=self._socket)
+            self._lose()
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
+
+    def _lose(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            if self._mirror.complete:
+                self._lost_ns = self._now_ns()
+        self._mirror.complete = False
+        for future in self._replies.values():
+            if not future.done():
+                future.set_result("the engine went away")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """One message of the engine."""
+        result = self._mirror.apply(message)
+        match message["type"]:
+            case "snapshot":
+                self.store.changed_all()
+                self._lost_ns = 0
+                self._tell_missed()
+            case "delta":
+                self.store.changed((*message["rows"], *message["gone"]))
+            case "event":
+                self.store.changed(("events", "alarms"))
+                assert isinstance(result, EventRow)
+                self._last_event = max(self._last_event, result.id)
+                self._notify(result)
+            case "reply" | "error":
+                future = self._replies.get(message.get("id") or 0)
+                if future is not None and not future.done():
+                    future.set_result(result if isinstance(result, CommandRow) else str(message.get("text")))
+        self._judge_freshness()
+
+    def _tell_missed(self) -> None:
+        """Events that happened while the engine was out of reach, or its line to us was full, are late, not lost."""
+        events = [row for row in self._mirror.view.tables["events"].values() if isinstance(row, EventRow)]
+        newest = max((row.id for row in events), default=0)
+        if self._last_event:
+            for row in sorted(events, key=lambda row: row.id):
+                if row.id > self._last_event:
+                    self._notify(row)
+        self._last_event = newest
+
+    def _judge_freshness(self) -> None:
+        """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""
+        limit_s = self._config.heartbeat.dead_after_ms / 1000 + (KEEPALIVE_S if self._mirror.complete else 0)
+        view = self._mirror.view
+        fresh = view.now_ns > 0 and (self._now_ns() - view.now_ns) / 1e9 <= limit_s
+        if fresh != self._fresh:
+            self._fresh = fresh
+            self.store.changed_all()
+            if not fresh and not self._lost_ns:
+                self._lost_ns = view.now_ns  # connected, and silent: a stopped engine is as good as none
+            elif fresh and self._mirror.complete:
+                self._lost_ns = 0
+        self._tell_engine()
+
+    def _tell_engine(self) -> None:
+        """engineDown once it was away for longer than a restart of it takes, and engineUp after that."""
+        down = bool(self._lost_ns) and self._now_ns() - self._lost_ns > DOWN_AFTER_S * 1e9
+        if down == self._down_told:
+            return
+        if not down and not self._fresh:
+            return
+        self._down_told = down
+        if down:
+            self._notify(self._own_event(Kind.ENGINE_DOWN, Severity.MAJOR, PartState.DOWN, "the engine does not answer"))
+        else:
+            self._notify(self._own_event(Kind.ENGINE_UP, Severity.CLEARED, PartState.UP, "the engine answers again"))
+
+    def _own_event(self, kind: Kind, severity: Severity, state: PartState, message: str) -> EventRow:
+        """An event of the agent's own; its id is 0, for the engine numbers them and is not there to be asked."""
+        previous = PartState.UP if state is PartState.DOWN else PartState.DOWN
+        alarm = "" if kind is Kind.ALIVE else f"engine/{self._node}"
+        return EventRow(
+            0, kind, severity, time.time_ns() // 1_000_000, self._now_ns(), self._node, message,
+            own_state=Role.UNKNOWN, previous_state=0 if kind is Kind.ALIVE else previous, state=state,
+            reason=Reason.NONE, alarm=alarm,
+        )  # fmt: skip
+
+    async def _watch(self) -> None:
+        """What no message would tell: that none came. And that the guardian is gone, without whom nothing may go on."""
+        while True:
+            self._judge_freshness()
+            if os.getppid() != self._parent:
+                self._log.error("guardian_gone", next="exit")
+                self._stop.set()
+            await asyncio.sleep(0.2)
+
+    async def _say_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.snmp.alive_s)
+            state = PartState.UP if self._fresh else PartState.DOWN
+            self._notify(self._own_event(Kind.ALIVE, Severity.INFO, state, f"{self._node} is alive"))
+
+    # --------------------------------------------------------------------------------------------- notifications
+
+    async def _warm_up(self) -> None:
+        """Load what sends notifications, after the listeners are up and in a thread, so that requests are answered."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        if self._originator is not None:
+            await loop.run_in_executor(None, self._originator.load)
+            self._originator.start(loop)
+            waiting, self._unsent = self._unsent, None
+            self._send(standard.WARM_START if self._warm else standard.COLD_START, [])
+            for event in waiting or ():
+                self._notify(event)
+            self._log.info("notifications_ready", receivers=len(self._config.snmp.notify))
+        # Nothing that exists by now will be garbage: the collector need not walk it at each of its runs.
+        gc.collect()
+        gc.freeze()
+        await self._stop.wait()
+
+    def _notify(self, event: EventRow) -> None:
+        if self._originator is None:
+            return
+        if self._unsent is not None:
+            self._unsent.append(event)
+            return
+        self._send(*notification_varbinds(event, self._reader()))
+
+    def _send(self, trap_oid: tuple[int, ...], variables: Any) -> None:
+        assert self._originator is not None
+        ticks = (self._now_ns() - self._boot_ns) // 10_000_000 % (1 << 32)
+        for error in self._originator.send(trap_oid, ticks, variables):
+            self._log.error("notification_failed", error=repr(error))
+
+    # ------------------------------------------------------------------------------------------------------ SETs
+
+    def _take_set(self, request: SetRequest, done: Done) -> None:
+        """Queue a SET: one at a time, so that two can't pass the same spin lock."""
+        if any(waiting.identity == request.identity for waiting, _ in self._sets):
+            return  # a manager that repeats itself while the engine thinks: the one answer is for both
+        if len(self._sets) >= SETS_WAITING:
+            done(ErrorStatus.RESOURCE_UNAVAILABLE, 1)
+            return
+        self._sets.append((request, done))
+        self._set_arrived.set()
+
+    async def _serve_sets(self) -> None:
+        while True:
+            await self._set_arrived.wait()
+            self._set_arrived.clear()
+            while self._sets:
+                request, done = self._sets[0]
+                try:
+                    status, index = await self._set(request)
+                except SetError as refused:
+                    status, index = int(refused.status), refused.position
+                    self._log.info("set_refused", requester=request.principal.tag, reason=str(refused))
+                except Exception as error:
+                    self._log.error("set_failed", error=repr(error))
+                    status, index = ErrorStatus.GEN_ERR, 1
+                self._sets.popleft()
+                self.store.begin()
+                done(status, index)
+
+    async def _set(self, request: SetRequest) -> tuple[int, int]:
+        """Test everything, then have the engine do it. Returns error-status and error-index. Raises SetError."""
+        self.store.begin()
+        reader = self._reader()
+        serial: int | None = None
+        ours: list[Assignment] = []
+        positions: list[int] = []
+        for position, assignment in enumerate(request.assignments, 1):
+            if assignment.target.name == "snmpSetSerialNo":
+                if assignment.index != (0,):
+                    raise SetError(position, sets.Status.NO_CREATION, "snmpSetSerialNo has the one instance .0")
+                serial = standard.check_serial(self._identity, assignment, position)
+            else:
+                ours.append(assignment)
+                positions.append(position)
+        try:
+            plan = sets.plan(reader, ours)
+        except SetError as refused:
+            raise SetError(positions[refused.position - 1], refused.status, refused.text) from None
+
+        deadline = time.monotonic() + SET_TIMEOUT_S
+        for number, command in enumerate(plan.commands):
+            index = positions[plan.positions[number] - 1]
+            answer = await self._command(command, request, deadline - time.monotonic())
+            if isinstance(answer, CommandRow) and answer.state != CommandState.REFUSED:
+                continue
+            self._log.info("command_not_accepted", command=command, answer=str(answer))
+            if number:
+                # The engine has begun on the ones before, and what it did can't be undone from here.
+                return ErrorStatus.UNDO_FAILED, 0
+            if isinstance(answer, CommandRow):
+                return ErrorStatus.INCONSISTENT_VALUE, index
+            return (ErrorStatus.RESOURCE_UNAVAILABLE if answer is None else ErrorStatus.GEN_ERR), index
+        if serial is not None:
+            self._identity.serial = serial
+        if plan.spin_lock != self._spin_lock:
+            self._spin_lock = plan.spin_lock
+            self.store.changed_all()
+        return ErrorStatus.NO_ERROR, 0
+
+    async def _command(self, command: dict[str, Any], request: SetRequest, timeout_s: float) -> CommandRow | str | None:
+        """The engine's answer: a row, or why there is none as text; None: it is not there to be asked."""
+        if self._writer is None or self._writer.is_closing():
+            return None
+        self._next_id += 1
+        number = self._next_id
+        future: asyncio.Future[CommandRow | str] = asyncio.get_running_loop().create_future()
+        self._replies[number] = future
+        try:
+            self._writer.write(protocol.encode({
+                **command, "type": "command", "id": number, "requester": f"snmp:{request.principal.tag}",
+                "address": request.host,
+            }))  # fmt: skip
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return f"no answer within {SET_TIMEOUT_S} s"
+        finally:
+            del self._replies[number]
+
+
+def main(config: Config, node: str, engine_socket: str | None = None, warm: bool = False) -> int:
+    """Run the agent process until SIGTERM, or until its parent is gone. Returns its exit status.
+
+    engine_socket: the control socket, if not the configuration's. warm: the guardian restarts the agent.
+    """
+
+    async def run() -> int:
+        return await Agent(config, node, engine_socket or config.control.socket, warm).run()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(run())
+    return 0

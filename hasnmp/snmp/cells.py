@@ -1,0 +1,230 @@
+"""Every object that the agent serves, sorted by OID, each value kept encoded until it may have changed.
+
+A request names objects in raw BER octets, and they are looked up as such: a column's octets in one dict, a row's in
+another. Only a name that is not an instance is taken apart, to bisect. A scalar is a column with the one row `.0`, so
+the whole agent is one sorted list of columns. The rows of a table are listed again, and its encoded cells dropped, at
+the first request after a change of a view table that it rests on: a change that nobody asks about costs nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any
+
+from hasnmp.model import View
+from hasnmp.snmp import ber
+from hasnmp.snmp.objects import Column, Reader, Scalar, TableDef
+
+Oid = tuple[int, ...]
+
+
+class Rows:
+    """The instances of one table (or the single one of a scalar), which its columns share."""
+
+    __slots__ = ("columns", "define", "dirty", "index", "keys", "rows", "suffixes")
+
+    def __init__(self, define: Callable[[View], Iterable[tuple[Oid, Any]]]) -> None:
+        self.define = define
+        self.columns: list[Cells] = []
+        self.dirty = True
+        self.keys: list[Oid] = []  # sorted
+        self.rows: list[Any] = []
+        self.suffixes: list[bytes] = []  # the keys in BER
+        self.index: dict[bytes, int] = {}  # suffix -> position
+
+    def refresh(self, view: View) -> None:
+        """List the rows as they are now and forget every encoded cell."""
+        found = sorted(self.define(view), key=_key)
+        keys = [key for key, _ in found]
+        if keys != self.keys:
+            self.keys = keys
+            self.suffixes = [ber.encode_subids(key) for key in keys]
+            self.index = {suffix: at for at, suffix in enumerate(self.suffixes)}
+        self.rows = [row for _, row in found]
+        for column in self.columns:
+            column.cells = [None] * len(keys)
+        self.dirty = False
+
+
+def _key(item: tuple[Oid, Any]) -> Oid:
+    return item[0]
+
+
+class Cells:
+    """One column, or one scalar."""
+
+    __slots__ = ("cells", "following", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
+
+    def __init__(self, target: Scalar | Column, oid: Oid, rows: Rows, read: Callable[[Reader, Any], Any]) -> None:
+        self.target = target
+        self.oid = oid
+        self.raw = ber.encode_oid(oid)
+        self.rows = rows
+        self.read = read
+        self.syntax = int(target.syntax)
+        self.volatile = target.volatile
+        self.cells: list[bytes | None] = []  # encoded variable bindings; None: not encoded yet, or no such instance
+        self.following: Cells | None = None
+        rows.columns.append(self)
+
+
+Cursor = tuple[Cells, int]
+
+
+class Store:
+    """The agent's objects. make_reader is called at most once a request, and only if a value must be read."""
+
+    def __init__(
+        self, scalars: Iterable[Scalar], tables: Iterable[TableDef], make_reader: Callable[[], Reader]
+    ) -> None:
+        self._make_reader = make_reader
+        self._reader: Reader | None = None
+        self._by_view_table: dict[str, list[Rows]] = {}
+        self._all: list[Rows] = []
+        columns: list[Cells] = []
+        for scalar in scalars:
+            rows = self._rows(_scalar_row, scalar.view_tables)
+            columns.append(Cells(scalar, scalar.oid, rows, _scalar_read(scalar)))
+        for table in tables:
+            rows = self._rows(table.rows, table.view_tables)
+            for column in table.columns:
+                columns.append(Cells(column, (*table.entry_oid, column.number), rows, column.read))
+        columns.sort(key=lambda column: column.oid)
+        self.columns = columns
+        for one, following in pairwise(columns):
+            if one.oid == following.oid[: len(one.oid)]:
+                raise ValueError(f"{following.target.name} lies below {one.target.name}")
+            one.following = following
+        self._oids = [column.oid for column in columns]
+        self._by_raw = {column.raw: column for column in columns}
+        self._lengths = sorted({len(column.raw) for column in columns}, reverse=True)
+
+    def _rows(self, define: Callable[[View], Iterable[tuple[Oid, Any]]], view_tables: Iterable[str]) -> Rows:
+        rows = Rows(define)
+        self._all.append(rows)
+        for name in view_tables:
+            self._by_view_table.setdefault(name, []).append(rows)
+        return rows
+
+    def changed(self, view_tables: Iterable[str]) -> None:
+        """Rows of these view tables changed: what rests on them is read anew when it is asked for."""
+        for name in view_tables:
+            for rows in self._by_view_table.get(name, ()):
+                rows.dirty = True
+
+    def changed_all(self) -> None:
+        """Everything may have changed: a snapshot came, or what is known became stale."""
+        for rows in self._all:
+            rows.dirty = True
+
+    def begin(self) -> None:
+        """A request begins: one moment in time for all its values."""
+        self._reader = None
+
+    def reader(self) -> Reader:
+        """What this request's values are read from."""
+        if self._reader is None:
+            self._reader = self._make_reader()
+        return self._reader
+
+    def column(self, raw: bytes) -> Cells | None:
+        """The object whose OID these octets begin with."""
+        for length in self._lengths:
+            column = self._by_raw.get(raw[:length])
+            if column is not None:
+                return column
+        return None
+
+    def exists(self, column: Cells, raw: bytes) -> bool:
+        """Is this instance of the column there now?"""
+        if column.rows.dirty:
+            column.rows.refresh(self.reader().view)
+        at = column.rows.index.get(raw[len(column.raw) :])
+        return at is not None and self.varbind(column, at) is not None
+
+    def varbind(self, column: Cells, at: int) -> bytes | None:
+        """The encoded variable binding of one instance; None: that row has no such value now. The rows are fresh.
+
+        Raises: whatever the object's `read` raises; BerError when its value isn't of its syntax.
+        """
+        cell = column.cells[at]
+        if cell is None:
+            value = column.read(self.reader(), column.rows.rows[at])
+            if value is None:
+                return None
+            name = ber.encode(ber.OID, column.raw + column.rows.suffixes[at])
+            cell = ber.encode(ber.SEQUENCE, name + ber.encode_value(column.syntax, value))
+            if not column.volatile:
+                column.cells[at] = cell
+        return cell
+
+    def get(self, raw: bytes) -> bytes:
+        """The encoded variable binding that a GET of this name answers, an exception included (RFC 3416 4.2.1).
+
+        Raises: BerError: the octets are no OID; else as varbind().
+        """
+        column = self.column(raw)
+        if column is not None:
+            if column.rows.dirty:
+                column.rows.refresh(self.reader().view)
+            at = column.rows.index.get(raw[len(column.raw) :])
+            if at is not None:
+                found = self.varbind(column, at)
+                if found is not None:
+                    return found
+        ber.decode_oid(raw)  # what is no instance has not been checked yet: it must at least be an OID
+        return exception(raw, ber.NO_SUCH_OBJECT if column is None else ber.NO_SUCH_INSTANCE)
+
+    def after(self, raw: bytes) -> Cursor | None:
+        """Where the first instance after this name may be: settle() finds it.
+
+        Raises: BerError: the octets are no OID.
+        """
+        column = self.column(raw)
+        if column is not None:
+            if column.rows.dirty:
+                column.rows.refresh(self.reader().view)
+            at = column.rows.index.get(raw[len(column.raw) :])
+            if at is not None:
+                return column, at + 1
+        oid = ber.decode_oid(raw)
+        if column is not None:
+            return column, bisect_right(column.rows.keys, oid[len(column.oid) :])
+        at = bisect_right(self._oids, oid)
+        return (self.columns[at], 0) if at < len(self.columns) else None
+
+    def settle(self, cursor: Cursor | None) -> tuple[bytes, Cells, int] | None:
+        """The first instance at or after the cursor: its variable binding and place; None: the end of the MIB."""
+        if cursor is None:
+            return None
+        column: Cells | None = cursor[0]
+        at = cursor[1]
+        while column is not None:
+            if column.rows.dirty:
+                column.rows.refresh(self.reader().view)
+            for place in range(at, len(column.cells)):
+                found = column.cells[place] or self.varbind(column, place)
+                if found is not None:
+                    return found, column, place
+            column, at = column.following, 0
+        return None
+
+    def name(self, column: Cells, at: int) -> bytes:
+        """The OID's octets of one instance."""
+        return column.raw + column.rows.suffixes[at]
+
+
+def exception(raw: bytes, value: bytes) -> bytes:
+    """A variable binding that carries noSuchObject, noSuchInstance or endOfMibView."""
+    return ber.encode(ber.SEQUENCE, ber.encode(ber.OID, raw) + value)
+
+
+def _scalar_row(_view: View) -> Iterable[tuple[Oid, Any]]:
+    return (((0,), None),)
+
+
+def _scalar_read(scalar: Scalar) -> Callable[[Reader, Any], Any]:
+    read = scalar.read
+    return lambda reader, _row: read(reader)

@@ -1,0 +1,118 @@
+"""The UDP sockets that requests come in by. An answer leaves from the address that was asked, through the same socket.
+
+A listener may name an address that is not on this machine yet (a group's virtual address): IP_FREEBIND lets it wait there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable
+from functools import partial
+
+# A flood must leave the loop time for the engine's socket and for timers.
+DATAGRAMS_A_WAKE = 16
+MAX_DATAGRAM = 65535
+
+_IP_FREEBIND = 15  # Linux; Python 3.11's socket module has no name for these two
+_IP_PKTINFO = 8
+
+Handle = Callable[[bytes, str, Callable[[bytes], None]], None]
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """ "host:port" or "[v6]:port" as (host, port)."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+class Listener:
+    """One listen address. open() may be called again after it failed."""
+
+    def __init__(self, text: str, handle: Handle) -> None:
+        self.text = text
+        self._address = split_address(text)
+        self._handle = handle
+        self._v6 = ":" in self._address[0]
+        self._wildcard = ipaddress.ip_address(self._address[0].partition("%")[0]).is_unspecified
+        self._socket: socket.socket | None = None
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Raises: OSError: the port is taken, or this machine has no such protocol (yet)."""
+        host, port = self._address
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        )[0]
+        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            if self._v6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if self._wildcard:
+                # Only such a socket must be told from where to answer; the others are bound to it.
+                if self._v6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+                else:
+                    sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
+        self._socket = sock
+        loop.add_reader(sock.fileno(), self._receive_any if self._wildcard else self._receive, sock)
+
+    def close(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._socket is not None:
+            loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _receive(self, sock: socket.socket) -> None:
+        for _ in range(DATAGRAMS_A_WAKE):
+            try:
+                data, source = sock.recvfrom(MAX_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error for an earlier answer
+            self._handle(data, source[0], partial(_send, sock, [], source))
+
+    def _receive_any(self, sock: socket.socket) -> None:
+        for _ in range(DATAGRAMS_A_WAKE):
+            try:
+                data, ancillary, flags, source = sock.recvmsg(MAX_DATAGRAM, 64)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                continue
+            self._handle(data, source[0], partial(_send, sock, _answer_from(ancillary), source))
+
+
+Ancillary = list[tuple[int, int, bytes]]
+
+
+def _answer_from(ancillary: Ancillary) -> Ancillary:
+    """The control message that makes an answer leave from where its request went to."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+            # struct in_pktinfo: interface, local address, destination. No interface: routing may have changed sides.
+            return [(level, kind, struct.pack("=i4s4s", 0, data[4:8], bytes(4)))]
+        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            # struct in6_pktinfo: address, interface, which only a link-local address needs.
+            link_local = data[0] == 0xFE and data[1] & 0xC0 == 0x80
+            return [(level, kind, data[:16] + (data[16:20] if link_local else bytes(4)))]
+    return []
+
+
+def _send(sock: socket.socket, ancillary: Ancillary, target: tuple[str, int], answer: bytes) -> None:
+    # UDP may lose an answer anyway: a full buffer, a vanished route or a socket closed meanwhile loses this one.
+    with contextlib.suppress(OSError):
+        if ancillary:
+            sock.sendmsg([answer], ancillary, 0, target)
+        else:
+            sock.sendto(answer, target)

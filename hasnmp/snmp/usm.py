@@ -1,0 +1,263 @@
+"""SNMPv3 messages and the User-based Security Model: RFC 3412 section 7, RFC 3414, RFC 7860 (HMAC-SHA-256-192), RFC 3826.
+
+    Engine.receive(octets) -> Incoming           an authentic, decrypted message
+                           raises Report         what the sender is to be told, if it may be told anything
+                           raises BerError       not a message
+    Engine.send(...) -> octets                   a Response or Report to an Incoming
+
+This engine is always the authoritative one: it answers, and its own notifications carry its own time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from hasnmp.settings import SnmpUser
+from hasnmp.snmp import ber
+from hasnmp.snmp.access import Principal
+from hasnmp.snmp.ber import BerError
+from hasnmp.snmp.standard import Counters
+
+MAX_BOOTS = 2147483647  # RFC 3414 section 2.2.1: an engine that reached it is in nobody's time window any more
+TIME_WINDOW_S = 150
+MAX_MESSAGE = 65507  # octets of a UDP datagram over IPv4
+DIGEST = 24  # octets of HMAC-SHA-256-192
+USM = 3
+
+NO_AUTH, AUTH, PRIV = 1, 2, 3  # security levels as RFC 3411 numbers them
+_FLAGS = {NO_AUTH: 0, AUTH: 1, PRIV: 3}
+
+_USM_STATS = (1, 3, 6, 1, 6, 3, 15, 1, 1)
+_MPD_STATS = (1, 3, 6, 1, 6, 3, 11, 2, 1)
+# counter's name -> its instance in OID octets
+REPORTS = {
+    name: ber.encode_oid(oid)
+    for name, oid in {
+        "usm_unsupported_levels": (*_USM_STATS, 1, 0),
+        "usm_not_in_window": (*_USM_STATS, 2, 0),
+        "usm_unknown_users": (*_USM_STATS, 3, 0),
+        "usm_unknown_engines": (*_USM_STATS, 4, 0),
+        "usm_wrong_digests": (*_USM_STATS, 5, 0),
+        "usm_decryption_errors": (*_USM_STATS, 6, 0),
+        "unknown_handlers": (*_MPD_STATS, 3, 0),
+        "unknown_contexts": (1, 3, 6, 1, 6, 3, 12, 1, 5, 0),
+    }.items()
+}
+
+
+def password_to_key(secret: bytes) -> bytes:
+    """A passphrase as a 32-octet key: SHA-256 over 2**20 octets of its repetition (RFC 3414 A.2, RFC 7860 section 9.3)."""
+    size = 1 << 20
+    return hashlib.sha256((secret * (size // len(secret) + 1))[:size]).digest()
+
+
+def localize(key: bytes, engine_id: bytes) -> bytes:
+    """A user's key as this engine alone knows it (RFC 3414 section 2.6)."""
+    return hashlib.sha256(key + engine_id + key).digest()
+
+
+class User:
+    """One user's keys, ready for use: hash states to be copied, a cipher that is kept."""
+
+    def __init__(self, settings: SnmpUser, engine_id: bytes) -> None:
+        self.name = settings.name.encode()
+        self.level = PRIV if settings.priv else AUTH
+        self.principal = Principal(settings.name, settings.access == "operate")
+        key = localize(password_to_key(settings.auth_secret), engine_id).ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(octet ^ 0x36 for octet in key))
+        self._outer = hashlib.sha256(bytes(octet ^ 0x5C for octet in key))
+        # ECB of single blocks is what CFB is made of (RFC 3826 section 3.1.3); a kept ECB context needs no new set-up for
+        # each message's initialisation vector, which would cost several times the work itself.
+        self._block: Callable[[bytes], bytes] | None = None
+        if settings.priv:
+            key = localize(password_to_key(settings.priv_secret), engine_id)[:16]
+            cipher: Any = Cipher(algorithms.AES(key), modes.ECB())
+            self._block = cipher.encryptor().update
+
+    def digest(self, message: bytes) -> bytes:
+        """HMAC-SHA-256-192 of a whole message whose authentication parameters are zeroes."""
+        inner = self._inner.copy()
+        inner.update(message)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()[:DIGEST]
+
+    def decrypt(self, data: bytes, vector: bytes) -> bytes:
+        """AES-128 in CFB mode: every key block is the cipher of the ciphertext before, so all are made in one call."""
+        assert self._block is not None
+        size = len(data)
+        chain = vector + data
+        stream = self._block(chain[: (size + 15) // 16 * 16])[:size]
+        return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(size, "big")
+
+    def encrypt(self, data: bytes, vector: bytes) -> bytes:
+        assert self._block is not None
+        out = []
+        for at in range(0, len(data), 16):
+            part = data[at : at + 16]
+            stream = self._block(vector)[: len(part)]
+            vector = (int.from_bytes(part, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(part), "big")
+            out.append(vector)
+        return b"".join(out)
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A message's header and, once it is known to be authentic, its plain scoped PDU: octets[start:stop] of `data`."""
+
+    msg_id: int
+    max_size: int  # octets that the sender takes
+    reportable: bool
+    level: int
+    user: User | None = None
+    data: bytes = b""
+    start: int = 0
+    stop: int = 0
+
+
+class Report(Exception):
+    """A message that is refused: `counter` (already counted) goes to its sender in a Report of this security level."""
+
+    def __init__(self, counter: str, message: Incoming, level: int = NO_AUTH) -> None:
+        super().__init__(counter)
+        self.counter, self.message, self.level = counter, message, level
+
+
+class Engine:
+    """This SNMP engine: its identity, its time, its users.
+
+    seconds: what snmpEngineTime is, whole seconds since this start of the engine.
+    """
+
+    def __init__(
+        self, engine_id: bytes, boots: int, seconds: Callable[[], int], users: tuple[SnmpUser, ...], counters: Counters
+    ) -> None:
+        self.id = engine_id
+        self.boots = boots
+        self.seconds = seconds
+        self.users = {user.name: user for user in (User(settings, engine_id) for settings in users)}
+        self._counters = counters
+        # Unique under a key for as long as (boots, time) is the same: it counts, from a random start (RFC 3826 3.1.2.1).
+        self._salt = int.from_bytes(os.urandom(8), "big")
+
+    def _refuse(self, counter: str, message: Incoming, level: int = NO_AUTH) -> Report:
+        self._counters.add(counter)
+        return Report(counter, message, level)
+
+    def receive(self, data: bytes, pos: int, end: int) -> Incoming | None:
+        """Take in a message from after its version. None: refused without a word, and counted.
+
+        Raises: Report, BerError.
+        """
+        # RFC 3412 section 7.2: the header.
+        start, header_end = ber.expect(data, pos, end, ber.SEQUENCE)
+        msg_id, start = ber.integer(data, start, header_end)
+        max_size, start = ber.integer(data, start, header_end)
+        flags, start = ber.octets(data, start, header_end)
+        model, start = ber.integer(data, start, header_end)
+        if msg_id < 0 or max_size < 484 or len(flags) != 1 or model < 1 or start != header_end:
+            raise BerError("message header out of its ranges")
+        if model != USM:
+            self._counters.add("unknown_models")
+            return None
+        level = {0: NO_AUTH, 1: AUTH, 3: PRIV}.get(flags[0] & 3)
+        if level is None:  # privacy without authentication
+            self._counters.add("invalid_messages")
+            return None
+        message = Incoming(msg_id, max_size, bool(flags[0] & 4), level)
+
+        # RFC 3414 section 3.2 (1): the security parameters.
+        start, params_end = ber.expect(data, header_end, end, ber.OCTETS)
+        inner, inner_end = ber.expect(data, start, params_end, ber.SEQUENCE)
+        if inner_end != params_end:
+            raise BerError("octets after the security parameters")
+        engine_id, inner = ber.octets(data, inner, inner_end)
+        boots, inner = ber.integer(data, inner, inner_end)
+        time_s, inner = ber.integer(data, inner, inner_end)
+        name, inner = ber.octets(data, inner, inner_end)
+        auth_at, auth_end = ber.expect(data, inner, inner_end, ber.OCTETS)
+        salt, inner = ber.octets(data, auth_end, inner_end)
+        if inner != inner_end or boots < 0 or time_s < 0 or len(name) > 32:
+            raise BerError("security parameters out of their ranges")
+        tag, start, stop = ber.tlv(data, params_end, end)
+        if stop != end or tag != (ber.OCTETS if level == PRIV else ber.SEQUENCE):
+            raise BerError("no scoped PDU of the kind that the flags announce")
+
+        # (3) to (5). An empty engine ID is how a manager discovers ours (section 4).
+        if engine_id != self.id:
+            raise self._refuse("usm_unknown_engines", message)
+        user = self.users.get(name)
+        if user is None:
+            raise self._refuse("usm_unknown_users", message)
+        # Each user is configured for one level. A lower one is no less "unsupported" than a higher one, and saying so is
+        # clearer to a manager than VACM's authorizationError, which would come of it.
+        if level != user.level:
+            raise self._refuse("usm_unsupported_levels", message)
+        # (6) authentic?
+        if auth_end - auth_at != DIGEST:
+            raise self._refuse("usm_wrong_digests", message)
+        blank = data[:auth_at] + bytes(DIGEST) + data[auth_end:]
+        if not hmac.compare_digest(user.digest(blank), data[auth_at:auth_end]):
+            raise self._refuse("usm_wrong_digests", message)
+        message.user = user
+        # (7a) timely? The Report is authenticated, so that the manager can believe the time in it.
+        if self.boots == MAX_BOOTS or boots != self.boots or abs(time_s - self.seconds()) > TIME_WINDOW_S:
+            raise self._refuse("usm_not_in_window", message, AUTH)
+        # (8) decrypt.
+        if level == PRIV:
+            if len(salt) != 8:
+                raise self._refuse("usm_decryption_errors", message)
+            vector = boots.to_bytes(4, "big") + time_s.to_bytes(4, "big") + salt
+            data = user.decrypt(data[start:stop], vector)
+            try:
+                # No padding is added in CFB mode, but a sender may have (RFC 3826 section 3.1.4): what follows is ignored.
+                start, stop = ber.expect(data, 0, len(data), ber.SEQUENCE)
+            except BerError:
+                # Authentic, yet no scoped PDU: the two ends have different privacy keys.
+                raise self._refuse("usm_decryption_errors", message) from None
+        message.data, message.start, message.stop = data, start, stop
+        return message
+
+    def send(self, message: Incoming, pdu: bytes, level: int) -> bytes:
+        """The answer to a message, at this security level (0 < level <= what its user has)."""
+        scoped = ber.encode(ber.SEQUENCE, ber.encode(ber.OCTETS, self.id) + b"\x04\x00" + pdu)
+        user = message.user if level > NO_AUTH else None
+        seconds = self.seconds()
+        salt = b""
+        if level == PRIV:
+            assert user is not None
+            self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
+            salt = self._salt.to_bytes(8, "big")
+            vector = self.boots.to_bytes(4, "big") + seconds.to_bytes(4, "big") + salt
+            scoped = ber.encode(ber.OCTETS, user.encrypt(scoped, vector))
+        params = (
+            ber.encode(ber.OCTETS, self.id) + ber.encode_integer(self.boots) + ber.encode_integer(seconds)
+            + ber.encode(ber.OCTETS, user.name if user is not None else b"")
+            + ber.encode(ber.OCTETS, bytes(DIGEST) if user is not None else b"")
+        )  # fmt: skip
+        privacy = ber.encode(ber.OCTETS, salt)
+        header = ber.encode(
+            ber.SEQUENCE,
+            ber.encode_integer(message.msg_id) + ber.encode_integer(MAX_MESSAGE)
+            + ber.encode(ber.OCTETS, bytes((_FLAGS[level],))) + ber.encode_integer(USM),
+        )  # fmt: skip
+        security = ber.encode(ber.OCTETS, ber.encode(ber.SEQUENCE, params + privacy))
+        whole = ber.encode(ber.SEQUENCE, b"\x02\x01\x03" + header + security + scoped)
+        if user is not None:
+            at = len(whole) - len(scoped) - len(privacy) - DIGEST
+            whole = whole[:at] + user.digest(whole) + whole[at + DIGEST :]
+        return whole
+
+    def report(self, refused: Report, request_id: int = 0) -> bytes:
+        """A Report-PDU that carries the counter which was incremented (RFC 3412 section 7.1)."""
+        count = ber.encode_value(ber.COUNTER32, self._counters.value(refused.counter))
+        varbind = ber.encode(ber.SEQUENCE, ber.encode(ber.OID, REPORTS[refused.counter]) + count)
+        pdu = ber.encode_integer(request_id) + b"\x02\x01\x00\x02\x01\x00" + ber.encode(ber.SEQUENCE, varbind)
+        return self.send(refused.message, ber.encode(0xA8, pdu), refused.level)

@@ -1,0 +1,207 @@
+"""The exec agent with real programs."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from hasnmp import settings
+from hasnmp.core.events import Action, HeldLease, Outcome
+from hasnmp.runtime import messages
+from tests.agents.bench import Bench, service
+
+SLEEP = ("sleep", "60")
+STUBBORN = ("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
+
+
+def play(*services: settings.Service) -> Any:
+    """Run a test's coroutine against a bench with these services."""
+
+    def decorate(test: Any) -> Any:
+        def run() -> None:
+            async def whole() -> None:
+                bench = Bench(*services)
+                try:
+                    await test(bench)
+                finally:
+                    await bench.close()
+
+            asyncio.run(whole())
+
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return run
+
+    return decorate
+
+
+@play(service(command=SLEEP))
+async def test_a_program_starts_fast_is_checked_and_stops(bench: Bench) -> None:
+    started = await bench.act("web", Action.START)
+    assert started.outcome is Outcome.OK and started.pid > 0
+    assert started.took_us < 80_000, "a planned failover of one address and one program has 100 ms"
+    checked = await bench.act("web", Action.CHECK)
+    assert (checked.outcome, checked.pid) == (Outcome.OK, started.pid)
+    again = await bench.act("web", Action.START)
+    assert (again.outcome, again.pid) == (Outcome.OK, started.pid), "a started service is not started twice"
+    stopped = await bench.act("web", Action.STOP)
+    assert stopped.outcome is Outcome.OK and stopped.took_us < 500_000
+    assert (await bench.act("web", Action.CHECK)).outcome is Outcome.NOT_RUNNING
+    assert (await bench.act("web", Action.STOP)).outcome is Outcome.OK
+    assert bench.exits() == [], "an end that was ordered is no failure"
+
+
+@play(service(command=("/nowhere/gateway",)))
+async def test_a_missing_program_says_so(bench: Bench) -> None:
+    result = await bench.act("web", Action.START)
+    assert result.outcome is Outcome.MISSING and "/nowhere/gateway: No such file" in result.message
+
+
+@play(service(command=("sh", "-c", "echo no license for port 7001 >&2; exit 3")))
+async def test_a_program_that_ends_at_once_has_failed(bench: Bench) -> None:
+    result = await bench.act("web", Action.START)
+    assert result.outcome is Outcome.FAILED
+    assert "exit status 3" in result.message and "no license for port 7001" in result.message
+    assert bench.exits() == []
+
+
+@play(service(command=("sh", "-c", "sleep 0.1; echo out of memory; exit 9")))
+async def test_an_unexpected_end_is_told_at_once(bench: Bench) -> None:
+    assert (await bench.act("web", Action.START)).outcome is Outcome.OK
+    await bench.until(bench.exits)
+    assert "exit status 9" in bench.exits()[0].message and "out of memory" in bench.exits()[0].message
+    assert (await bench.act("web", Action.CHECK)).outcome is Outcome.NOT_RUNNING
+    assert (await bench.act("web", Action.START)).outcome is Outcome.OK, "it can be started again"
+
+
+@play(service(command=STUBBORN))
+async def test_a_program_that_ignores_sigterm_is_ended_by_force_in_time(bench: Bench) -> None:
+    await bench.act("web", Action.START)
+    await asyncio.sleep(0.05)  # so that its trap is set
+    result = await bench.act("web", Action.STOP, timeout_ms=600)
+    assert result.outcome is Outcome.OK and "by force" in result.message
+    assert 300_000 < result.took_us < 600_000
+    assert any(isinstance(m, messages.End) for m in bench.sent)
+
+
+@play(
+    service(
+        command=("sh", "-c", "trap '' TERM; trap 'exit 0' INT; echo up; while :; do sleep 0.01; done"),
+        stop_signal="INT",
+    )
+)
+async def test_the_stop_signal_is_the_configured_one(bench: Bench) -> None:
+    await bench.act("web", Action.START)
+    await asyncio.sleep(0.05)
+    result = await bench.act("web", Action.STOP, timeout_ms=2000)
+    assert result.outcome is Outcome.OK and result.took_us < 500_000
+    assert not any(isinstance(m, messages.End) for m in bench.sent)
+
+
+@play(service(command=SLEEP))
+async def test_a_program_that_can_not_be_ended_is_a_timed_out_stop(bench: Bench) -> None:
+    await bench.act("web", Action.START)
+    bench.deaf = True
+    result = await bench.act("web", Action.STOP, timeout_ms=300)
+    assert result.outcome is Outcome.TIMED_OUT and result.took_us < 320_000
+    bench.deaf = False
+    assert (await bench.act("web", Action.STOP)).outcome is Outcome.OK
+
+
+@play(service(command=STUBBORN, stop_command=("sh", "-c", "echo bye; kill -9 -- -$(cat /tmp/nothing.pid)")))
+async def test_a_stop_command_that_fails_leaves_the_program_to_the_signal(bench: Bench) -> None:
+    await bench.act("web", Action.START)
+    result = await bench.act("web", Action.STOP, timeout_ms=600)
+    assert result.outcome is Outcome.OK and "stop_command: exit status" in result.message
+    runs = [m for m in bench.sent if isinstance(m, messages.Run)]
+    assert [r.purpose for r in runs] == [messages.Purpose.SERVICE, messages.Purpose.STOP]
+
+
+@play(
+    service(
+        command=("sh", "-c", 'echo "$HASNMP_SERVICE $HASNMP_TOKEN $KEPT"; exit 1'),
+        env={"KEPT": "x"},
+    )
+)
+async def test_a_program_is_told_its_token(bench: Bench) -> None:
+    bench.host.token(HeldLease("g", 41, 1))
+    assert "web 41 x" in (await bench.act("web", Action.START)).message
+
+
+@play(service(command=SLEEP))
+async def test_without_a_lease_the_guardian_refuses(bench: Bench) -> None:
+    bench.refuse["web"] = messages.RunFailed(1, Outcome.REFUSED, "no live lease of g")
+    result = await bench.act("web", Action.START)
+    assert (result.outcome, result.message) == (Outcome.REFUSED, "no live lease of g")
+
+
+@play(service(command=SLEEP))
+async def test_a_silent_guardian_ends_the_attempt_in_time(bench: Bench) -> None:
+    bench.deaf = True
+    result = await bench.act("web", Action.START, timeout_ms=100)
+    assert result.outcome is Outcome.TIMED_OUT and result.took_us < 200_000
+    assert isinstance(bench.sent[-1], messages.End), "a program that comes up late is not left"
+
+
+@play(service(command=SLEEP))
+async def test_a_former_engines_program_is_taken_over(bench: Bench) -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    running = messages.Running(77, "g", "web", messages.Purpose.SERVICE, process.pid, 5)
+    stray = messages.Running(78, "g", "gone", messages.Purpose.SERVICE, 2, 5)
+    adopted = bench.agents.adopt((running, stray), ())
+    assert [(a.service, a.pid, a.since_ns) for a in adopted] == [("web", process.pid, 5)]
+    assert bench.sent == [messages.End(78)]
+    assert (await bench.act("web", Action.CHECK)).pid == process.pid
+    process.kill()
+    await process.wait()
+    bench.host.handle(messages.Exited(77, "g", "web", messages.Purpose.SERVICE, process.pid, -1, 9, "", 2_000_000))
+    assert [(e.pid, e.message) for e in bench.exits()] == [(process.pid, "signal 9 after 2.0 s")]
+
+
+SERVER = """
+import http.server, sys, time
+time.sleep(0.15)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+def test_a_start_lasts_until_the_first_good_check(kind: str) -> None:
+    port = free_port()
+    check = settings.Check("tcp", host="127.0.0.1", port=port)
+    if kind == "http":
+        check = settings.Check("http", url=f"http://127.0.0.1:{port}/", status=200)
+    one = service(command=(sys.executable, "-c", SERVER, str(port)), check=check)
+
+    async def story(bench: Bench) -> None:
+        started = await bench.act("web", Action.START, timeout_ms=8000)
+        assert started.outcome is Outcome.OK, started
+        assert started.took_us > 150_000, "before that nothing listens"
+        assert (await bench.act("web", Action.CHECK)).outcome is Outcome.OK
+        assert (await bench.act("web", Action.STOP)).outcome is Outcome.OK
+
+    play(one)(story)()
+
+
+@play(service(command=SLEEP, check=settings.Check("tcp", host="127.0.0.1", port=1)))
+async def test_a_service_that_never_answers_has_not_started(bench: Bench) -> None:
+    result = await bench.act("web", Action.START, timeout_ms=400)
+    assert result.outcome is Outcome.TIMED_OUT and result.took_us < 450_000
+    assert "not up within" in result.message and "Connection refused" in result.message
+    assert (await bench.act("web", Action.STOP)).outcome is Outcome.OK, "what it left is stopped"
+
+
+@play(service(command=("sh", "-c", "sleep 0.1; exit 4"), check=settings.Check("tcp", host="127.0.0.1", port=1)))
+async def test_a_program_that_ends_while_it_is_awaited_fails_at_once(bench: Bench) -> None:
+    result = await bench.act("web", Action.START, timeout_ms=5000)
+    assert result.outcome is Outcome.FAILED and "exit status 4" in result.message and result.took_us < 1_000_000

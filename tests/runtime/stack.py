@@ -1,0 +1,170 @@
+"""A real guardian whose engine is the test itself: the engine process only relays messages to and from the test."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hasnmp.core.events import Extend, Extended, HeldLease
+from hasnmp.runtime import guardian, programs
+from hasnmp.runtime.kernel import boottime_ns
+from hasnmp.runtime.messages import Channel, FromEngine, Hello, Purpose, Run, decode, encode
+from hasnmp.settings import Arbiter, Config, Group, Heartbeat, NodeSettings, Service
+
+MS = 1_000_000
+T = TypeVar("T")
+
+
+def make_config(run_dir: str, cluster: str, address: dict[str, Any] | None = None) -> Config:
+    services = [Service("web", "g", "exec", {}), Service("db", "g", "exec", {})]
+    if address:
+        services.append(Service("vip", "g", "address", address))
+    return Config(
+        cluster,
+        (NodeSettings("n", {"lan": "127.0.0.1"}),),
+        Heartbeat(kill_ms=150),
+        Arbiter("none"),
+        (Group("g", ("n",), tuple(services)), Group("h", ("n",), (Service("mail", "h", "exec", {}),))),
+        run_dir=run_dir,
+    )
+
+
+def engine(config: Config, node: str, hello: Hello, link: Channel, lease_io: socket.socket, store: socket.socket) -> int:
+    test = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    test.connect(str(Path(config.run_dir, "engine.sock")))
+    test.send(pickle.dumps((os.getpid(), hello)))
+    while True:
+        readable, _, _ = select.select([test, link.sock], [], [])
+        if test in readable:
+            data = test.recv(1 << 18)
+            if not data:
+                return 1
+            if data.startswith(b"exit "):
+                return int(data[5:])
+            link.sock.setblocking(True)
+            link.sock.send(data)
+        if link.sock in readable:
+            data = link.sock.recv(1 << 18)
+            if not data:
+                left = programs.end_everything(config, node)
+                test.send(pickle.dumps(("guardian lost", left)))
+                return 3
+            test.send(data)
+
+
+def silent_child(config: Config, node: str, sock: socket.socket) -> int:
+    Path(config.run_dir, "lease_io.pids").open("a").write(f"{os.getpid()}\n")
+    while True:
+        data = sock.recv(100)
+        sock.send(data)
+
+
+class Stack:
+    """A guardian process and its engine's brain: send(), expect(), and the pids of both."""
+
+    def __init__(self, folder: Path, mode: str = "cgroup", address: str = "", netns: str = "") -> None:
+        self.folder, self.netns = folder, netns
+        self.arguments = [str(folder), f"t{os.getpid()}", mode, address]
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(str(folder / "engine.sock"))
+        self.listener.listen()
+        self.conn: socket.socket | None = None
+        self.messages: list[Any] = []
+        self.run = 0
+        self.start()
+
+    def start(self) -> Hello:
+        command = [sys.executable, "-m", "tests.runtime.stack", *self.arguments]
+        if self.netns:
+            command = ["ip", "netns", "exec", self.netns, *command]
+        with open(self.folder / "log", "a") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
+        return self.accept(10)
+
+    def accept(self, within_s: float = 3) -> Hello:
+        """Wait for the next engine."""
+        self.listener.settimeout(within_s)
+        if self.conn:
+            self.conn.close()
+        self.conn, _ = self.listener.accept()
+        self.engine_pid, self.hello = pickle.loads(self.conn.recv(1 << 18))
+        self.messages.clear()
+        self.run = max(self.run, self.hello.next_run - 1)
+        return self.hello  # type: ignore[no-any-return]
+
+    def send(self, message: FromEngine) -> None:
+        assert self.conn
+        self.conn.send(encode(message))
+
+    def expect(self, kind: type[T], within_s: float = 2, **values: Any) -> T:
+        """The next message of this kind with these values; others that come meanwhile are kept for later calls."""
+        deadline = time.monotonic() + within_s
+        while True:
+            for message in self.messages:
+                if isinstance(message, kind) and all(getattr(message, k) == v for k, v in values.items()):
+                    self.messages.remove(message)
+                    return message
+            assert self.conn
+            self.conn.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data = self.conn.recv(1 << 18)
+            except TimeoutError:
+                raise AssertionError(f"no {kind.__name__} {values} within {within_s} s; {self.messages}; {self.log()}") from None
+            assert data, f"the engine's end closed while {kind.__name__} was awaited: {self.log()}"
+            self.messages.append(decode(data))
+
+    def lease(self, for_ms: int, group: str = "g", token: int = 1) -> int:
+        """Extend the group's lease; gives its expiry."""
+        until = boottime_ns() + for_ms * MS
+        self.send(Extend((HeldLease(group, token, until),)))
+        assert self.expect(Extended).ok
+        return until
+
+    def program(self, *argv: str, service: str = "web", purpose: Purpose = Purpose.SERVICE, group: str = "g", **more: Any) -> int:
+        self.run += 1
+        self.send(Run(self.run, group, service, argv, purpose, **more))
+        return self.run
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            for pid in (self.process.pid, self.engine_pid):
+                try:
+                    os.kill(pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    pass
+            self.process.terminate()
+            try:
+                assert self.conn
+                self.conn.send(b"exit 0")
+            except OSError:
+                pass
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        programs.end_everything(make_config(self.arguments[0], self.arguments[1]), "n")
+        self.listener.close()
+
+
+def main() -> int:
+    folder, cluster, mode, address = sys.argv[1:]
+    if mode == "ordinary":
+        guardian.open_cgroups = programs.open_cgroups = lambda config, node: None  # type: ignore[assignment]
+    ip = {"ip": address, "interface": "srv0"} if address else None
+    return guardian.run(make_config(folder, cluster, ip), "n", guardian.Children(engine, lease_io=silent_child))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

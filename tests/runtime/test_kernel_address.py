@@ -1,0 +1,255 @@
+"""Addresses that the kernel ends: real packets between two network namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hasnmp.runtime import kernel_address
+from hasnmp.runtime.kernel_address import AddressError, KernelAddresses, boottime_ns
+from tests.runtime.netns import Cable, Probe, inside
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.serial,  # it measures milliseconds
+]
+MS = 1_000_000
+V4, V6 = "192.0.2.100", "2001:db8::100"
+
+
+@pytest.fixture(scope="module")
+def cable() -> Iterator[Cable]:
+    made = Cable()
+    yield made
+    made.remove()
+
+
+@pytest.fixture(params=[V4, V6])
+def probe(request: pytest.FixtureRequest, cable: Cable) -> Iterator[Probe]:
+    made = Probe(cable, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(cable: Cable) -> Iterator[KernelAddresses]:
+    alarms: list[str] = []
+    with inside(cable.server):
+        made = KernelAddresses("t", alarms.append)
+        made.alarms = alarms  # type: ignore[attr-defined]
+        made.cleanup((V4, V6))
+        yield made
+        made.uninstall()
+    made.close()
+
+
+def prefix(ip: str) -> int:
+    return 64 if ":" in ip else 24
+
+
+def until(true: Callable[[], bool], within_s: float) -> float:
+    """Seconds until it is true; fails the test if it isn't in time."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < within_s, f"not within {within_s} s"
+    return time.monotonic() - began
+
+
+def on_interface(cable: Cable, ip: str) -> bool:
+    return f"{ip}/" in cable.run(cable.server, "ip", "addr", "show", "dev", "srv0").stdout
+
+
+def test_answers_while_renewed_and_is_silent_when_not(cable: Cable, node: KernelAddresses, probe: Probe) -> None:
+    ip = probe.address
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 300 * MS)
+    until(probe.answers, 0.1)
+    for _ in range(8):  # well past the first lease
+        node.renew("web", expiry := boottime_ns() + 300 * MS)
+        time.sleep(0.06)
+        assert probe.answers()
+    until(lambda: not probe.answers(), 0.4)
+    late_ms = (boottime_ns() - expiry) / MS
+    assert late_ms < 50, f"still answered {late_ms} ms after its lease"
+    until(lambda: not on_interface(cable, ip), 2)  # and its valid lifetime takes it off
+
+
+def test_arp_ping_and_neighbour_discovery(cable: Cable, node: KernelAddresses, probe: Probe) -> None:
+    ip = probe.address
+
+    def resolves() -> bool:
+        cable.run(cable.client, "ip", "neigh", "flush", "dev", "cli0")
+        if ":" in ip:
+            probe.answers()  # its first datagram asks who has the address
+            return "lladdr" in cable.run(cable.client, "ip", "neigh", "show", ip).stdout
+        return cable.run(cable.client, "arping", "-c", "1", "-w", "1", "-I", "cli0", ip).returncode == 0
+
+    # Something else puts the address there: protected and without a lease, it stays silent.
+    cable.run(cable.server, "ip", "addr", "add", f"{ip}/{prefix(ip)}", "dev", "srv0", "nodad")
+    assert not probe.answers()
+    assert not resolves()
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 5000 * MS)
+    until(resolves, 1)
+    assert probe.answers()
+    node.remove("web")
+    assert not probe.answers()
+    assert not on_interface(cable, ip)
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_frozen_or_dead_process_falls_silent(cable: Cable, probe: Probe, how: signal.Signals) -> None:
+    ip, lease_ms = probe.address, 300
+    child = os.fork()
+    if child == 0:
+        try:
+            with inside(cable.server):
+                held = KernelAddresses("t")
+                held.cleanup((ip,))
+                held.add("web", ip, prefix(ip), "srv0", boottime_ns() + lease_ms * MS)
+                while True:
+                    with contextlib.suppress(AddressError, KeyError):  # it goes on trying, after it was frozen
+                        held.renew("web", boottime_ns() + lease_ms * MS)
+                    time.sleep(0.02)
+        finally:
+            os._exit(1)
+    try:
+        until(probe.answers, 2)
+        time.sleep(0.1)
+        assert probe.answers()
+        os.kill(child, how)
+        took = until(lambda: not probe.answers(), 1)
+        assert took < (lease_ms + 50) / 1000
+        if how == signal.SIGSTOP:
+            os.kill(child, signal.SIGCONT)  # it goes on renewing with a fresh lease: the lapsed one must not come back
+            deadline = time.monotonic() + 0.3
+            while time.monotonic() < deadline:
+                assert not probe.answers()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with inside(cable.server):
+            after = KernelAddresses("t")
+            left = after.cleanup()  # what the killed one left, by its own table's list
+            after.uninstall()
+            after.close()
+    assert left == (f"address {ip}/{prefix(ip)}",) or not on_interface(cable, ip)
+    assert not on_interface(cable, ip)
+
+
+def test_lapsed_is_never_resurrected(cable: Cable, node: KernelAddresses, probe: Probe) -> None:
+    ip = probe.address
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 100 * MS)
+    until(lambda: not probe.answers(), 0.3)
+    with pytest.raises(AddressError, match="ended by the kernel"):
+        node.renew("web", boottime_ns() + 5000 * MS)
+    assert not probe.answers()
+    assert not on_interface(cable, ip)
+    assert node.present() == ()
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 1000 * MS)  # a new lease adds it anew
+    until(probe.answers, 0.1)
+
+
+def test_frozen_between_reading_the_clock_and_the_kernel(
+    cable: Cable, node: KernelAddresses, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ip = probe.address
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 200 * MS)
+    real = node._filter.renew
+    frozen = [0.15]
+
+    def late(address: str, for_ms: int) -> None:
+        time.sleep(frozen.pop() if frozen else 0)
+        real(address, for_ms)
+
+    monkeypatch.setattr(node._filter, "renew", late)
+    expiry = boottime_ns() + 300 * MS
+    node.renew("web", expiry)  # the first try gives 150 ms too much, the second puts it right
+    until(lambda: not probe.answers(), 0.5)
+    assert (boottime_ns() - expiry) / MS < 50
+    # And while it is first added: the element made for 20 ms has lapsed when the renewal comes.
+    frozen.append(0.05)
+    node.remove("web")
+    with pytest.raises(AddressError, match="stalled"):
+        node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 1000 * MS)
+    assert not probe.answers()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["flush ruleset", "delete table inet hasnmp_t", "delete table arp hasnmp_t", "flush table inet hasnmp_t",
+     "flush chain arp hasnmp_t output"],
+)  # fmt: skip
+def test_tampering_is_seen_and_restored(cable: Cable, node: KernelAddresses, damage: str) -> None:
+    alarms: list[str] = node.alarms  # type: ignore[attr-defined]
+    node.add("web", V4, 24, "srv0", boottime_ns() + 1000 * MS)
+    node.add("web6", V6, 64, "srv0", boottime_ns() + 1000 * MS)
+    assert cable.run(cable.server, "nft", *damage.split()).returncode == 0
+    assert node.verify() != ""
+    expiry = boottime_ns() + 400 * MS
+    node.renew("web", expiry)
+    node.renew("web6", expiry)
+    assert node.verify() == ""
+    assert len(alarms) == 1
+    assert "restored" in alarms[0]
+    probes = [Probe(cable, ip) for ip in (V4, V6)]
+    try:
+        for probe in probes:
+            until(probe.answers, 0.1)
+        until(lambda: not any(probe.answers() for probe in probes), 0.6)
+    finally:
+        for probe in probes:
+            probe.close()
+    assert (boottime_ns() - expiry) / MS < 60
+
+
+def test_others_changes_are_no_alarm(cable: Cable, node: KernelAddresses) -> None:
+    node.add("web", V4, 24, "srv0", boottime_ns() + 1000 * MS)
+    cable.run(cable.server, "nft", "add", "table", "inet", "other")
+    node.renew("web", boottime_ns() + 1000 * MS)
+    assert node.alarms == []  # type: ignore[attr-defined]
+    cable.run(cable.server, "nft", "delete", "table", "inet", "other")
+
+
+def test_a_protected_address_of_another_node_stays_reachable(cable: Cable, node: KernelAddresses) -> None:
+    """A node without the address is still a client of its owner, and learns from its announcements."""
+    there = cable.turned()
+    for ip in (V4, V6):
+        cable.run(cable.client, "ip", "addr", "add", f"{ip}/{prefix(ip)}", "dev", "cli0", "nodad")
+        probe = Probe(there, ip)
+        try:
+            until(probe.answers, 1)
+        finally:
+            probe.close()
+            cable.run(cable.client, "ip", "addr", "del", f"{ip}/{prefix(ip)}", "dev", "cli0")
+
+
+def test_no_interface_and_idempotence(cable: Cable, node: KernelAddresses) -> None:
+    with pytest.raises(AddressError, match="no interface nope0"):
+        node.add("web", V4, 24, "nope0", boottime_ns() + 1000 * MS)
+    with pytest.raises(AddressError):
+        node.add("web", V4, 24, "srv0", boottime_ns() - 1)  # a lease that is over
+    assert not on_interface(cable, V4)
+    node.add("web", V4, 24, "srv0", boottime_ns() + 1000 * MS)
+    node.add("web", V4, 24, "srv0", boottime_ns() + 1000 * MS)
+    node.remove("web")
+    node.remove("web")
+    node.uninstall()
+    assert cable.run(cable.server, "nft", "list", "ruleset").stdout == ""
+
+
+def test_a_renewal_is_cheap_and_rare(node: KernelAddresses) -> None:
+    node.add("web", V4, 24, "srv0", boottime_ns() + 1000 * MS)
+    began = time.process_time()
+    for _ in range(200):
+        node.renew("web", boottime_ns() + 1000 * MS)
+    each_us = (time.process_time() - began) / 200 * 1e6
+    assert each_us < 300, f"{each_us} us"
+    now = boottime_ns()
+    assert not node.renew_due("web", now + 1000 * MS)  # just renewed
+    assert kernel_address.FIRST_MS < 1000
+    assert now + 400 * MS < node.renew_at_ns("web") < now + 600 * MS
