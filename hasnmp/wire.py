@@ -41,7 +41,14 @@ class DatagramKind(IntEnum):
     EXCHANGE = 3  # carries one message of the ordered stream between two incarnations, or only acknowledges
 
 
-class NodeFlag(IntFlag):
+class Flags(IntFlag):
+    """Flags of which a single one is asked for all day long: `flags & ONE` is a plain number, three times as fast."""
+
+    def __and__(self, other: int) -> int:  # type: ignore[override]
+        return int.__and__(self, other)
+
+
+class NodeFlag(Flags):
     STARTING = 1  # still listening: acquires nothing
     STANDBY = 2  # drained by the administrator
     RECOVERING = 4  # waits for the administrator's word
@@ -49,7 +56,7 @@ class NodeFlag(IntFlag):
     INHIBITED = 16
 
 
-class GroupFlag(IntFlag):
+class GroupFlag(Flags):
     OWNER = 1  # the sender holds the lease of (group, token)
     ASK = 2  # the sender asks for a promise of (group, token), for itself
     PROMISE = 4  # the sender promises (group, token) to the receiver's holder, for duration_ms

@@ -20,12 +20,14 @@ from hasnmp.runtime.messages import HeldAddress, Purpose, Running
 class Agent(Protocol):
     """What handles one service. A call may be cancelled at any point: its time was over.
 
-    owned: False asks only for what can be known without running the service.
+    glance: the answer to a check if it is known at once and without waiting (most are: the cheapest of all checks), None
+    if check must ask. With act.owned False both look only at what can be known without running the service.
     """
 
     async def start(self, act: Act) -> Verdict: ...
     async def stop(self, act: Act) -> Verdict: ...
-    async def check(self, act: Act, owned: bool) -> Verdict: ...
+    def glance(self, act: Act) -> Verdict | None: ...
+    async def check(self, act: Act) -> Verdict: ...
 
 
 AGENTS: dict[str, type] = {"exec": ExecAgent, "address": AddressAgent, "passive": PassiveAgent}
@@ -62,7 +64,13 @@ class Agents:
         return tuple(adopted)
 
     def act(self, act: Act) -> None:
-        """Begin; the AgentResult comes later."""
+        """Begin; the AgentResult comes later, after the effects that are being executed."""
+        if act.action is Action.CHECK:
+            began_ns = time.monotonic_ns()
+            verdict = self._glance(act)
+            if verdict is not None:
+                self._answer(act, verdict, began_ns)
+                return
         task = asyncio.get_running_loop().create_task(self._do(act))
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
@@ -78,13 +86,25 @@ class Agents:
                     case Action.STOP:
                         verdict = await agent.stop(act)
                     case Action.CHECK:
-                        verdict = await agent.check(act, act.owned)
+                        verdict = await agent.check(act)
         except TimeoutError:
             verdict = Verdict(Outcome.TIMED_OUT, f"{act.action} took longer than {act.timeout_ms} ms")
         except Exception as error:
-            # A defect in one agent is that service's failure, not the node's.
-            self._log.exception("agent_failed", service=act.service, action=act.action)
-            verdict = Verdict(Outcome.FAILED, f"defect in the agent: {error!r}")
+            verdict = self._defect(act, error)
+        self._answer(act, verdict, began_ns)
+
+    def _glance(self, act: Act) -> Verdict | None:
+        try:
+            return self._agents[act.service].glance(act)
+        except Exception as error:
+            return self._defect(act, error)
+
+    def _defect(self, act: Act, error: Exception) -> Verdict:
+        """A defect in one agent is that service's failure, not the node's."""
+        self._log.exception("agent_failed", service=act.service, action=act.action)
+        return Verdict(Outcome.FAILED, f"defect in the agent: {error!r}")
+
+    def _answer(self, act: Act, verdict: Verdict, began_ns: int) -> None:
         took_us = (time.monotonic_ns() - began_ns) // 1000
         self._host.tell(
             AgentResult(act.attempt, act.service, verdict.outcome, verdict.message, took_us, verdict.pid)

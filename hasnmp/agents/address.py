@@ -55,7 +55,7 @@ class AddressAgent:
             return Verdict(Outcome.FAILED, f"{self._ip} on {self._interface}: {done.text}")
         return Verdict(Outcome.OK, f"{self._ip} is off {self._interface}")
 
-    async def check(self, act: Act, owned: bool) -> Verdict:
+    def glance(self, act: Act) -> Verdict | None:
         try:
             where = neighbours.interface(self._interface)
         except OSError as error:
@@ -63,7 +63,7 @@ class AddressAgent:
         if not where.running:
             self._had_carrier = False
             return Verdict(Outcome.FAILED, f"{self._interface}: {'no carrier' if where.up else 'is set down'}")
-        if owned:
+        if act.owned:
             if not self._up or not neighbours.present(self._ip, where.number):
                 return Verdict(Outcome.NOT_RUNNING, f"{self._ip} is not on {self._interface}")
             if not self._had_carrier:
@@ -71,15 +71,18 @@ class AddressAgent:
         self._had_carrier = True
         if not self._reach:
             return Verdict(Outcome.OK, f"{self._interface} has a carrier")
-        return await self._ask_neighbours(where, max(0.05, act.timeout_ms / 1000 - 0.05))
+        if not where.mac:
+            return Verdict(Outcome.FAILED, f"{self._interface} is no Ethernet: nobody can be asked by ARP or ND")
+        return None
 
-    async def _ask_neighbours(self, where: neighbours.Interface, time_s: float) -> Verdict:
+    async def check(self, act: Act) -> Verdict:
+        """Ask the neighbours: all else was seen at a glance."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
+        time_s = max(0.05, act.timeout_ms / 1000 - 0.05)
         names = ", ".join(str(ip) for ip in self._reach)
-        if not where.mac:
-            return Verdict(Outcome.FAILED, f"{self._interface} is no Ethernet: {names} can't be asked by ARP or ND")
         try:
+            where = neighbours.interface(self._interface)
             heard = await neighbours.probe(self._reach, where, time_s)
         except OSError as error:
             return Verdict(Outcome.FAILED, f"{self._interface}: asking {names}: {error.strerror}")

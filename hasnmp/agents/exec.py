@@ -121,8 +121,8 @@ class ExecAgent:
         await asyncio.wait((program.exited,), timeout=max(0.0, until_s - loop.time()))
         return note
 
-    async def check(self, act: Act, owned: bool) -> Verdict:
-        if not owned:
+    def glance(self, act: Act) -> Verdict | None:
+        if not act.owned:
             # Whether the program is there can't be asked: it may lie on a disk that comes with the group, and a
             # dead network disk would block the question.
             return Verdict(Outcome.OK, "not run here")
@@ -131,8 +131,12 @@ class ExecAgent:
             return Verdict(Outcome.NOT_RUNNING, "its program does not run")
         if self._service.check.type == "process":
             return Verdict(Outcome.OK, "its program lives", program.pid)
+        return None
+
+    async def check(self, act: Act) -> Verdict:
+        pid = self._program.pid if self._program is not None else 0
         verdict = await checks.ask(self._service, self._host, act.timeout_ms)
-        return verdict._replace(pid=program.pid)
+        return verdict._replace(pid=pid)
 
     def _watch(self, program: Program) -> None:
         self._program = program

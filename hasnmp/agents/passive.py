@@ -19,5 +19,8 @@ class PassiveAgent:
     async def stop(self, act: Act) -> Verdict:
         return Verdict(Outcome.OK, "its own agent stops it")
 
-    async def check(self, act: Act, owned: bool) -> Verdict:
+    def glance(self, act: Act) -> Verdict | None:
+        return Verdict(Outcome.OK, "reported from outside")
+
+    async def check(self, act: Act) -> Verdict:
         return Verdict(Outcome.OK, "reported from outside")

@@ -100,8 +100,8 @@ def _head(view: View, screen: Screen) -> list[str]:
     lines = [
         f"cluster {screen.paint(clean(system.cluster), 'strong')}: {screen.paint(condition, meaning)}",
         f"this node {screen.paint(clean(system.node), 'strong')}: {screen.paint(role, role_meaning)} for "
-        f"{age(system.last_role_change_ns, view.now_ns)}, {word(system.condition)}; hasnmp {clean(system.version)}, "
-        f"started {age(system.started_ns, view.now_ns)} ago",
+        f"{age(system.last_role_change_ns, view.now_ns)}, {word(system.condition)}",
+        f"hasnmp {clean(system.version)}, started {age(system.started_ns, view.now_ns)} ago",
     ]
     for part, state in (("engine", system.engine_state), ("guardian", system.guardian_state)):
         if state is not PartState.UP:
@@ -257,15 +257,15 @@ def commands(view: View) -> list[CommandRow]:
 
 
 def command_lines(kept: list[CommandRow], screen: Screen) -> list[str]:
-    """Two lines a command: what was asked by whom, then what became of it in the engine's words."""
+    """Three lines or so a command: when, and how it ended; what was asked; by whom, and the engine's words."""
     lines = []
     for row in kept:
         state, meaning = _state(row.state)
         what = f"{word(row.verb)} {row.target or 'all'}" + (f" to {row.to}" if row.to else "")
         took = f", {row.ended_wall_ms - row.asked_wall_ms} ms" if row.ended_wall_ms else ""
         code = f" [{row.code.name if isinstance(row.code, Enum) else row.code}={int(row.code)}]" if row.code else ""
-        lines.append(f"{row.id}  {clock(row.asked_wall_ms)}  {screen.paint(clean(what), 'strong')}: "
-                     f"{screen.paint(state, meaning)}{took}")  # fmt: skip
+        lines.append(f"{row.id}  {clock(row.asked_wall_ms)}  {screen.paint(state, meaning)}{took}")
+        lines += wrap(f"   {what}", screen.width, "   ")
         asked = f"asked by {row.requester}" + (f" from {row.address}" if row.address else "")
         asked += f' ("{row.reason}")' if row.reason else ""
         lines += wrap(f"   {asked}{'; ' if row.text else ''}{row.text}{code}", screen.width, "   ")

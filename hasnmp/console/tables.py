@@ -101,8 +101,8 @@ def table(screen: Screen, heads: Sequence[str], rows: Iterable[Sequence[Cell]], 
             gap = " " * (width - len(text))
             painted = screen.paint(text, meaning)
             parts.append(gap + painted if heads[i] in flush_right else painted + gap)
-        text, meaning = cells[last]
-        if last not in used or not text or len(text) <= left:
+        text, meaning = cells[last] if last in used else ("", "")
+        if len(text) <= left:
             return ["  ".join([*parts, screen.paint(text, meaning)]).rstrip()]
         return [
             "  ".join(parts).rstrip(),

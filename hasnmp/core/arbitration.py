@@ -6,6 +6,8 @@ this node's own slot was read once, so that a sequence number never falls.
 
 from __future__ import annotations
 
+from typing import Any
+
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import ArbiterAnswer
 from hasnmp.core.lease import OWNER_PART, Lease, Phase
@@ -73,7 +75,7 @@ def _owner(state: State, lease: Lease) -> None:
 
 def _taker(state: State, lease: Lease) -> None:
     ctx = state.ctx
-    if not _may_claim(state, lease):
+    if lease.outbid() or not _may_claim(state, lease):
         return
     if ctx.now < lease.renew_at:
         ctx.wake(lease.renew_at)
@@ -98,7 +100,7 @@ def _may_claim(state: State, lease: Lease) -> bool:
     ctx, hb = state.ctx, state.config.heartbeat
     if state.arbiter.mismatch:
         return False
-    if any(not state.peers[n].heard() and n not in lease.left for n in lease.others()):
+    if any(not state.peers[n].heard() and n not in lease.left for n in lease.others):
         return True
     patient_until = lease.taking_since + hb.dead_after_ms * MS
     if ctx.now < patient_until:
@@ -110,7 +112,7 @@ def _may_claim(state: State, lease: Lease) -> bool:
 def _none(state: State, lease: Lease) -> None:
     """`none`: promises only, and the accepted risk that a silent peer still runs the group."""
     ctx, hb = state.ctx, state.config.heartbeat
-    silent = all(not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left for n in lease.others())
+    silent = all(not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left for n in lease.others)
     granted = ctx.now + state.config.arbiter.lease_ms * MS * OWNER_PART // 100
     if lease.phase is Phase.HELD and lease.needs_arbiter(ctx) and silent:
         if lease.arbiter_until - ctx.now < state.config.arbiter.lease_ms * MS // 2 and lease.alive(ctx):
@@ -183,7 +185,7 @@ def refresh(state: State) -> None:
     previous, health.state, health.changed_ns = health.state, new, ctx.now
     health.transitions += 1
     ctx.dirty = True
-    more = {"previous": int(previous), "state": int(new), "reason": Reason.ARBITER}
+    more: dict[str, Any] = {"previous": int(previous), "state": int(new), "reason": Reason.ARBITER}
     if new is ArbiterState.LOST:
         state.journal.happened(
             ctx, Kind.ARBITER_LOST,

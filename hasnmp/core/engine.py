@@ -77,7 +77,7 @@ class Engine:
                 for n in config.nodes if n.name != node
             },
             streams={n.name: Stream() for n in config.nodes if n.name != node},
-            leases={g.name: Lease(g, node, "") for g in config.groups},
+            leases={g.name: Lease(g, node, tuple(n for n in g.nodes if n != node)) for g in config.groups},
             running={
                 g.name: Running(g, node, [Run(s, board.services[s.name]) for s in g.services], journal, board.registers)
                 for g in config.groups
@@ -90,7 +90,7 @@ class Engine:
         self.persisting: dict[int, int] = {}  # version of a Persist under way -> the ceiling in it
         self.document_version = 0
         self.counters_at = 0
-        self.told_groups: dict[str, list[Any]] = {}
+        self.told_groups: dict[str, tuple[Any, ...]] = {}
         self.told_node: dict[str, Any] = {}
         self.leave_stage = 0
         self.leave_at = 0
@@ -260,9 +260,10 @@ class Engine:
         way = peer.links[link]
         if way.state is not LinkState.UP:
             self._link_up(peer, way)
-        for lease in state.leases.values():
-            if lease.forever_ms:
-                lease.heard_holder(peer.name, d.holder, ctx.now)
+        if heard.first:
+            for lease in state.leases.values():
+                if lease.forever_ms:
+                    lease.heard_holder(peer.name, d.holder, ctx.now)
         if d.kind is DatagramKind.HEARTBEAT:
             state.journal.count("heartbeats_received", int(heard.first))
             peer.received += heard.first
@@ -330,15 +331,17 @@ class Engine:
     def _heartbeat(self, peer: Peer, d: Datagram) -> None:
         """What a fresh heartbeat says of each group."""
         state, ctx = self.state, self.ctx
-        groups = {e.group: e for e in d.groups}
-        if groups != peer.groups:
-            peer.groups = groups
-            ctx.dirty = True
+        if d.groups == peer.said:
+            return  # as most are
+        peer.said = d.groups
+        peer.groups = {e.group: e for e in d.groups}
+        ctx.dirty = True
         for entry in d.groups:
             lease = state.leases.get(entry.group)
             if lease is None:
                 continue
-            lease.token_floor = max(lease.token_floor, entry.token)
+            if entry.flags & GroupFlag.OWNER or not entry.flags & GroupFlag.ASK:
+                lease.hear_floor(entry.token)  # what is only asked for was not used yet
             if entry.flags & GroupFlag.OWNER:
                 lease.learn(entry.token, peer.name)
             elif entry.flags & GroupFlag.RELEASED:
@@ -461,7 +464,7 @@ class Engine:
                     "links, times, arbiter or groups; nobody takes a group until the files are equal",
                     of=peer.name, peer=peer.name, reason=Reason.CONFIGURATION,
                 )  # fmt: skip
-            elif peer.heard():
+            elif state.journal.alarms and peer.heard():
                 state.journal.clear(
                     ctx, Kind.CONFIG_RESOLVED, peer.name, f"the configuration of {peer.name} equals ours", peer=peer.name
                 )
@@ -531,14 +534,14 @@ class Engine:
                 facts.transitions += 1
             facts.lease_until_ns, facts.proof, facts.data_ns = lease.acked, lease.proof(ctx.now), ctx.now
             horizon = ctx.wall_ms() - running.group.failover_within_s * 1000
-            if len([m for m in facts.moves if m > horizon]) < running.group.failover_limit:
+            if state.journal.alarms and len([m for m in facts.moves if m > horizon]) < running.group.failover_limit:
                 state.journal.clear(
                     ctx, Kind.FAILOVER_LIMIT_CLEARED, name, f"group {name} may be moved again for a failed service", group=name
                 )
         elif facts.owner == state.me and not state.owns(name):
             facts.owner, facts.lease_until_ns, facts.proof = "", 0, Proof.NONE
             running.gone(ctx)
-        elif state.owner(name):
+        elif state.journal.alarms and state.owner(name):
             for run in running.runs:  # it is the new owner's to tell of its services
                 state.journal.clear(
                     ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {facts.owner} now",
@@ -548,7 +551,8 @@ class Engine:
             state.journal.clear(
                 ctx, Kind.FAILOVER_LIMIT_CLEARED, name, f"group {name} is with {state.owner(name)} now", group=name
             )
-        if not all(registers.get(EXCLUDED, f"{name}/{n}") for n in running.group.nodes) and state.owns(name):
+        tried = state.journal.alarms and state.owns(name)
+        if tried and not all(registers.get(EXCLUDED, f"{name}/{n}") for n in running.group.nodes):
             state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} is tried again", group=name)
 
     def _look_guardian(self) -> None:
@@ -690,11 +694,13 @@ class Engine:
             if not mine:
                 running.told.clear()
                 continue
-            doc = facts.to_json(ctx.now)
-            key = doc[:3] + doc[4:10] + doc[11:]
+            key = (
+                facts.owner, facts.token, facts.state, facts.transitions, facts.failovers, len(facts.moves), facts.reason,
+                facts.reason_text, facts.duration_ms, facts.proof, facts.decided_ms,
+            )  # fmt: skip
             if refresh or self.told_groups.get(name) != key:
                 self.told_groups[name] = key
-                news[f"g/{name}"] = doc
+                news[f"g/{name}"] = facts.to_json(ctx.now)
             names = {r.settings.name for r in running.runs} if refresh else running.told
             for service in sorted(names):
                 news[f"s/{service}"] = state.board.services[service].to_json(ctx.now)
@@ -712,7 +718,7 @@ class Engine:
 
     def _look_durable(self) -> None:
         state, ctx = self.state, self.ctx
-        need = max((x.token_floor for x in state.leases.values()), default=0)
+        need = max((x.next_token() for x in state.leases.values()), default=0)
         if need + ROOM // 5 > state.ceiling and need + ROOM // 5 > max(self.persisting.values(), default=0):
             self._persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
@@ -727,7 +733,7 @@ class Engine:
         state.persist_at = ctx.now + PERSIST_MS * MS
         self.counters_at = ctx.now + COUNTERS_MS * MS
         self.document_version += 1
-        ceiling = max(max((x.token_floor for x in state.leases.values()), default=0) + ROOM, state.ceiling)
+        ceiling = max(max((x.next_token() for x in state.leases.values()), default=0) + ROOM, state.ceiling)
         self.persisting[self.document_version] = ceiling
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,

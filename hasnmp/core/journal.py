@@ -5,7 +5,7 @@ One `happened()` is the trap, the log line, the event row and the console messag
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from hasnmp.core.context import MS, Context
@@ -29,6 +29,17 @@ from hasnmp.model import (
 KEEP_COMMANDS = 100
 KEEP_DURABLE = 200  # events that go into the durable document; the ring itself keeps events.keep
 TEXT_OCTETS = 255  # of a message: what an SnmpAdminString may hold
+
+
+# clearing kind -> the alarms that it ends
+ENDS: dict[Kind, tuple[Kind, ...]] = {
+    clear: tuple(k for k, (_, c) in ALARMS.items() if c is clear) for clear in CLEARS
+}  # fmt: skip
+
+
+def flat(row: Any) -> dict[str, Any]:
+    """A row as a dict: dataclasses.asdict without its deep copies, for a row's fields are plain values."""
+    return {f.name: getattr(row, f.name) for f in fields(row)}
 
 
 def clip(text: str) -> str:
@@ -76,8 +87,7 @@ class Journal:
                 self.alarms[key] = replace(self.alarms[key], message=clip(message))
                 return
         elif kind in CLEARS:
-            standing = [f"{k.value}/{of}" for k, (_, clear) in ALARMS.items() if clear is kind]
-            cleared = next((k for k in standing if k in self.alarms), "")
+            cleared = next((k for a in ENDS[kind] if (k := f"{a.value}/{of}") in self.alarms), "")
             if not cleared:
                 return
             key, severity = cleared, Severity.CLEARED
@@ -102,7 +112,8 @@ class Journal:
 
     def clear(self, ctx: Context, kind: Kind, of: str, message: str, **more: Any) -> None:
         """End the alarm that `kind` (a clear) answers, if it stands."""
-        self.happened(ctx, kind, message, of=of, **more)
+        if self.alarms:
+            self.happened(ctx, kind, message, of=of, **more)
 
     # ------------------------------------------------------------------------------------------------ statistics
 
@@ -161,10 +172,10 @@ class Journal:
         """Wall-clock times only: the boot clock of today means nothing tomorrow."""
         events = list(self.events.values())[-KEEP_DURABLE:]
         return {
-            "events": [asdict(e) for e in events],
-            "alarms": [asdict(a) for a in self.alarms.values()],
-            "commands": [asdict(c) for c in self.commands.values()],
-            "statistics": asdict(self.totals()),
+            "events": [flat(e) for e in events],
+            "alarms": [flat(a) for a in self.alarms.values()],
+            "commands": [flat(c) for c in self.commands.values()],
+            "statistics": flat(self.totals()),
             "last_event": self.last_event, "last_command": self.last_command,
         }  # fmt: skip
 

@@ -67,13 +67,14 @@ class Lease:
 
     group: Group
     me: str
-    holder: str
+    others: tuple[str, ...]  # the group's other nodes
+    holder: str = ""
     phase: Phase = Phase.NONE
     token: int = 0  # of our own taking, holding or releasing
     token_seen: int = 0  # the highest under which somebody was seen to own or take the group
     seen_owner: str = ""  # who that was
     released_token: int = 0  # of the lease that we gave up last: heartbeats go on saying so
-    token_floor: int = 0  # never below token_seen: every number that may have been used; a new token is above it
+    token_floor: int = 0  # never below token_seen: every number that others may have used; a new token is above it
     # what we promised
     promised_to: str = ""  # a holder
     promised_node: str = ""
@@ -106,9 +107,6 @@ class Lease:
     told: int = 0  # the newest expiry handed to the guardian
     acked: int = 0  # the newest that it acknowledged
 
-    def others(self) -> tuple[str, ...]:
-        return tuple(n for n in self.group.nodes if n != self.me)
-
     # ------------------------------------------------------------------------------------------- what we promised
 
     def promise_stands(self, now: int) -> bool:
@@ -122,12 +120,20 @@ class Lease:
             self.abandon(ctx, f"{asker.sender} has it or asks for it, and comes first")
         if self.phase is not Phase.NONE:
             return None
-        if self.promise_stands(ctx.now):
-            if self.promised_to != asker.holder:
+        stands = self.promise_stands(ctx.now)
+        if stands and self.promised_to != asker.holder:
+            return None
+        if not entry.flags & GroupFlag.OWNER:
+            # A new lease needs a token that nobody can have used, by all that we know, and we may know more than it.
+            again = (self.promised_to, self.promised_token) == (asker.holder, entry.token)
+            if not again and entry.token < self.next_token():
                 return None
-        elif entry.token < self.token_seen or (entry.token == self.token_seen and self.seen_owner != asker.sender):
+        elif not stands and (entry.token < self.token_seen or (
+            entry.token == self.token_seen and self.seen_owner != asker.sender
+        )):
             return None  # a lease that somebody has outbid is not begun again
-        self.learn(entry.token, asker.sender)
+        if entry.flags & GroupFlag.OWNER:
+            self.learn(entry.token, asker.sender)
         self.promised_to, self.promised_node, self.promised_token = asker.holder, asker.sender, entry.token
         self.unsent[seq] = duration_ms * MS * TAKER_PART // 100
         lasting = GroupFlag.FOREVER if self.forever_ms else GroupFlag(0)
@@ -168,6 +174,27 @@ class Lease:
             self.token_seen, self.seen_owner = token, node
         self.token_floor = max(self.token_floor, token)
 
+    def hear_floor(self, token: int) -> None:
+        """A number that may have been used. Our own, that a peer repeats after promising it, is none."""
+        if not (self.phase is Phase.TAKING and token == self.token):
+            self.token_floor = max(self.token_floor, token)
+
+    def next_token(self) -> int:
+        """Above every number that may have been used: seen, heard of, promised, or our own."""
+        return max(self.token_floor, self.promised_token, self.token) + 1
+
+    def outbid(self) -> bool:
+        """While we ask: may somebody have used our token, or a higher one, since we chose it?"""
+        return self.phase is Phase.TAKING and self.token_floor >= self.token
+
+    def bid_again(self, ceiling: int, ctx: Context) -> None:
+        """Go on with a token above all that is known; what was promised for the old one does not count."""
+        if self.next_token() <= ceiling:
+            self.token = self.next_token()
+            self.promises.clear()
+            self.asked.clear()
+            ctx.beat = True
+
     def _yields_to(self, sender: str, entry: GroupEntry) -> bool:
         """To one that has the lease, always; of two that ask at once the later in `nodes` gives way."""
         order = self.group.nodes
@@ -177,14 +204,13 @@ class Lease:
 
     def take(self, token: int, ctx: Context) -> None:
         """Begin to ask for the group. The caller made sure that our own promise has lapsed."""
-        assert self.phase is Phase.NONE and not self.promise_stands(ctx.now) and token > self.token_floor
+        assert self.phase is Phase.NONE and not self.promise_stands(ctx.now) and token >= self.next_token()
         self.phase, self.token = Phase.TAKING, token
         self.promises.clear()
         self.asked.clear()
         self.until = self.told = self.acked = self.arbiter_until = 0
         self.taking_since = ctx.now
         self.conflict = ""
-        self.token_floor = token
         self.released_token = 0
         self.promised_to = ""
         self.read_at = 0  # the slots are read anew before a claim: what a lapsed promise allowed is over only now
@@ -194,6 +220,7 @@ class Lease:
         """Give up an attempt that was not granted. A claim that stands on the disk is withdrawn."""
         assert self.phase is Phase.TAKING
         self.phase = Phase.NONE
+        self.token_floor = max(self.token_floor, self.token)
         self.conflict = why
         self.until = self.arbiter_until = 0
         self.retry_at = ctx.now + ctx.config.heartbeat.interval_ms * MS + ctx.jitter(ctx.config.heartbeat.dead_after_ms * MS)
@@ -213,13 +240,13 @@ class Lease:
         guardian holds must lapse when we do; so is a group that only this node may run."""
         ends = [
             now + self.left[n] * MS * OWNER_PART // 100 if n in self.left else self.promises.get(n, 0)
-            for n in self.others()
+            for n in self.others
         ]
         return min(ends, default=now + LONE_MS * MS)
 
     def unanimous_asked(self, now: int) -> int:
         """When the oldest of the newest answered asks was sent: how recent unanimity is."""
-        return min((now if n in self.left else self.asked.get(n, 0) for n in self.others()), default=now)
+        return min((now if n in self.left else self.asked.get(n, 0) for n in self.others), default=now)
 
     # ------------------------------------------------------------------------------------------------- the lease
 
@@ -239,7 +266,7 @@ class Lease:
 
     def grant(self, ctx: Context) -> HeldLease | None:
         """The expiry to hand to the guardian if it has grown worth while; turns TAKING into HELD."""
-        if self.phase in (Phase.NONE, Phase.LOST):
+        if self.phase in (Phase.NONE, Phase.LOST) or self.outbid():
             return None
         hb = ctx.config.heartbeat
         until = max(self.promise_until(ctx.now), self.arbiter_until)
@@ -297,7 +324,7 @@ class Lease:
 
     def standing(self, now: int) -> str:
         """Why the arbiter can't be claimed now: another node's record stands or can't be read; "" when it is free."""
-        for node in self.others():
+        for node in self.others:
             if node in self.unreadable:
                 return f"the slot of {node} can't be used: {self.unreadable[node]}"
             seen = self.seen.get(node)
@@ -325,7 +352,7 @@ class Lease:
         self.slot_seq += 1
         self.slot_state = state
         self.rewrite = False
-        token = self.token_floor if state is SlotState.IDLE else self.token
+        token = max(self.token_floor, self.token) if state is SlotState.IDLE else self.token
         self._call(ctx, Slot(self.group.name, self.me, self.slot_seq, state, self.holder, token, arbiter.lease_ms))
 
     def farewell(self, ctx: Context) -> None:
@@ -362,8 +389,8 @@ class Lease:
                 # Of a former life: go on above its numbers. (A guardian that starts has ended whatever it stood for.)
                 self.slot_seq, self.slot_state = own.seq, own.state
             self.rewrite |= own.seq < self.slot_seq
-            self.token_floor = max(self.token_floor, own.token)
-        for node in self.others():
+            self.hear_floor(own.token)
+        for node in self.others:
             self._see(node, answer.slots.get(node, "missing"), answer.read_at_ns)
         if call.slot is None or call.slot.state is SlotState.IDLE or isinstance(own, str) or own is None:
             return
@@ -408,7 +435,7 @@ class Lease:
             self.abandon(ctx, why)  # the slot is set idle by the next look; the back-off is abandon's
 
     def _renewed(self, end: int, ctx: Context) -> None:
-        for node in self.others():
+        for node in self.others:
             if node in self.unreadable:
                 self.conflict = f"the slot of {node} can't be used: {self.unreadable[node]}"
                 return

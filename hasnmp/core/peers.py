@@ -50,7 +50,8 @@ class Peer:
     holder: str = ""
     digest: str = ""
     flags: NodeFlag = NodeFlag(0)
-    groups: dict[str, GroupEntry] = field(default_factory=dict)  # of the newest heartbeat
+    said: tuple[GroupEntry, ...] = ()  # by its newest heartbeat
+    groups: dict[str, GroupEntry] = field(default_factory=dict)  # the same, by group
     seq: int = 0  # the highest taken in, over any link
     echo: tuple[int, int] = (0, 0)  # (incarnation, seq) that we echo to it
     heard_ns: int = 0
@@ -105,7 +106,7 @@ def take_in(peer: Peer, link: str, datagram: Datagram, incarnation: int, ctx: Co
     if not known:
         if peer.incarnation:
             peer.retired = [*peer.retired[-15:], peer.incarnation]
-        peer.incarnation, peer.seq = datagram.incarnation, 0
+        peer.incarnation, peer.seq, peer.said = datagram.incarnation, 0, ()
         for other in peer.links.values():
             other.seq = 0
     first = datagram.seq > peer.seq

@@ -44,11 +44,12 @@ def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> No
     since = state.unowned_ns.setdefault(name, ctx.now)
     why, at = reasons_not_to_take(state, group, lease, since)
     if why:
-        state.decided(name, f"not taken here: {why}")
         if at:
-            ctx.wake(at)
+            ctx.wake(at)  # only a moment's wait: nothing that an operator would ask about afterwards
+        else:
+            state.decided(name, f"not taken here: {why}")
         return
-    token = lease.token_floor + 1
+    token = lease.next_token()
     if token > state.ceiling:
         return  # the store is making room; engine.py looks again when it has
     order = state.orders.get(name)
@@ -122,6 +123,8 @@ def _taking(state: State, group: Group, lease: Lease) -> None:
         lease.abandon(ctx, f"{owner} has it")
         state.decided(name, f"gave way: {owner} has it")
         return
+    if lease.outbid():
+        lease.bid_again(state.ceiling, ctx)
     patience = (4 * hb.dead_after_ms + 2 * arbiter.lease_ms + 4 * arbiter.io_timeout_ms) * MS
     if ctx.now >= lease.taking_since + patience:
         lease.abandon(ctx, lease.conflict or "not every node promised")
@@ -363,8 +366,9 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
         left = max(0, lease.acked - ctx.now) // MS
         lines.append(f"lease: token {lease.token}, {left} ms left, by {lease.proof(ctx.now).name.lower()}")
     elif lease.promise_stands(ctx.now) and lease.promised_to != UNKNOWN_HOLDER:
-        left = "until it is heard again" if lease.forever_ms else f"{max(0, lease.promised_until - ctx.now) // MS} ms more"
-        lines.append(f"lease: {state.me} promised it to {lease.promised_node} ({left})")
+        more = f"{max(0, lease.promised_until - ctx.now) // MS} ms more"
+        until = "until it is heard again" if lease.forever_ms else more
+        lines.append(f"lease: {state.me} promised it to {lease.promised_node} ({until})")
     if facts.reason_text:
         lines.append(f"last move: {facts.reason.name.lower()}: {facts.reason_text}; took {facts.duration_ms} ms")
     for decision in state.decisions.get(name, []):

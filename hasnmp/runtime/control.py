@@ -1,7 +1,8 @@
 """The engine's Unix socket (protocol.py): what the snmp agent, the command line and the consoles live on.
 
 No client can block or slow the engine, whatever it does:
-- a table's rows are compared with what was last sent, and encoded, once for all clients; nothing without a client;
+- a table's rows are compared with what was last sent, and encoded, once for all clients; nothing without a client, and
+  little while nothing but times and counters changes (`changed`);
 - a row's octets are kept while the row is the same, so that a snapshot is a join, also with a thousand events;
 - what a client does not read stays in its buffer up to BUFFER_LIMIT; then it gets no deltas until it has read all of
   that, and then a fresh snapshot;
@@ -31,8 +32,9 @@ from hasnmp.errors import HasnmpError
 from hasnmp.model import TABLES, Row, Verb, View
 
 DELTA_S = 0.1  # a change of state is told within this
-VOLATILE_S = 0.5  # a change of nothing but times and counters is told this often at most
-IDLE_S = 1.0  # an empty delta this often, so that a reader knows how old its picture is
+VOLATILE_S = 1.0  # a change of nothing but times and counters is told this often
+SOON_S = 0.5  # a change of state that `changed` did not announce is told within this, and
+#               an empty delta at every VOLATILE_S, so that a reader knows how old its picture is
 CLIENTS = 64
 BUFFER_LIMIT = 1 << 20  # octets that may wait for one reader, besides its snapshot
 QUEUE = 16  # lines of one client that wait to be worked off; more stay in its socket
@@ -150,7 +152,8 @@ class Server:
         self._replies: dict[int, tuple[Client, Any]] = {}
         self._next_reply = 1
         self._timer: asyncio.TimerHandle | None = None
-        self._last_volatile_s = self._last_delta_s = 0.0
+        self._last_look_s = self._last_volatile_s = self._timer_at_s = 0.0
+        self._changed = True
         self._users = Users()
 
     async def open(self, path: str, group: str) -> None:
@@ -216,27 +219,44 @@ class Server:
     def _refresh(self) -> None:
         """Bring the picture up to date while nobody follows it."""
         self.picture.delta(self._view(), volatile=True, empty=True)
-        self._last_volatile_s = self._last_delta_s = time.monotonic()
+        self._last_look_s = self._last_volatile_s = time.monotonic()
+        self._changed = False
+
+    def changed(self) -> None:
+        """More than times and counters may have changed: look as soon as DELTA_S allows."""
+        if not self._changed:
+            self._changed = True
+            self._arm()
 
     def _tick(self) -> None:
         self._timer = None
         if not self.clients:
             return
         now_s = time.monotonic()
-        volatile = now_s - self._last_volatile_s >= VOLATILE_S - DELTA_S / 2
-        line = self.picture.delta(self._view(), volatile, empty=now_s - self._last_delta_s >= IDLE_S - DELTA_S / 2)
+        volatile = now_s - self._last_volatile_s >= VOLATILE_S - SOON_S / 2
+        self._changed = False
+        self._last_look_s = now_s
         if volatile:
             self._last_volatile_s = now_s
+        line = self.picture.delta(self._view(), volatile, empty=volatile)
         if line:
-            self._last_delta_s = now_s
             self._tell(line)
         for client in tuple(self.clients):
             client.catch_up()
         self._arm()
 
     def _arm(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(DELTA_S, self._tick)
+        """Look again DELTA_S after the last look if something changed, or somebody is behind; else after SOON_S."""
+        if not self.clients:
+            return
+        soon = self._changed or any(client.behind for client in self.clients)
+        at_s = self._last_look_s + (DELTA_S if soon else SOON_S)
+        if self._timer is not None:
+            if self._timer_at_s <= at_s:
+                return
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at_s - time.monotonic()), self._tick)
 
     # ---------------------------------------------------------------------------------------------- from the clients
 
@@ -344,7 +364,7 @@ class Client(asyncio.Protocol):
         self._server = server
         self._buffer = b""
         self._queued = 0
-        self._behind = False
+        self.behind = False
         self._transport: asyncio.Transport | None = None
         self._limit = BUFFER_LIMIT
         self.uid = -1
@@ -403,16 +423,16 @@ class Client(asyncio.Protocol):
 
     def tell(self, line: bytes) -> None:
         """A delta or an event, unless this client is behind: then it gets a snapshot later."""
-        if self._transport is None or self._behind:
+        if self._transport is None or self.behind:
             return
         if self._transport.get_write_buffer_size() > self._limit:
-            self._behind = True
+            self.behind = True
         else:
             self._transport.write(line)
 
     def catch_up(self) -> None:
-        if self._behind and self._transport is not None and self._transport.get_write_buffer_size() == 0:
-            self._behind = False
+        if self.behind and self._transport is not None and self._transport.get_write_buffer_size() == 0:
+            self.behind = False
             self._send_snapshot()
 
     def _send_snapshot(self) -> None:

@@ -20,24 +20,22 @@ import secrets
 import selectors
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime.cgroups import open_cgroups
+from hasnmp.runtime.group_addresses import GroupAddresses
 from hasnmp.runtime.kernel import (
     BootTimer,
     adopt_orphans,
     boot_id,
     boottime_ns,
-    die_with,
     lock_memory,
     notifier,
     prefer_this_process,
@@ -57,7 +55,6 @@ from hasnmp.runtime.messages import (
     End,
     Exited,
     FromGuardian,
-    HeldAddress,
     Hello,
     MessageError,
     Purpose,
@@ -68,74 +65,25 @@ from hasnmp.runtime.messages import (
     Stop,
     channel_pair,
 )
+from hasnmp.runtime.processes import MS, Children, Family, S, log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.settings import Config
 
-MS = 1_000_000
-S = 1_000_000_000
+__all__ = ["Children", "Guardian", "run"]
+
 RETRY_NS = 10 * MS  # between two tries to end what did not end
 FIRST_RETRY_NS = 1 * MS  # a killed process is gone within this, nearly always
 RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
 SILENT_NS = 5 * S  # an engine that said Alive and then nothing for this long hangs
-STEADY_NS = 5 * S  # a process that lived for this long is restarted at once when it dies
-BACK_OFF_NS = (100 * MS, 5 * S)
 KEPT = 1000  # messages kept while no engine lives
 PER_TURN = 64  # messages taken before the loop looks at everything else
 EXIT_LOCKED = 75  # another guardian runs this node: EX_TEMPFAIL of sysexits.h
-
-
-@dataclass(frozen=True, slots=True)
-class Children:
-    """What runs in the other processes: each a function that returns its exit status. None: there is no such process.
-
-    engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
-    lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node)
-    """
-
-    engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
-    lease_io: Callable[[Config, str, socket.socket], int] | None = None
-    store: Callable[[Config, str, socket.socket], int] | None = None
-    snmp: Callable[[Config, str], int] | None = None
-
-
-@dataclass(slots=True)
-class Child:
-    """A process of the stack. pid 0: it does not live, and is started at start_at_ns."""
-
-    name: str
-    comm: str
-    main: Callable[[], int]
-    pid: int = 0
-    started_ns: int = 0
-    start_at_ns: int = 0
-    deaths: int = 0  # in a row, each before it was steady
-
-    def died(self, now: int) -> None:
-        self.pid = 0
-        self.deaths = 1 if now - self.started_ns >= STEADY_NS else self.deaths + 1
-        first, longest = BACK_OFF_NS
-        self.start_at_ns = now if self.deaths == 1 else now + min(longest, first << min(self.deaths - 2, 10))
 
 
 @dataclass(slots=True)
 class PendingRelease:
     token: int
     until_ns: int
-
-
-@dataclass(slots=True)
-class Held:
-    """An address that is up, beside what KernelAddresses keeps."""
-
-    address: Address
-    since_ns: int
-
-
-def log(event: str, **values: object) -> None:
-    """A line to stderr: systemd's journal, or the terminal."""
-    with contextlib.suppress(OSError):
-        sys.stderr.write(json.dumps({"event": event, "process": "guardian", **values}, default=str) + "\n")
-        sys.stderr.flush()
 
 
 def run(config: Config, node: str, children: Children) -> int:
@@ -168,14 +116,11 @@ class Guardian:
     guard: Guard = field(init=False)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
-    addresses: KernelAddresses | None = None
-    held: dict[str, Held] = field(default_factory=dict)  # service -> its address
+    addresses: GroupAddresses = field(init=False)
     holder: str = field(default_factory=lambda: secrets.token_hex(8))
     boot: str = field(default_factory=boot_id)
     channel: Channel | None = None  # to the engine that lives
-    engine: Child = field(init=False)
-    others: list[Child] = field(default_factory=list)
-    pairs: dict[str, tuple[socket.socket, socket.socket]] = field(default_factory=dict)
+    family: Family = field(init=False)
     releases: dict[str, PendingRelease] = field(default_factory=dict)
     ending: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends: being ended by force
     retry_at_ns: int = NEVER
@@ -204,18 +149,24 @@ class Guardian:
         self.guard = Guard(config.heartbeat.kill_ms * MS)
         set_name("hasnmpd")
         adopt_orphans()
+        self.family = Family.make(config, node, self.children)
         self._end_former_engine()
         cgroups = open_cgroups(config, node)
         self.programs = Programs(mark_of(config, node), cgroups, self.selector, self._tell)
+        self.family.close_in_child += [self.wake[0].close, self.wake[1].close, self.timer.close, self.selector.close]
+        self.family.close_in_child += [self.programs.close_all, lambda: self.channel.close() if self.channel else None]
         notes = [] if cgroups else [NO_CGROUP]
         cleaned = self._clean()
+        self.addresses = GroupAddresses(self.guard)
         if protect := virtual_addresses(config):
             try:
-                self.addresses = KernelAddresses(address_tag(config, node), self._alarm)
-                cleaned += self.addresses.cleanup(protect)
+                kernel = KernelAddresses(address_tag(config, node), self._alarm)
+                cleaned += kernel.cleanup(protect)
+                self.addresses.kernel = kernel
+                self.family.close_in_child.append(kernel.close)
             except OSError as error:
-                self.addresses = None
-                notes.append(f"no addresses can be put up: nftables over netlink: {error.strerror}")
+                self.addresses.why = f"nftables over netlink: {error.strerror}"
+                notes.append(f"no addresses can be put up: {self.addresses.why}")
         if note := set_oom_score(-1000):
             notes.append(note)
         notes += prefer_this_process() + lock_memory()
@@ -227,20 +178,10 @@ class Guardian:
             json.dump({"holder": self.holder, "boot_id": self.boot, "pid": os.getpid()}, file)
         self._watch_signals()
         self.selector.register(self.timer, selectors.EVENT_READ, self.timer.read)
-        for name in ("lease_io", "store"):
-            self.pairs[name] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self.engine = Child("engine", "hasnmp-engine", lambda: 1)
-        lease_io, store, snmp = self.children.lease_io, self.children.store, self.children.snmp
-        if lease_io:
-            self.others.append(Child("lease_io", "hasnmp-lease", lambda: lease_io(config, node, self.pairs["lease_io"][1])))
-        if store:
-            self.others.append(Child("store", "hasnmp-store", lambda: store(config, node, self.pairs["store"][1])))
-        if snmp:
-            self.others.append(Child("snmp", "hasnmp-snmp", lambda: snmp(config, node)))
         gc.collect()
         gc.freeze()  # what is there now stays out of the collector's way, and so shared with the children
-        for child in self.others:
-            self._fork(child)
+        for child in self.family.others:
+            self.family.fork(child)
         self._fork_engine()
         self.notify("READY=1")
         self.feed_at_ns = boottime_ns() if self.feed_every_ns else NEVER
@@ -281,57 +222,6 @@ class Guardian:
 
     # --------------------------------------------------------------------------------------------- the other processes
 
-    def _fork(self, child: Child) -> None:
-        parent, now = os.getpid(), boottime_ns()
-        pid = os.fork()
-        if pid == 0:
-            self._be(child, parent)
-        child.pid, child.started_ns = pid, now
-
-    def _be(self, child: Child, parent: int) -> NoReturn:
-        """In the forked process: become the child, with nothing of the guardian's in hand."""
-        status = 70  # EX_SOFTWARE
-        try:
-            signal.set_wakeup_fd(-1)
-            # A Ctrl-C goes to every process of a terminal: the guardian's word is what the children stop by.
-            for number, action in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.SIG_IGN),
-                                   (signal.SIGHUP, signal.SIG_IGN), (signal.SIGCHLD, signal.SIG_DFL),
-                                   (signal.SIGCONT, signal.SIG_DFL)):  # fmt: skip
-                signal.signal(number, action)
-            set_name(child.comm)
-            if child is self.engine:
-                # It outlives the guardian for as long as it takes to end the groups by force. It keeps its ends of the
-                # pairs, exempt from the OOM killer as it is.
-                prefer_this_process()
-                keep = {pair[0] for pair in self.pairs.values()}
-            else:
-                die_with(parent)
-                set_oom_score(0)
-                keep = {self.pairs[child.name][1]} if child.name in self.pairs else set()
-                if self.channel:
-                    self.channel.close()
-            for pair in self.pairs.values():
-                for sock in pair:
-                    if sock not in keep:
-                        sock.close()
-            for sock in self.wake:
-                sock.close()
-            self.timer.close()
-            self.selector.close()
-            self.programs.close_all()
-            if self.addresses:
-                self.addresses.close()
-            status = child.main()
-        except SystemExit as leave:
-            status = leave.code if isinstance(leave.code, int) else 1
-        except BaseException:
-            log("process_failed", name=child.name, traceback=traceback.format_exc())
-        finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
-
     def _fork_engine(self) -> None:
         """A new engine, with a new channel, told what there is."""
         mine, its = channel_pair()
@@ -339,22 +229,23 @@ class Guardian:
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
                   for p in self.programs.running.values() if p.status is None),
-            tuple(HeldAddress(s, h.address.group, h.address.ip, h.address.prefix, h.address.interface, h.since_ns)
-                  for s, h in self.held.items()),
+            tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.next_run, self.engine_deaths,
         )  # fmt: skip
 
         def main() -> int:
             mine.close()
-            lease_io, store = self.pairs["lease_io"][0], self.pairs["store"][0]
+            lease_io, store = self.family.pairs["lease_io"][0], self.family.pairs["store"][0]
             return self.children.engine(self.config, self.node, hello, its, lease_io, store)
 
-        self.engine.main = main
-        self._fork(self.engine)
+        self.family.engine.main = main
+        self.family.fork(self.family.engine)
         its.close()
         self.channel, self.heard_ns = mine, 0
         with contextlib.suppress(OSError):
-            self._engine_record().write_text(f"{self.engine.pid} {start_time(self.engine.pid)} {self.boot}")
+            self._engine_record().write_text(
+                f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
+            )
         self.selector.register(mine, selectors.EVENT_READ, lambda: self._on_engine(mine))
         waiting, self.kept = self.kept, deque(maxlen=KEPT)
         for message in waiting:
@@ -368,10 +259,10 @@ class Guardian:
             self.selector.unregister(self.channel)
             self.channel.close()
             self.channel = None
-        if self.engine.pid:
+        if self.family.engine.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.engine.pid, signal.SIGKILL)
-            log("engine_killed", why=why, pid=self.engine.pid)
+                os.kill(self.family.engine.pid, signal.SIGKILL)
+            log("engine_killed", why=why, pid=self.family.engine.pid)
 
     def _on_signal(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -381,7 +272,7 @@ class Guardian:
                     log("stop_ordered")
                     self.notify("STOPPING=1")
                 self.stopping = True
-                self.engine.start_at_ns = min(self.engine.start_at_ns, boottime_ns())
+                self.family.engine.start_at_ns = min(self.family.engine.start_at_ns, boottime_ns())
                 if self.channel:
                     self._tell(Stop())
             if signal.SIGHUP in numbers:
@@ -399,13 +290,13 @@ class Guardian:
             self.programs.before_reaping(ended.si_pid)
             pid, status = os.waitpid(ended.si_pid, 0)
             now = boottime_ns()
-            child = next((c for c in (self.engine, *self.others) if c.pid == pid), None)
+            child = next((c for c in self.family.all() if c.pid == pid), None)
             if child is None:
                 self.programs.reaped(pid, status, now)
                 continue
             child.died(now)
             code = os.waitstatus_to_exitcode(status)
-            if child is self.engine:
+            if child is self.family.engine:
                 self._engine_ended(code)
             if not self.finished:
                 log("process_ended", name=child.name, pid=pid, status=code, next_ms=(child.start_at_ns - now) // MS)
@@ -422,15 +313,15 @@ class Guardian:
         if self.stopping and code == 0:
             self.finished = True
         elif self.stopping:
-            self.engine.start_at_ns = boottime_ns()
+            self.family.engine.start_at_ns = boottime_ns()
 
     def _start_what_is_due(self, now: int) -> None:
-        for child in self.others:
+        for child in self.family.others:
             if not child.pid and child.start_at_ns <= now:
-                self._fork(child)
+                self.family.fork(child)
         # While a group is being ended no engine is there to be misled by it - but not for ever: the others need one.
         waits = any(now < until + 100 * MS for until in self.ending.values())
-        if not self.engine.pid and self.engine.start_at_ns <= now and not waits and not self.finished:
+        if not self.family.engine.pid and self.family.engine.start_at_ns <= now and not waits and not self.finished:
             self._fork_engine()
 
     # ----------------------------------------------------------------------------------------------------- the messages
@@ -545,7 +436,7 @@ class Guardian:
     def _poll_releases(self, now: int) -> None:
         for group, pending in tuple(self.releases.items()):
             left = self.programs.leftovers(group)
-            left += [f"address {h.address.ip} ({s})" for s, h in self.held.items() if h.address.group == group]
+            left += [f"address {address.ip} ({address.service})" for address in self.addresses.of(group)]
             if left and now < pending.until_ns:
                 continue
             del self.releases[group]
@@ -557,48 +448,20 @@ class Guardian:
     # ---------------------------------------------------------------------------------------------------- addresses
 
     def _add_address(self, message: Address) -> None:
-        text = ""
-        lease = self.guard.leases.get(message.group)
-        if self.addresses is None:
-            text = "refused: this node can't put up addresses: " + "; ".join(self.notes)
-        elif lease is None or message.group in self.releases or not self.guard.may_run(message.group, boottime_ns()):
+        if message.group in self.releases or not self.guard.may_run(message.group, boottime_ns()):
             text = f"refused: no live lease of group {message.group}"
         else:
-            try:
-                self.addresses.add(message.service, message.ip, message.prefix, message.interface, lease.until_ns)
-                self.held.setdefault(message.service, Held(message, boottime_ns()))
-            except AddressError as error:
-                self._forget_address(message.service)
-                text = str(error)
+            text = self.addresses.add(message)
         self._tell(AddressDone(message.service, AddressOp.ADD, not text, text))
 
     def _remove_address(self, message: Address) -> None:
-        text = ""
-        try:
-            if self.addresses and message.service in self.held:
-                self.addresses.remove(message.service)
-            self._forget_address(message.service)
-        except AddressError as error:
-            text = str(error)
+        text = self.addresses.remove(message.service)
         self._tell(AddressDone(message.service, AddressOp.REMOVE, not text, text))
 
-    def _forget_address(self, service: str) -> None:
-        self.held.pop(service, None)
-
-    def _renew_addresses(self, now: int) -> None:
-        if not self.addresses:
-            return
-        for service, held in tuple(self.held.items()):
-            lease = self.guard.leases.get(held.address.group)
-            if lease is None or held.address.group in self.guard.ending:
-                continue
-            if self.addresses.renew_due(service, lease.until_ns):
-                try:
-                    self.addresses.renew(service, lease.until_ns)
-                except AddressError as error:
-                    self._forget_address(service)
-                    log("address_lost", service=service, why=error)
-                    self._tell(AddressLost(service, str(error)))
+    def _renew_addresses(self) -> None:
+        for service, why in self.addresses.renew():
+            log("address_lost", service=service, why=why)
+            self._tell(AddressLost(service, why))
 
     # --------------------------------------------------------------------------------------------------- ending by force
 
@@ -617,16 +480,9 @@ class Guardian:
     def _continue_ending(self, now: int) -> None:
         """Look whether all has ended, and try again what has not."""
         for group, until in tuple(self.ending.items()):
-            left = []
             # The programs of all groups were killed before any netlink call: it may wait for a lock of the kernel. And
             # whatever happens to it, the address itself falls silent when the lease ends.
-            for service, held in tuple(self.held.items()):
-                if held.address.group == group and self.addresses:
-                    try:
-                        self.addresses.remove(service)
-                        self._forget_address(service)
-                    except AddressError as error:
-                        left.append(str(error))
+            left = self.addresses.remove_all(group)
             left += self.programs.leftovers(group)
             if not left:
                 self.guard.ended(group)
@@ -660,7 +516,7 @@ class Guardian:
             self.programs.poll(now)
             if self.releases:
                 self._poll_releases(now)
-            self._renew_addresses(now)
+            self._renew_addresses()
             self._start_what_is_due(now)
             self._watch_engine(now)
             if self.feed_at_ns <= now:
@@ -677,18 +533,13 @@ class Guardian:
                 key.data()
 
     def _next_deadline_ns(self, now: int) -> int:
-        at = min(self.guard.next_deadline_ns(), self.retry_at_ns, self.feed_at_ns, self.programs.next_deadline_ns(now))
+        at = min(self.guard.next_deadline_ns(), self.retry_at_ns, self.feed_at_ns, self.programs.next_deadline_ns(now),
+                 self.addresses.next_deadline_ns())  # fmt: skip
         if self.releases:
             at = min(at, now + 2 * MS)
-        if self.addresses:
-            for service, held in self.held.items():
-                lease = self.guard.leases.get(held.address.group)
-                renew_at = self.addresses.renew_at_ns(service)
-                if lease and held.address.group not in self.guard.ending and self.addresses.grows(service, lease.until_ns):
-                    at = min(at, renew_at)
-        for child in (self.engine, *self.others):
+        for child in self.family.all():
             if not child.pid:
-                waits = child is self.engine and self.ending
+                waits = child is self.family.engine and self.ending
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
         return min(at, self.heard_ns + SILENT_NS) if self.heard_ns else at
 
@@ -701,14 +552,14 @@ class Guardian:
 
     def finish(self) -> None:
         """End everything that is left. After an engine that left in order there is nothing but the other processes."""
-        if not hasattr(self, "engine"):
-            return
+        if not hasattr(self, "addresses"):
+            return  # it failed before anything was there
         self.finished = True
         self._kill_engine("the guardian stops")
         groups = {group.name for group in self.config.groups}
         for group in groups:
             self.programs.end_group(group)
-        for child in self.others:
+        for child in self.family.others:
             if child.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGTERM)
@@ -718,18 +569,18 @@ class Guardian:
             self._reap()
             self.programs.poll(boottime_ns())
             left = [line for group in groups for line in self.programs.leftovers(group)]
-            for child in self.others:
+            for child in self.family.others:
                 if child.pid and time.monotonic() > deadline:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child.pid, signal.SIGKILL)
             for group in groups if left else ():
                 self.programs.end_group(group)
-            if not left and not any(child.pid for child in (self.engine, *self.others)):
+            if not left and not any(child.pid for child in self.family.all()):
                 break
             time.sleep(0.005)
-        if self.addresses:
+        if self.addresses.kernel:
             with contextlib.suppress(OSError, AddressError):
-                self.addresses.uninstall()
+                self.addresses.kernel.uninstall()
         for line in self.programs.clean():
             log("not_ended", what=line)
         with contextlib.suppress(OSError):

@@ -136,7 +136,9 @@ class PacketFilter:
         self._table = _name(name)
         self._netlink = Netlink(NETLINK_NETFILTER)
         self._generation = 0
-        self._rules: frozenset[tuple[int, bytes, bytes]] = frozenset()  # as the kernel numbered them: family, chain, handle
+        self._rules: frozenset[tuple[int, bytes, bytes]] = (
+            frozenset()
+        )  # as the kernel numbered them: family, chain, handle
 
     def close(self) -> None:
         self._netlink.close()
@@ -243,7 +245,11 @@ class PacketFilter:
 
     def _remove_requests(self) -> list[tuple[int, int, int, bytes]]:
         table = attr(1, self._table)  # created first, so that removing what is not there is no error
-        return [(kind, flags, family, table) for family in _SETS for kind, flags in ((NEWTABLE, NLM_F_CREATE), (DELTABLE, 0))]
+        return [
+            (kind, flags, family, table)
+            for family in _SETS
+            for kind, flags in ((NEWTABLE, NLM_F_CREATE), (DELTABLE, 0))
+        ]
 
     @staticmethod
     def _families(ip: str) -> tuple[int, ...]:
@@ -259,7 +265,11 @@ class PacketFilter:
         if note:
             comment = note.encode()[:250] + b"\0"
             parts += attr(6, bytes([0, len(comment)]) + comment)  # shown as a comment by `nft list`
-        body = attr(1, self._table) + attr(2, _name(f"{name}{6 if ':' in ip else 4}")) + nested(3, nested(_LIST_ELEM, parts))
+        body = (
+            attr(1, self._table)
+            + attr(2, _name(f"{name}{6 if ':' in ip else 4}"))
+            + nested(3, nested(_LIST_ELEM, parts))
+        )
         return kind, flags, family, body
 
     def _protect_requests(self, ip: str, note: str) -> list[tuple[int, int, int, bytes]]:
@@ -308,7 +318,9 @@ class PacketFilter:
     def _elements(self, name: str) -> dict[str, str]:
         found: dict[str, str] = {}
         try:
-            bodies = self._netlink.ask(GETSETELEM, NLM_F_DUMP, _family(INET) + attr(1, self._table) + attr(2, _name(name)))
+            bodies = self._netlink.ask(
+                GETSETELEM, NLM_F_DUMP, _family(INET) + attr(1, self._table) + attr(2, _name(name))
+            )
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return found

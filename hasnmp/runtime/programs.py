@@ -348,7 +348,9 @@ class Programs:
         for program in tuple(self.running.values()):
             if program.drain_at_ns and program.drain_at_ns <= now:
                 program.drain_at_ns = 0
-                self.selector.register(program.output, selectors.EVENT_READ, lambda p=program: self._drain(p, boottime_ns()))
+                self.selector.register(
+                    program.output, selectors.EVENT_READ, lambda p=program: self._drain(p, boottime_ns())
+                )
             if program.deadline_ns <= now and program.status is None:
                 program.timed_out, program.deadline_ns = True, NEVER
                 self._end(program)
@@ -406,7 +408,9 @@ class Programs:
 
     def occupied(self, group: str, service: str) -> bool:
         """Does a program of this service, or what one left behind, still live?"""
-        if any(p.run.service == service and p.run.purpose is Purpose.SERVICE for p in self._of(group, (Purpose.SERVICE,))):
+        if any(
+            p.run.service == service and p.run.purpose is Purpose.SERVICE for p in self._of(group, (Purpose.SERVICE,))
+        ):
             return True
         return self.cgroups is not None and self.cgroups.populated(self.cgroups.group(group) / service)
 
@@ -452,7 +456,9 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
 
     Blocks until nothing is left, or for within_ms. Gives what is left, a text each: () = verified, nothing.
     """
-    programs = Programs(mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None)
+    programs = Programs(
+        mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None
+    )
     deadline = time.monotonic() + within_ms / 1000
     left: list[str] = programs.clean()
     if addresses := virtual_addresses(config):

@@ -64,7 +64,7 @@ PROFILES: dict[str, Profile] = {
     "kept link": Profile({"cut_link": 1}, (2, 6), rough=0, early=0, keep=True),
     "kept loss": Profile({"lossy_link": 1}, (1, 3), rough=0, early=0, keep=True),
     "kept store": Profile({"store_bad": 1, "pause_store": 1}, rough=0, early=0, keep=True),
-    "kept engine": Profile({"kill_engine": 1}, (2, 5), rough=0, early=0, keep=True),
+    "kept engine": Profile({"kill_one_engine": 1}, (2, 5), rough=0, early=0, keep=True),
     "kept cut": Profile({"cut_all": 1, "cut_one_way": 1}, (1, 3), nodes=(2,), rough=0, early=0, keep=True),
     "kept calm": Profile({"replays": 1}, rough=0, early=0, keep=True),
     "kept standby": Profile({"standby_lost": 1}, (1, 3), nodes=(2,), groups=(1,), rough=0, early=0, keep=True),
@@ -84,6 +84,7 @@ class Faults:
     profile: Profile
     inhibits: bool = False
     reply: int = 0
+    engine_killed: int = -(1 << 62)
     ends: int = 0  # when the safety phase ends: nothing strikes after that
     methods: dict[str, Callable[[], None]] = field(default_factory=dict)
 
@@ -237,6 +238,12 @@ class Faults:
         machine = self.machine()
         self.world.tell(machine.name, "had its engine killed")
         machine.kill_engine()
+
+    def kill_one_engine(self) -> None:
+        """One engine alone; the next one only when the cluster has come to rest, for two at once are two faults."""
+        if self.world.now >= self.engine_killed + 3000 * MS:
+            self.engine_killed = self.world.now
+            self.kill_engine()
 
     def kill_lease_io(self) -> None:
         machine = self.machine()

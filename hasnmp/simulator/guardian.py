@@ -76,7 +76,8 @@ class Guardian(Process):
     def engine_gone(self) -> None:
         """SIGCHLD."""
         world = self.world
-        world.post(world.between(10 * MS, 400 * MS if world.rng.random() < 0.5 else 40 * MS), self, self.start_engine)
+        slow = world.rng.random() < 0.5 and not world.truth.keep  # an engine that is started late loses its lease
+        world.post(world.between(10 * MS, 400 * MS if slow else 40 * MS), self, self.start_engine)
 
     # ------------------------------------------------------------------------------------------ what is due
 

@@ -124,8 +124,10 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
     if profile.keep:
-        world.run_until(start)
+        while truth.unsettled() and world.now < 50 * interval:
+            world.run_until(world.now + interval)
         truth.keep_all()
+        start, end = world.now, world.now + end - start
     faults.schedule(start, end - 5 * interval)
     world.run_until(end)
     if profile.keep:

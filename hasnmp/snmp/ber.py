@@ -156,7 +156,8 @@ def encode(tag: int, contents: bytes) -> bytes:
         return bytes((tag, 0x81, length)) + contents
     if length < 0x10000:
         return bytes((tag, 0x82, length >> 8, length & 0xFF)) + contents
-    return bytes((tag, 0x84)) + length.to_bytes(4, "big") + contents
+    octets = (length.bit_length() + 7) // 8
+    return bytes((tag, 0x80 | octets)) + length.to_bytes(octets, "big") + contents
 
 
 def encode_integer(value: int, tag: int = INTEGER) -> bytes:

@@ -57,7 +57,9 @@ def picture() -> View:
         "bank", "node-a", "0.1.0", Role.PRIMARY, Condition.DEGRADED, Condition.DEGRADED, NOW - 12 * S, 3,
         PartState.UP, PartState.UP, started_ns=NOW - 7200 * S,
     )  # fmt: skip
-    t["nodes"]["node-a"] = NodeRow("node-a", True, NodeState.UP, Role.PRIMARY, Condition.OK, last_change_ns=NOW - 7200 * S)
+    t["nodes"]["node-a"] = NodeRow(
+        "node-a", True, NodeState.UP, Role.PRIMARY, Condition.OK, last_change_ns=NOW - 7200 * S
+    )
     t["nodes"]["node-b"] = NodeRow("node-b", False, NodeState.LOST, Role.UNKNOWN, Condition.UNKNOWN,
                                    last_heard_ns=NOW - 13 * S, last_change_ns=NOW - 12 * S, transitions=5,
                                    heartbeats_received=31234, heartbeats_late=2)  # fmt: skip
@@ -122,7 +124,9 @@ class FakeEngine:
             except OSError:
                 return
             self.connections.append(connection)
-            connection.sendall(protocol.encode(protocol.snapshot(self.view)) if self.greeting is None else self.greeting)
+            connection.sendall(
+                protocol.encode(protocol.snapshot(self.view)) if self.greeting is None else self.greeting
+            )
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -151,6 +155,7 @@ class FakeEngine:
             connection.sendall(protocol.encode(message))
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which keeps the socket open
         self._listener.close()
         for connection in self.connections:
             try:

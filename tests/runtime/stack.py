@@ -37,7 +37,9 @@ def make_config(run_dir: str, cluster: str, address: dict[str, Any] | None = Non
     )
 
 
-def engine(config: Config, node: str, hello: Hello, link: Channel, lease_io: socket.socket, store: socket.socket) -> int:
+def engine(
+    config: Config, node: str, hello: Hello, link: Channel, lease_io: socket.socket, store: socket.socket
+) -> int:
     test = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     test.connect(str(Path(config.run_dir, "engine.sock")))
     test.send(pickle.dumps((os.getpid(), hello)))
@@ -76,6 +78,9 @@ class Stack:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(str(folder / "engine.sock"))
         self.listener.listen()
+        if mode == "nobody":
+            os.chown(folder, 65534, 65534)
+            (folder / "engine.sock").chmod(0o777)
         self.conn: socket.socket | None = None
         self.messages: list[Any] = []
         self.run = 0
@@ -92,9 +97,9 @@ class Stack:
     def accept(self, within_s: float = 3) -> Hello:
         """Wait for the next engine."""
         self.listener.settimeout(within_s)
-        if self.conn:
-            self.conn.close()
-        self.conn, _ = self.listener.accept()
+        before, (self.conn, _) = self.conn, self.listener.accept()
+        if before:
+            before.close()
         self.engine_pid, self.hello = pickle.loads(self.conn.recv(1 << 18))
         self.messages.clear()
         self.run = max(self.run, self.hello.next_run - 1)
@@ -117,7 +122,9 @@ class Stack:
             try:
                 data = self.conn.recv(1 << 18)
             except TimeoutError:
-                raise AssertionError(f"no {kind.__name__} {values} within {within_s} s; {self.messages}; {self.log()}") from None
+                raise AssertionError(
+                    f"no {kind.__name__} {values} within {within_s} s; {self.messages}; {self.log()}"
+                ) from None
             assert data, f"the engine's end closed while {kind.__name__} was awaited: {self.log()}"
             self.messages.append(decode(data))
 
@@ -128,7 +135,9 @@ class Stack:
         assert self.expect(Extended).ok
         return until
 
-    def program(self, *argv: str, service: str = "web", purpose: Purpose = Purpose.SERVICE, group: str = "g", **more: Any) -> int:
+    def program(
+        self, *argv: str, service: str = "web", purpose: Purpose = Purpose.SERVICE, group: str = "g", **more: Any
+    ) -> int:
         self.run += 1
         self.send(Run(self.run, group, service, argv, purpose, **more))
         return self.run
@@ -162,6 +171,18 @@ def main() -> int:
     folder, cluster, mode, address = sys.argv[1:]
     if mode == "ordinary":
         guardian.open_cgroups = programs.open_cgroups = lambda config, node: None  # type: ignore[assignment]
+    if mode == "nobody":
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    if mode == "stuck":  # a process in uninterruptible sleep, as far as the guardian can see
+        look = programs.Programs.leftovers
+
+        def leftovers(self: programs.Programs, group: str) -> list[str]:
+            stuck = Path(folder, "stuck").exists() and group == "g"
+            return look(self, group) + (["process 1 (stuck)"] if stuck else [])
+
+        programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
     ip = {"ip": address, "interface": "srv0"} if address else None
     return guardian.run(make_config(folder, cluster, ip), "n", guardian.Children(engine, lease_io=silent_child))
 

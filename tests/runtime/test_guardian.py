@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,7 +236,7 @@ def test_a_hanging_engine_is_replaced(stack: Stack) -> None:
 
 def test_another_process_is_restarted_with_its_socket(stack: Stack, tmp_path: Path) -> None:
     pids = tmp_path / "lease_io.pids"
-    first = int(pids.read_text())
+    first = read_pid(pids)
     os.kill(first, signal.SIGKILL)
     until(lambda: len(pids.read_text().split()) == 2)
     second = int(pids.read_text().split()[1])
@@ -243,3 +245,49 @@ def test_another_process_is_restarted_with_its_socket(stack: Stack, tmp_path: Pa
     until(lambda: len(pids.read_text().split()) == 3)
     assert time.monotonic() - killed > 0.09  # it backs off
     assert stack.process.poll() is None
+
+
+def test_what_can_not_be_ended_keeps_its_group_ending(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, "stuck")
+    try:
+        expiry = stack.lease(400)
+        (tmp_path / "stuck").touch()
+        hello = stack.accept()  # another engine comes nevertheless, for the sake of other groups
+        assert boottime_ns() > expiry
+        assert hello.leases == ()
+        assert "IS NOT ENDED" in stack.expect(Alarm).text
+        stack.lease(60000, "h")
+        refused = stack.expect(RunFailed, run=stack.program(*SLEEP, purpose=Purpose.CHECK))
+        assert refused.text == "group g is being ended"
+        stack.send(Extend((HeldLease("g", 2, boottime_ns() + 60000 * MS),)))
+        assert not stack.expect(Extended).ok
+        stack.send(Release("g", 1))
+        assert not stack.expect(Released).ok
+        assert "process 1 (stuck)" in stack.expect(Alarm).text  # it is said again and again
+        (tmp_path / "stuck").unlink()
+        assert "ms too late" in stack.expect(Alarm).text
+        stack.lease(60000, token=2)
+        assert stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    finally:
+        stack.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_an_ordinary_user_gets_what_there_is_and_is_told_what_not() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder), "nobody")
+        try:
+            notes = stack.hello.notes
+            assert any("no cgroup" in note for note in notes)
+            assert any("OOM killer" in note for note in notes)
+            assert any("real-time" in note for note in notes)
+            expiry = stack.lease(400)
+            pid = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+            assert Path(f"/proc/{pid}").stat().st_uid == 65534
+            os.kill(stack.engine_pid, signal.SIGSTOP)
+            assert until(lambda: not lives(pid)) <= expiry
+            stack.accept()
+            assert (Path(folder) / "n.holder").stat().st_mode & 0o777 == 0o600
+            assert json.loads((Path(folder) / "n.holder").read_text())["holder"] == stack.hello.holder
+        finally:
+            stack.close()

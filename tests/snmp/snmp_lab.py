@@ -22,11 +22,36 @@ from typing import Any
 from hasnmp import protocol
 from hasnmp.errors import Code
 from hasnmp.model import (
-    AlarmRow, ArbiterRow, ArbiterState, CommandRow, CommandState, Condition, ConfigRow, EventRow, FenceRow, GroupRow,
-    GroupState, Kind, LinkRow, LinkState, NodeRow, NodeState, PartState, Proof, Reason, Role, ServiceRow, ServiceState,
-    Severity, StatisticsRow, SystemRow, Verb, View,
+    AlarmRow,
+    ArbiterRow,
+    ArbiterState,
+    CommandRow,
+    CommandState,
+    Condition,
+    ConfigRow,
+    EventRow,
+    FenceRow,
+    GroupRow,
+    GroupState,
+    Kind,
+    LinkRow,
+    LinkState,
+    NodeRow,
+    NodeState,
+    PartState,
+    Proof,
+    Reason,
+    Role,
+    ServiceRow,
+    ServiceState,
+    Severity,
+    StatisticsRow,
+    SystemRow,
+    Verb,
+    View,
 )  # fmt: skip
-from hasnmp.settings import Arbiter, Community, Config, Control, Heartbeat, NodeSettings, Receiver, Snmp, SnmpUser
+from hasnmp.settings import Arbiter, Community, Config, Control, Heartbeat, NodeSettings, Snmp, SnmpUser
+from hasnmp.snmp import ber
 
 READ, WRITE = b"look", b"touch"
 AUTH, PRIV = "authentic-word", "private-word"
@@ -347,3 +372,58 @@ def rows_of(walk: str) -> dict[str, str]:
     return {m[1]: m[2] for m in re.finditer(r"^\.([\d.]+) = (.*)$", walk, re.M)}
 
 
+
+
+# ------------------------------------------------------------------------------------------- messages, octet by octet
+
+GET, NEXT, RESPONSE, SET, BULK, INFORM, TRAP, REPORT = 0xA0, 0xA1, 0xA2, 0xA3, 0xA5, 0xA6, 0xA7, 0xA8
+Name = tuple[int, ...]
+
+
+def binding(name: Name, value: bytes = b"\x05\x00") -> bytes:
+    return ber.encode(ber.SEQUENCE, ber.encode(ber.OID, ber.encode_oid(name)) + value)
+
+
+def a_pdu(tag: int, bindings: list[bytes], first: int = 0, second: int = 0, request_id: int = 77) -> bytes:
+    numbers = b"".join(ber.encode_integer(n) for n in (request_id, first, second))
+    return ber.encode(tag, numbers + ber.encode(ber.SEQUENCE, b"".join(bindings)))
+
+
+def v2c(pdu: bytes, community: bytes = READ) -> bytes:
+    return ber.encode(ber.SEQUENCE, b"\x02\x01\x01" + ber.encode(ber.OCTETS, community) + pdu)
+
+
+class Answer:
+    """A Response or Report of v2c, or the PDU of a v3 one."""
+
+    def __init__(self, message: bytes) -> None:
+        start, end = ber.expect(message, 0, len(message), ber.SEQUENCE)
+        _, start = ber.integer(message, start, end)
+        _, start = ber.octets(message, start, end)
+        self._pdu(message, start, end)
+
+    @classmethod
+    def of_pdu(cls, data: bytes, start: int, end: int) -> Answer:
+        self = cls.__new__(cls)
+        self._pdu(data, start, end)
+        return self
+
+    def _pdu(self, data: bytes, start: int, end: int) -> None:
+        self.tag, start, end = ber.tlv(data, start, end)
+        self.request_id, start = ber.integer(data, start, end)
+        self.status, start = ber.integer(data, start, end)
+        self.index, start = ber.integer(data, start, end)
+        start, end = ber.expect(data, start, end, ber.SEQUENCE)
+        self.tags: list[int] = []
+        self.names: list[Name] = []
+        self.values: list[Any] = []
+        while start < end:
+            at, start = ber.expect(data, start, end, ber.SEQUENCE)
+            name, name_end = ber.expect(data, at, start, ber.OID)
+            tag, at, stop = ber.tlv(data, name_end, start)
+            self.names.append(ber.decode_oid(data[name:name_end]))
+            self.tags.append(tag)
+            try:
+                self.values.append(ber.decode_value(tag, data[at:stop]))
+            except ber.BerError:  # an error's echo of what was no value
+                self.values.append(data[at:stop])

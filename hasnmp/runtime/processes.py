@@ -1,0 +1,146 @@
+"""The other processes of a node's stack: forked from the guardian, restarted when they die, and how long that waits.
+
+Forked without exec: a new engine is there within milliseconds, and all share their code's memory. The guardian keeps both
+ends of the socket pairs between engine and lease i/o, and engine and store, so that a restarted one inherits its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from hasnmp.runtime.kernel import boottime_ns, die_with, prefer_this_process, set_name, set_oom_score
+from hasnmp.runtime.messages import Channel, Hello
+from hasnmp.settings import Config
+
+MS = 1_000_000
+S = 1_000_000_000
+STEADY_NS = 5 * S  # a process that lived for this long is restarted at once when it dies
+BACK_OFF_NS = (100 * MS, 5 * S)
+SOFTWARE = 70  # exit status after a defect: EX_SOFTWARE of sysexits.h
+
+
+def log(event: str, **values: object) -> None:
+    """A line to stderr: systemd's journal, or the terminal."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(json.dumps({"event": event, "process": "guardian", **values}, default=str) + "\n")
+        sys.stderr.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """What runs in the other processes: each a function that returns its exit status. None: there is no such process.
+
+    engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
+    lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node)
+    """
+
+    engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
+    lease_io: Callable[[Config, str, socket.socket], int] | None = None
+    store: Callable[[Config, str, socket.socket], int] | None = None
+    snmp: Callable[[Config, str], int] | None = None
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of the stack. pid 0: it does not live, and is started at start_at_ns."""
+
+    name: str
+    comm: str
+    main: Callable[[], int]
+    pid: int = 0
+    started_ns: int = 0
+    start_at_ns: int = 0
+    deaths: int = 0  # in a row, each before it was steady
+
+    def died(self, now: int) -> None:
+        self.pid = 0
+        self.deaths = 1 if now - self.started_ns >= STEADY_NS else self.deaths + 1
+        first, longest = BACK_OFF_NS
+        self.start_at_ns = now if self.deaths == 1 else now + min(longest, first << min(self.deaths - 2, 10))
+
+
+@dataclass(slots=True)
+class Family:
+    """The processes. `engine` has no main of its own: fork_engine() gives it one each time."""
+
+    config: Config
+    node: str
+    engine: Child
+    others: list[Child]
+    pairs: dict[str, tuple[socket.socket, socket.socket]] = field(default_factory=dict)
+    close_in_child: list[Callable[[], None]] = field(default_factory=list)  # what is the guardian's alone
+
+    @classmethod
+    def make(cls, config: Config, node: str, children: Children) -> Family:
+        pairs = {
+            name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+            for name in ("lease_io", "store")
+        }
+        others = []
+        if lease_io := children.lease_io:
+            others.append(Child("lease_io", "hasnmp-lease", lambda: lease_io(config, node, pairs["lease_io"][1])))
+        if store := children.store:
+            others.append(Child("store", "hasnmp-store", lambda: store(config, node, pairs["store"][1])))
+        if snmp := children.snmp:
+            others.append(Child("snmp", "hasnmp-snmp", lambda: snmp(config, node)))
+        return cls(config, node, Child("engine", "hasnmp-engine", lambda: SOFTWARE), others, pairs)
+
+    def all(self) -> tuple[Child, ...]:
+        return (self.engine, *self.others)
+
+    def fork(self, child: Child) -> None:
+        parent, now = os.getpid(), boottime_ns()
+        pid = os.fork()
+        if pid == 0:
+            self._be(child, parent)
+        child.pid, child.started_ns = pid, now
+
+    def _be(self, child: Child, parent: int) -> NoReturn:
+        """In the forked process: become the child, with nothing of the guardian's in hand."""
+        status = SOFTWARE
+        try:
+            signal.set_wakeup_fd(-1)
+            # A Ctrl-C goes to every process of a terminal: the guardian's word is what the children stop by.
+            for number, action in (
+                (signal.SIGTERM, signal.SIG_DFL),
+                (signal.SIGINT, signal.SIG_IGN),
+                (signal.SIGHUP, signal.SIG_IGN),
+                (signal.SIGCHLD, signal.SIG_DFL),
+                (signal.SIGCONT, signal.SIG_DFL),
+            ):
+                signal.signal(number, action)
+            set_name(child.comm)
+            if child is self.engine:
+                # It outlives the guardian for as long as it takes to end the groups by force. It keeps its ends of the
+                # pairs, and is exempt from the OOM killer as the guardian is.
+                prefer_this_process()
+                keep = {pair[0] for pair in self.pairs.values()}
+            else:
+                die_with(parent)
+                set_oom_score(0)
+                keep = {self.pairs[child.name][1]} if child.name in self.pairs else set()
+            for pair in self.pairs.values():
+                for sock in pair:
+                    if sock not in keep:
+                        sock.close()
+            for close in self.close_in_child:
+                close()
+            status = child.main()
+        except SystemExit as leave:
+            status = leave.code if isinstance(leave.code, int) else 1
+        except BaseException:
+            log("process_failed", name=child.name, traceback=traceback.format_exc())
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)

@@ -1,0 +1,24 @@
+"""The service that the laboratory's clusters run: answers each datagram with "NODE TOKEN DATAGRAM".
+
+    python -I -S echo.py ADDRESS PORT
+
+Bound to the virtual address alone, so that an answer leaves from it. It imports next to nothing: its start is part of
+every failover that is measured.
+"""
+
+import os
+import sys
+
+from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_DGRAM, SOL_SOCKET, socket
+
+sock = socket(AF_INET6 if ":" in sys.argv[1] else AF_INET, SOCK_DGRAM)
+sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+sock.setsockopt(0, 15, 1)  # IP_FREEBIND: a test of the probe itself binds before the address is there
+sock.bind((sys.argv[1], int(sys.argv[2])))
+head = f"{os.uname().nodename} {os.environ.get('HASNMP_TOKEN', '0')} ".encode()
+while True:
+    try:
+        data, peer = sock.recvfrom(64)
+        sock.sendto(head + data, peer)
+    except OSError:
+        pass  # the packet filter refused the answer: the address has been taken from us

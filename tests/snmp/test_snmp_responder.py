@@ -1,0 +1,556 @@
+"""The command responder octet by octet, over objects of the test's own: RFC 3416 section 4.2, and whatever isn't SNMP."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hasnmp.model import View
+from hasnmp.settings import Community, Snmp, SnmpUser
+from hasnmp.snmp import ber
+from hasnmp.snmp.access import Communities
+from hasnmp.snmp.cells import Store
+from hasnmp.snmp.objects import Column, Index, Reader, Scalar, Syntax, TableDef
+from hasnmp.snmp.responder import Done, Responder, SetRequest
+from hasnmp.snmp.standard import Counters
+from hasnmp.snmp.usm import Engine, Incoming
+from tests.snmp.snmp_lab import (
+    AUTH,
+    BULK,
+    GET,
+    INFORM,
+    NEXT,
+    PRIV,
+    READ,
+    REPORT,
+    RESPONSE,
+    SET,
+    TRAP,
+    WRITE,
+    Answer,
+    a_pdu,
+    binding,
+    v2c,
+)  # fmt: skip
+
+ROOT = (1, 3, 6, 1, 4, 1, 99999)
+COLUMN = (*ROOT, 2, 1)
+SETTINGS = Snmp(
+    users=(SnmpUser("noc", "sha256", "aes128", "operate", AUTH.encode(), PRIV.encode()),),
+    communities=(
+        Community("read", (), READ), Community("operate", ("192.0.2.0/24", "2001:db8::/32"), WRITE),
+    ),
+    allow_insecure_set=True,
+)  # fmt: skip
+
+
+class Bench:
+    """A responder over: one.0 = 1, name.0 = "name" (writable), gone.0 (never there), broken.0 (its read raises), big.0,
+    and a table of two columns with the rows of `rows`, the second with a hole at row 200."""
+
+    def __init__(self) -> None:
+        self.rows = [(1,), (2,), (127,), (128,), (200,), (16383,), (16384,), (2**32 - 1,)]
+        self.reads = 0
+        self.counters = Counters()
+        self.sets: list[tuple[SetRequest, Done]] = []
+        self.failures: list[Exception] = []
+        self.second = 0.0
+
+        def count(_: Reader) -> int:
+            self.reads += 1
+            return self.reads
+
+        def broken(_: Reader) -> int:
+            raise RuntimeError("broken")
+
+        def scalar(name: str, number: int, syntax: Syntax, read: Any, **more: Any) -> Scalar:
+            return Scalar(name, (*ROOT, 1, number), syntax, more.pop("access", "read-only"), read, (), **more)
+
+        scalars = (
+            scalar("one", 1, Syntax.INTEGER32, lambda _: 1),
+            scalar("name", 2, Syntax.OCTETS, lambda _: b"name", access="read-write", size=8),
+            scalar("gone", 3, Syntax.INTEGER32, lambda _: None),
+            scalar("count", 4, Syntax.COUNTER32, count),
+            scalar("countVolatile", 5, Syntax.COUNTER32, count, volatile=True),
+        )
+        tail = (
+            Scalar("big", (*ROOT, 3, 1), Syntax.OCTETS, "read-only", lambda _: bytes(60000), ()),
+            Scalar("broken", (*ROOT, 4, 1), Syntax.INTEGER32, "read-only", broken, ()),
+            Scalar("wrong", (*ROOT, 4, 2), Syntax.UNSIGNED32, "read-only", lambda _: -1, ()),
+        )
+        table = TableDef(
+            "table",
+            COLUMN,
+            (Index("index", 1, Syntax.UNSIGNED32),),
+            lambda _: [(row, row[0]) for row in self.rows],
+            (
+                Column("number", 2, Syntax.UNSIGNED32, "read-only", lambda _, row: row),
+                Column("text", 3, Syntax.OCTETS, "read-write", lambda _, row: None if row == 200 else b"%d" % row, size=9),
+            ),
+            ("nodes",),
+        )
+        self.store = Store((*scalars, *tail), (table,), lambda: Reader(View(), 0, 10**9))
+        self.engine = Engine(b"\x80\0~\xd9\5engine", 3, lambda: 1000, SETTINGS.users, self.counters)
+        self.responder = Responder(
+            self.store,
+            Communities(SETTINGS),
+            self.engine,
+            self.counters,
+            lambda request, done: self.sets.append((request, done)),
+            lambda: self.second,
+            self.failures.append,
+        )
+
+    def send(self, message: bytes, host: str = "192.0.2.7") -> bytes | None:
+        answers: list[bytes] = []
+        self.responder.handle(message, host, answers.append)
+        assert len(answers) <= 1
+        return answers[0] if answers else None
+
+    def ask(self, tag: int, names: list[tuple[int, ...]], first: int = 0, second: int = 0) -> Answer:
+        out = self.send(v2c(a_pdu(tag, [binding(name) for name in names], first, second)))
+        assert out is not None
+        answer = Answer(out)
+        assert (answer.tag, answer.request_id) == (RESPONSE, 77)
+        return answer
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+NO_SUCH_OBJECT, NO_SUCH_INSTANCE, END = 0x80, 0x81, 0x82
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "value"),
+    [
+        ((*ROOT, 1, 1, 0), ber.INTEGER, 1),
+        ((*ROOT, 1, 2, 0), ber.OCTETS, b"name"),
+        ((*ROOT, 1, 1), NO_SUCH_INSTANCE, None),
+        ((*ROOT, 1, 1, 1), NO_SUCH_INSTANCE, None),
+        ((*ROOT, 1, 1, 0, 0), NO_SUCH_INSTANCE, None),
+        ((*ROOT, 1, 3, 0), NO_SUCH_INSTANCE, None),
+        ((*ROOT, 1, 9, 0), NO_SUCH_OBJECT, None),
+        ((*ROOT, 1), NO_SUCH_OBJECT, None),
+        ((1, 3), NO_SUCH_OBJECT, None),
+        ((0, 0), NO_SUCH_OBJECT, None),
+        ((2, 999), NO_SUCH_OBJECT, None),
+        ((*COLUMN, 1, 1), NO_SUCH_OBJECT, None),  # a not-accessible column
+        ((*COLUMN, 2, 128), ber.UNSIGNED32, 128),
+        ((*COLUMN, 2, 3), NO_SUCH_INSTANCE, None),
+        ((*COLUMN, 3, 200), NO_SUCH_INSTANCE, None),
+        ((*COLUMN, 4, 1), NO_SUCH_OBJECT, None),
+    ],
+)
+def test_get(bench: Bench, name: tuple[int, ...], tag: int, value: Any) -> None:
+    answer = bench.ask(GET, [name])
+    assert (answer.status, answer.index) == (0, 0)
+    assert (answer.names, answer.tags, answer.values) == ([name], [tag], [value])
+
+
+def test_get_of_nothing_and_of_many(bench: Bench) -> None:
+    assert bench.ask(GET, []).names == []
+    names = [(*COLUMN, 2, row[0]) for row in bench.rows] * 50
+    assert bench.ask(GET, names).names == names
+
+
+def every_instance(bench: Bench) -> list[tuple[int, ...]]:
+    rows = [row[0] for row in bench.rows]
+    return [
+        (*ROOT, 1, 1, 0), (*ROOT, 1, 2, 0), (*ROOT, 1, 4, 0), (*ROOT, 1, 5, 0),
+        *[(*COLUMN, 2, row) for row in rows], *[(*COLUMN, 3, row) for row in rows if row != 200],
+        (*ROOT, 3, 1, 0),
+    ]  # fmt: skip
+
+
+def test_getnext_walks_every_instance_in_order_and_ends(bench: Bench) -> None:
+    seen, name = [], (0, 0)
+    while True:
+        answer = bench.ask(NEXT, [name])
+        if answer.status:
+            assert answer.status == 5  # genErr at `broken`, after everything else
+            break
+        name = answer.names[0]
+        seen.append(name)
+    assert seen == sorted(every_instance(bench)) == every_instance(bench)
+    end = bench.ask(NEXT, [(*ROOT, 4, 2, 0), (2, 5)])
+    assert (end.tags, end.names) == ([END, END], [(*ROOT, 4, 2, 0), (2, 5)])
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), max_size=6).map(tuple), st.booleans())
+@settings(deadline=None, max_examples=300)
+def test_getnext_of_any_name_gives_the_first_instance_after_it(tail: tuple[int, ...], below: bool) -> None:
+    bench = Bench()
+    name = (*ROOT, *tail) if below else (1, 3, *tail)
+    after = [instance for instance in every_instance(bench) if instance > name]
+    answer = bench.ask(NEXT, [name])
+    if after:
+        assert answer.names == [after[0]]
+    else:
+        assert answer.status == 5 or answer.tags == [END]
+
+
+def test_a_read_that_fails_is_a_generr_with_its_index_and_is_told_of(bench: Bench) -> None:
+    for name in ((*ROOT, 4, 1, 0), (*ROOT, 4, 2, 0)):
+        answer = bench.ask(GET, [(*ROOT, 1, 1, 0), name])
+        assert (answer.status, answer.index) == (5, 2)
+        assert answer.names == [(*ROOT, 1, 1, 0), name] and answer.tags == [ber.NULL] * 2
+    assert len(bench.failures) == 2
+
+
+def test_a_value_is_encoded_once_until_it_may_have_changed(bench: Bench) -> None:
+    once, always = (*ROOT, 1, 4, 0), (*ROOT, 1, 5, 0)
+    assert [bench.ask(GET, [once]).values[0] for _ in range(3)] == [1, 1, 1]
+    assert [bench.ask(GET, [always]).values[0] for _ in range(3)] == [2, 3, 4]
+    bench.store.changed_all()
+    assert bench.ask(GET, [once]).values == [5]
+    assert bench.ask(NEXT, [COLUMN]).values == [1]
+    bench.rows.append((2**32 - 2,))
+    bench.rows.remove((1,))
+    assert bench.ask(NEXT, [COLUMN]).values == [1]
+    bench.store.changed(["groups"])
+    assert bench.ask(NEXT, [COLUMN]).values == [1]
+    bench.store.changed(["nodes"])
+    assert bench.ask(NEXT, [COLUMN]).values == [2]
+    assert bench.ask(NEXT, [(*COLUMN, 2, 16384)]).values == [2**32 - 2]
+
+
+# ------------------------------------------------------------------------------------------------------------ GETBULK
+
+
+def by_getnext(bench: Bench, names: list[tuple[int, ...]], once: int, times: int) -> list[tuple[tuple[int, ...], int]]:
+    """What RFC 3416 4.2.3 says of a GETBULK, spelled out with GETNEXTs."""
+    out = []
+    current = list(names)
+    for repetition in range(max(times, 1)):
+        for at, name in enumerate(current):
+            if (at < once) != (repetition == 0) and at < once:
+                continue
+            if at >= once and not times:
+                continue
+            answer = bench.ask(NEXT, [name])
+            out.append((answer.names[0], answer.tags[0]))
+            current[at] = answer.names[0]
+    return out
+
+
+@pytest.mark.parametrize("once", [-5, 0, 1, 2, 3, 9, 2**31 - 1])
+@pytest.mark.parametrize("times", [-1, 0, 1, 4])
+def test_getbulk_is_what_getnexts_would_give(bench: Bench, once: int, times: int) -> None:
+    names = [(*ROOT, 1, 1), (*COLUMN, 2), (*COLUMN, 3, 1)]
+    answer = bench.ask(BULK, names, once, times)
+    wanted = by_getnext(bench, names, min(max(once, 0), 3), max(times, 0))
+    assert list(zip(answer.names, answer.tags, strict=True)) == wanted
+    assert (answer.status, answer.index) == (0, 0)
+
+
+def test_getbulk_of_nothing(bench: Bench) -> None:
+    for once, times in ((0, 0), (0, 10), (5, 5)):
+        assert bench.ask(BULK, [], once, times).names == []
+
+
+def test_getbulk_beyond_the_end_says_so_under_the_last_name_and_stops(bench: Bench) -> None:
+    answer = bench.ask(BULK, [(*ROOT, 4, 2, 0), (2, 1)], 0, 2**31 - 1)
+    assert answer.tags == [END, END] and answer.names == [(*ROOT, 4, 2, 0), (2, 1)]
+
+
+def test_a_huge_getbulk_is_cut_to_what_a_datagram_takes(bench: Bench) -> None:
+    bench.rows = [(n,) for n in range(20000)]
+    begun = time.perf_counter()
+    out = bench.send(v2c(a_pdu(BULK, [binding((*COLUMN, 2))], 0, 2**31 - 1)))
+    assert out is not None and 65000 < len(out) <= 65507
+    assert time.perf_counter() - begun < 5
+    answer = Answer(out)
+    assert answer.names == [(*COLUMN, 2, n) for n in range(len(answer.names))]
+
+
+def test_a_getbulk_whose_first_value_does_not_fit_is_empty_and_a_get_is_toobig(bench: Bench) -> None:
+    big = (*ROOT, 3, 1, 0)
+    assert len(bench.ask(GET, [big]).values[0]) == 60000
+    toobig = bench.ask(GET, [big, big])
+    assert (toobig.status, toobig.index, toobig.names) == (1, 0, [])
+    toobig = bench.ask(NEXT, [(*ROOT, 3, 1), (*ROOT, 3, 1)])
+    assert (toobig.status, toobig.index, toobig.names) == (1, 0, [])
+    assert bench.ask(BULK, [(*ROOT, 3, 1), (*ROOT, 3, 1)], 2, 0).names == [big]
+
+
+# ---------------------------------------------------------------------------------------------------------------- SET
+
+
+def test_a_set_goes_to_the_setter_with_its_values_as_they_came(bench: Bench) -> None:
+    name, cell = (*ROOT, 1, 2, 0), (*COLUMN, 3, 16384)
+    pdu = a_pdu(SET, [binding(name, b"\4\2hi"), binding(cell, b"\4\0")])
+    assert bench.send(v2c(pdu, WRITE)) is None
+    [(request, done)] = bench.sets
+    assert [(a.target.name, a.index, a.syntax, a.value) for a in request.assignments] == [
+        ("name", (0,), 4, b"hi"), ("text", (16384,), 4, b""),
+    ]  # fmt: skip
+    assert request.principal.tag == "community-2" and request.host == "192.0.2.7"
+    assert WRITE.decode() not in repr(request)
+    del done
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [
+        ((*ROOT, 1, 1, 0), b"\2\1\1", 17),  # notWritable: read-only
+        ((*ROOT, 1, 9, 0), b"\2\1\1", 17),  # notWritable: nothing there could be written
+        ((*COLUMN, 1, 1), b"\2\1\1", 17),
+        ((*ROOT, 1, 2, 0), b"\2\1\7", 7),  # wrongType: no coercion
+        ((*ROOT, 1, 2, 0), b"\5\0", 7),
+        ((*ROOT, 1, 2, 0), b"\x44\2hi", 7),
+    ],
+)
+def test_a_set_that_the_responder_itself_refuses(bench: Bench, name: tuple[int, ...], value: bytes, status: int) -> None:
+    good = binding((*ROOT, 1, 2, 0), b"\4\2hi")
+    out = bench.send(v2c(a_pdu(SET, [good, binding(name, value)]), WRITE))
+    assert out is not None and not bench.sets
+    answer = Answer(out)
+    assert (answer.status, answer.index, answer.names) == (status, 2, [(*ROOT, 1, 2, 0), name])
+
+
+def test_who_may_only_read_can_set_nothing(bench: Bench) -> None:
+    pdu = a_pdu(SET, [binding((*ROOT, 1, 2, 0), b"\4\2hi")])
+    out = bench.send(v2c(pdu, READ))
+    assert out is not None and (Answer(out).status, Answer(out).index) == (16, 0)
+    assert not bench.sets
+
+
+@pytest.mark.parametrize("host", ["198.51.100.1", "2001:db9::1", "fe80::1%eth0"])
+def test_a_community_from_elsewhere_is_nobody(bench: Bench, host: str) -> None:
+    assert bench.send(v2c(a_pdu(GET, []), WRITE), host) is None
+    assert bench.counters.value("bad_uses") == 1 and bench.counters.value("bad_names") == 0
+    assert bench.send(v2c(a_pdu(GET, []), WRITE), "2001:db8::1") is not None
+
+
+def test_communities_write_only_where_the_configuration_allows_it() -> None:
+    careful = Communities(Snmp(communities=(Community("operate", (), WRITE),), allow_insecure_set=False))
+    principal = careful.find(WRITE, "192.0.2.1")
+    assert principal is not None and not principal.operate
+
+
+# ------------------------------------------------------------------------------------------------- what is not a request
+
+
+def message(version: bytes = b"\2\1\1", community: bytes = b"\4\4look", pdu: bytes | None = None) -> bytes:
+    return ber.encode(0x30, version + community + (a_pdu(GET, []) if pdu is None else pdu))
+
+
+GOOD_NAME = b"\6\3\x2b\6\1"
+MALFORMED: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "parse_errors"),
+    "one octet": (b"\x30", "parse_errors"),
+    "zeroes": (bytes(64), "parse_errors"),
+    "indefinite length": (b"\x30\x80" + message()[2:] + b"\0\0", "parse_errors"),
+    "length beyond the datagram": (b"\x30\x7f" + message()[2:], "parse_errors"),
+    "length of five octets": (b"\x30\x85\0\0\0\0\x10" + message()[2:], "parse_errors"),
+    "octets after the message": (message() + b"\0", "parse_errors"),
+    "version missing": (ber.encode(0x30, b"\4\4look" + a_pdu(GET, [])), "parse_errors"),
+    "version of no octets": (message(b"\2\0"), "parse_errors"),
+    "SNMPv1": (message(b"\2\1\0"), "bad_versions"),
+    "version 2": (message(b"\2\1\2"), "bad_versions"),
+    "version -1": (message(b"\2\1\xff"), "bad_versions"),
+    "community constructed": (message(community=b"\x24\6\4\4look"), "parse_errors"),
+    "community unknown": (message(community=b"\4\4Look"), "bad_names"),
+    "community empty": (message(community=b"\4\0"), "bad_names"),
+    "no PDU": (message(pdu=b""), "parse_errors"),
+    "v1 trap PDU": (message(pdu=b"\xa4" + a_pdu(GET, [])[1:]), "parse_errors"),
+    "PDU tag 0xa9": (message(pdu=b"\xa9" + a_pdu(GET, [])[1:]), "parse_errors"),
+    "Response": (message(pdu=a_pdu(RESPONSE, [])), "unknown_handlers"),
+    "Trap": (message(pdu=a_pdu(TRAP, [])), "unknown_handlers"),
+    "Report": (message(pdu=a_pdu(REPORT, [])), "unknown_handlers"),
+    "Inform": (message(pdu=a_pdu(INFORM, [])), "unknown_handlers"),
+    "request-id of five octets": (message(pdu=b"\xa0\x0f\2\5\0\0\0\0\1\2\1\0\2\1\0\x30\0"), "parse_errors"),
+    "request-id a string": (message(pdu=b"\xa0\x0b\4\1\1\2\1\0\2\1\0\x30\0"), "parse_errors"),
+    "bindings missing": (message(pdu=b"\xa0\x09\2\1\1\2\1\0\2\1\0"), "parse_errors"),
+    "octets after the bindings": (message(pdu=ber.encode(0xA0, a_pdu(GET, [])[2:] + b"\0\0")), "parse_errors"),
+    "octets after the PDU": (message(pdu=a_pdu(GET, []) + b"\5\0"), "parse_errors"),
+    "binding no sequence": (message(pdu=a_pdu(GET, [b"\x31\7" + GOOD_NAME + b"\5\0"])), "parse_errors"),
+    "binding without a value": (message(pdu=a_pdu(GET, [b"\x30\5" + GOOD_NAME])), "parse_errors"),
+    "binding of three": (message(pdu=a_pdu(GET, [b"\x30\x09" + GOOD_NAME + b"\5\0\5\0"])), "parse_errors"),
+    "name no OID": (message(pdu=a_pdu(GET, [b"\x30\5\4\1a\5\0"])), "parse_errors"),
+    "name empty": (message(pdu=a_pdu(GET, [b"\x30\4\6\0\5\0"])), "parse_errors"),
+    "name unfinished": (message(pdu=a_pdu(GET, [b"\x30\6\6\2\x2b\x86\5\0"])), "parse_errors"),
+    "name padded": (message(pdu=a_pdu(GET, [b"\x30\7\6\3\x2b\x80\1\5\0"])), "parse_errors"),
+    "name padded, GETNEXT": (message(pdu=a_pdu(NEXT, [b"\x30\7\6\3\x2b\x80\1\5\0"])), "parse_errors"),
+    "name padded, GETBULK": (message(pdu=a_pdu(BULK, [b"\x30\7\6\3\x2b\x80\1\5\0"], 0, 5)), "parse_errors"),
+    "sub-identifier too big": (message(pdu=a_pdu(NEXT, [b"\x30\x0a\6\6\x2b\x90\x80\x80\x80\0\5\0"])), "parse_errors"),
+    "129 sub-identifiers": (
+        message(pdu=a_pdu(GET, [ber.encode(0x30, ber.encode(6, b"\x2b" + b"\1" * 127) + b"\5\0")])), "parse_errors",
+    ),
+    "value of an unknown type": (message(pdu=a_pdu(GET, [b"\x30\7" + GOOD_NAME + b"\x13\0"])), "parse_errors"),
+    "value reaches out": (message(pdu=a_pdu(GET, [b"\x30\7" + GOOD_NAME + b"\4\5"])), "parse_errors"),
+    "version 3 with a community": (message(b"\2\1\3"), "parse_errors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_malformed_datagrams_get_no_answer_and_are_counted(bench: Bench, what: str) -> None:
+    data, counter = MALFORMED[what]
+    assert bench.send(data) is None
+    assert bench.counters.value(counter) == 1
+    assert bench.counters.value("in_packets") == 1
+    assert bench.ask(GET, [(*ROOT, 1, 1, 0)]).values == [1]
+
+
+@pytest.mark.parametrize("value", [b"\2\0", b"\4\1x", b"\2\5\0\0\0\0\1", b"\x46\1\1", b"\x80\0"])
+def test_the_value_in_a_get_is_ignored(bench: Bench, value: bytes) -> None:
+    """RFC 3416 section 4.2.1: a name is asked for; what stands beside it means nothing."""
+    out = bench.send(v2c(a_pdu(GET, [binding((*ROOT, 1, 1, 0), value)])))
+    assert out is not None and Answer(out).values == [1]
+
+
+def test_a_value_whose_encoding_is_wrong_for_its_type_is_wrongencoding() -> None:
+    bench = Bench()
+    number = Scalar("n", (*ROOT, 9), Syntax.INTEGER32, "read-write", lambda _: 1, (), allowed=(1, 2))
+    bench.store = Store((number,), (), lambda: Reader(View(), 0, 1))
+    bench.responder = Responder(
+        bench.store, Communities(SETTINGS), bench.engine, bench.counters,
+        lambda request, done: bench.sets.append((request, done)), lambda: 0.0, bench.failures.append,
+    )  # fmt: skip
+    for value in (b"\2\0", b"\2\5\0\0\0\0\1"):
+        out = bench.send(v2c(a_pdu(SET, [binding((*ROOT, 9, 0), value)]), WRITE))
+        assert out is not None and (Answer(out).status, Answer(out).index) == (9, 1)
+    assert not bench.sets
+
+
+def test_a_large_datagram_with_a_wrong_community_costs_next_to_nothing(bench: Bench) -> None:
+    names = [binding((*ROOT, 1, 1, 0))] * 3500
+    big = v2c(a_pdu(GET, names), b"wrong")
+    small = v2c(a_pdu(GET, names[:1]), b"wrong")
+    assert len(big) > 58000
+
+    def calls(data: bytes) -> int:
+        """How many functions are called for it."""
+        seen: list[str] = []
+        sys.setprofile(lambda _frame, what, _function: seen.append(what) if what == "call" else None)
+        try:
+            bench.send(data)
+        finally:
+            sys.setprofile(None)
+        return len(seen)
+
+    assert calls(big) == calls(small)
+    assert bench.counters.value("bad_names") == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ any octets
+
+A_REQUEST = v2c(a_pdu(BULK, [binding((*COLUMN, 2)), binding((*ROOT, 1, 1))], 1, 5))
+FUZZ = settings(deadline=None, max_examples=1500)
+
+
+@given(st.binary(max_size=200))
+@FUZZ
+def test_any_octets_are_survived(data: bytes) -> None:
+    SHARED.send(data)
+
+
+@given(st.data())
+@FUZZ
+def test_any_change_of_a_request_is_survived_and_any_answer_is_well_formed(data: st.DataObject) -> None:
+    bench = SHARED
+    octets = bytearray(A_REQUEST)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(octets) - 1))
+        match data.draw(st.sampled_from(("set", "cut", "add"))):
+            case "set":
+                octets[at] = data.draw(st.integers(0, 255))
+            case "cut" if len(octets) > 1:
+                del octets[at]
+            case _:
+                octets.insert(at, data.draw(st.integers(0, 255)))
+    out = bench.send(bytes(octets))
+    if out is not None:
+        assert Answer(out).tag == RESPONSE
+
+
+SHARED = Bench()
+
+
+def test_a_change_of_one_octet_of_a_v3_request_is_never_answered_as_a_request() -> None:
+    """Whatever one octet is changed: no Response comes of it, for the digest is over all of them."""
+    bench = SHARED
+    good = secured(bench, a_pdu(GET, [binding((*ROOT, 1, 1, 0))]))
+    first = bench.send(good)
+    assert first is not None and opened(bench, first).tag == RESPONSE
+    dice = random.Random(1)
+    for at in range(len(good)):
+        data = bytearray(good)
+        data[at] ^= dice.randrange(1, 256)
+        bench.second += 1  # so that the limit on Reports is not what is seen
+        out = bench.send(bytes(data))
+        # The Report flag, alone, may be the octet that changed: then still only a Report can come.
+        if out is not None:
+            assert b"\xa8" in out or opened(bench, out).tag == REPORT
+
+
+def secured(bench: Bench, pdu: bytes, max_size: int = 65507, context: bytes = b"", engine_id: bytes | None = None) -> bytes:
+    """A v3 request of noc as its manager would send it: the engine's own code, but for the flags and who is asked."""
+    user = bench.engine.users[b"noc"]
+    scoped = ber.encode(
+        0x30, ber.encode(4, bench.engine.id if engine_id is None else engine_id) + ber.encode(4, context) + pdu
+    )
+    salt = bytes(range(8))
+    vector = (3).to_bytes(4, "big") + (1000).to_bytes(4, "big") + salt
+    sealed = ber.encode(4, user.encrypt(scoped, vector))
+    header = ber.encode(0x30, ber.encode_integer(99) + ber.encode_integer(max_size) + b"\4\1\7" + b"\2\1\3")
+    before = ber.encode(4, bench.engine.id) + b"\2\1\3" + ber.encode_integer(1000) + ber.encode(4, b"noc")
+    params = ber.encode(4, ber.encode(0x30, before + ber.encode(4, bytes(24)) + ber.encode(4, salt)))
+    whole = ber.encode(0x30, b"\2\1\3" + header + params + sealed)
+    at = len(whole) - len(sealed) - 10 - 24
+    return whole[:at] + user.digest(whole) + whole[at + 24 :]
+
+
+def opened(bench: Bench, answer: bytes) -> Answer:
+    start, end = ber.expect(answer, 0, len(answer), 0x30)
+    _, start = ber.integer(answer, start, end)
+    message = bench.engine.receive(answer, start, end)
+    assert isinstance(message, Incoming)
+    _, start = ber.octets(message.data, message.start, message.stop)
+    _, start = ber.octets(message.data, start, message.stop)
+    return Answer.of_pdu(message.data, start, message.stop)
+
+
+@pytest.mark.parametrize("size", [484, 500, 600, 1472])
+def test_a_v3_answer_fits_the_managers_message_size(bench: Bench, size: int) -> None:
+    bench.rows = [(n,) for n in range(1000, 2000)]
+    out = bench.send(secured(bench, a_pdu(BULK, [binding((*COLUMN, 2))], 0, 50), size))
+    assert (out is not None and size - 60 < len(out) <= size) or size == 1472
+    answer = opened(bench, out or b"")
+    assert answer.names == [(*COLUMN, 2, n) for n in range(1000, 1000 + len(answer.names))] and len(answer.names) > 5
+    names = [binding((*COLUMN, 2, n)) for n in range(1000, 1100)]
+    out = bench.send(secured(bench, a_pdu(GET, names), size))
+    assert out is not None and len(out) <= size
+    assert (opened(bench, out).status, opened(bench, out).names) == (1, [])
+
+
+def test_a_foreign_context_is_reported(bench: Bench) -> None:
+    for more, counter in (({"context": b"other"}, "unknown_contexts"), ({"engine_id": b"other"}, "unknown_handlers")):
+        out = bench.send(secured(bench, a_pdu(GET, []), **more))  # type: ignore[arg-type]
+        assert out is not None
+        report = opened(bench, out)
+        assert (report.tag, report.request_id, report.values) == (REPORT, 77, [1])
+        assert bench.counters.value(counter) == 1
+
+
+def test_reports_to_one_address_are_limited_so_that_a_flood_gains_nothing(bench: Bench) -> None:
+    probe = ber.encode(0x30, b"\2\1\3" + ber.encode(0x30, b"\2\1\1\2\2\5\xdc\4\1\4\2\1\3")
+                       + ber.encode(4, ber.encode(0x30, b"\4\0\2\1\0\2\1\0\4\0\4\0\4\0"))
+                       + ber.encode(0x30, b"\4\0\4\0" + a_pdu(GET, [])))  # fmt: skip
+    answered = sum(bench.send(probe) is not None for _ in range(1000))
+    assert answered == 100
+    assert bench.send(probe, "192.0.2.99") is not None
+    bench.second += 1
+    assert bench.send(probe) is not None
+    # Without the reportable flag nothing is said at all.
+    silent = probe.replace(b"\4\1\4\2\1\3", b"\4\1\0\2\1\3")
+    assert bench.send(silent, "192.0.2.98") is None
