@@ -29,6 +29,7 @@ class AddressAgent:
         self._ip, self._prefix = _address(service.options)
         self._interface = str(service.options["interface"])
         self._reach = tuple(ipaddress.ip_address(str(ip)) for ip in service.options.get("reach") or ())
+        self._neighbours = neighbours.Neighbours()
         self._up = False
         self._announcements: list[asyncio.TimerHandle] = []
         self._had_carrier = True
@@ -83,7 +84,7 @@ class AddressAgent:
         names = ", ".join(str(ip) for ip in self._reach)
         try:
             where = neighbours.interface(self._interface)
-            heard = await neighbours.probe(self._reach, where, time_s)
+            heard = await self._neighbours.probe(self._reach, where, time_s)
         except OSError as error:
             return Verdict(Outcome.FAILED, f"{self._interface}: asking {names}: {error.strerror}")
         took_ms = (loop.time() - began_s) * 1000
@@ -99,7 +100,7 @@ class AddressAgent:
 
     def _announce_once(self) -> None:
         try:
-            neighbours.announce(self._ip, neighbours.interface(self._interface))
+            self._neighbours.announce(self._ip, neighbours.interface(self._interface))
         except OSError as error:
             # The check says what is wrong with the interface; a lost announcement is repeated anyway.
             self._host.log.warning("announcement_failed", service=self._service.name, ip=str(self._ip), why=str(error))

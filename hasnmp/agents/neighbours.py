@@ -25,6 +25,7 @@ SIOCGIFFLAGS, SIOCGIFHWADDR = 0x8913, 0x8927
 SO_ATTACH_FILTER = 26
 TRIES = 3  # questions to a neighbour within the time that a probe has: one may be lost
 FRAMES = 16  # read at one wake-up
+BUFFER = 16 * 1024  # octets that a socket keeps between two probes: little, for it is thrown away then
 
 # Classic BPF for an AF_PACKET/SOCK_DGRAM socket: only ARP replies, so that a broadcast storm wakes nobody.
 _ARP_REPLIES = ((0x28, 0, 0, 6), (0x15, 0, 1, ARP_REPLY), (0x6, 0, 0, 64), (0x6, 0, 0, 0))
@@ -66,57 +67,88 @@ def present(ip: IP, index: int) -> bool:
     return True
 
 
-def announce(ip: IP, where: Interface) -> None:
-    """Tell all neighbours that the address is at this interface now. Raises OSError.
+class Neighbours:
+    """The raw sockets of one interface, opened when they are first needed and then kept: to close a packet socket waits
+    for the kernel's RCU grace period, 15 ms and more, and that would be the engine that waits."""
 
-    A gratuitous ARP is sent as a *request*: Linux does not take a broadcast reply as one within its locktime.
-    """
-    if not where.mac:
-        return
-    if ip.version == 4:
-        with _arp_socket(where) as sock:
+    def __init__(self) -> None:
+        self._arp: socket.socket | None = None
+        self._nd: socket.socket | None = None
+        self._number = 0
+
+    def announce(self, ip: IP, where: Interface) -> None:
+        """Tell all neighbours that the address is at this interface now. Raises OSError.
+
+        A gratuitous ARP is sent as a *request*: Linux does not take a broadcast reply as one within its locktime.
+        """
+        if not where.mac:
+            return
+        if ip.version == 4:
             frame = _arp(ARP_REQUEST, where.mac, ip.packed, b"\xff" * 6, ip.packed)
-            sock.sendto(frame, (where.name, ETH_P_ARP, 0, ARPHRD_ETHER, b"\xff" * 6))
-        return
-    with _nd_socket(where) as sock:
-        sock.bind((str(ip), 0, 0, where.number))
-        # Flags: override. Option 2: our link-layer address (RFC 4861 section 4.4, 7.2.6).
-        advert = struct.pack("!BBHI", ND_ADVERT, 0, 0, 0x20000000) + ip.packed + b"\x02\x01" + where.mac
-        sock.sendto(advert, ("ff02::1", 0, 0, where.number))
+            self._socket(4, where).sendto(frame, (where.name, ETH_P_ARP, 0, ARPHRD_ETHER, b"\xff" * 6))
+            return
+        with _nd_socket(where) as sock:  # one of its own: it is bound to the address, and closes at once
+            sock.bind((str(ip), 0, 0, where.number))
+            # Flags: override. Option 2: our link-layer address (RFC 4861 section 4.4, 7.2.6).
+            advert = struct.pack("!BBHI", ND_ADVERT, 0, 0, 0x20000000) + ip.packed + b"\x02\x01" + where.mac
+            sock.sendto(advert, ("ff02::1", 0, 0, where.number))
 
-
-async def probe(targets: tuple[IP, ...], where: Interface, time_s: float) -> IP | None:
-    """Ask the neighbours until one answers. Returns which one did, None: nobody within time_s. Raises OSError."""
-    with contextlib.ExitStack() as stack:
-        v4 = stack.enter_context(_arp_socket(where)) if any(t.version == 4 for t in targets) else None
-        v6 = stack.enter_context(_nd_socket(where)) if any(t.version == 6 for t in targets) else None
+    async def probe(self, targets: tuple[IP, ...], where: Interface, time_s: float) -> IP | None:
+        """Ask the neighbours until one answers. Returns which one did, None: nobody within time_s. Raises OSError."""
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[IP] = loop.create_future()
 
         def heard(sock: socket.socket, version: int) -> None:
             for _ in range(FRAMES):
                 try:
-                    data, sender = sock.recvfrom(2048)
+                    data = sock.recv(2048)
                 except OSError:
                     return
                 ip = _arp_sender(data) if version == 4 else _advertised(data)
-                mine = version == 6 or sender[0] == where.name
-                if ip in targets and mine and not answered.done():
+                if ip in targets and not answered.done():
                     answered.set_result(ip)
 
-        for sock, version in ((v4, 4), (v6, 6)):
-            if sock is not None:
+        with contextlib.ExitStack() as stack:
+            sockets = {version: self._socket(version, where) for version in {target.version for target in targets}}
+            for version, sock in sockets.items():
                 loop.add_reader(sock, heard, sock, version)
                 stack.callback(loop.remove_reader, sock)
-        for _ in range(TRIES):
-            for target in targets:
-                sock = v4 if target.version == 4 else v6
-                assert sock is not None
-                _ask(sock, target, where)
-            await asyncio.wait((answered,), timeout=time_s / TRIES)
-            if answered.done():
-                return answered.result()
-    return None
+            for _ in range(TRIES):
+                for target in targets:
+                    _ask(sockets[target.version], target, where)
+                await asyncio.wait((answered,), timeout=time_s / TRIES)
+                if answered.done():
+                    return answered.result()
+        return None
+
+    def close(self) -> None:
+        for sock in (self._arp, self._nd):
+            if sock is not None:
+                sock.close()
+        self._arp = self._nd = None
+
+    def _socket(self, version: int, where: Interface) -> socket.socket:
+        if where.number != self._number:  # the interface was made anew: a socket never finds back to it
+            self.close()
+            self._number = where.number
+        if version == 4:
+            sock = self._arp = self._arp or _arp_socket(where)
+        else:
+            sock = self._nd = self._nd or _nd_socket(where)
+        _drain(sock)
+        return sock
+
+
+def _drain(sock: socket.socket) -> None:
+    """Throw away what came since the last use, which answers nothing that is asked now, and the error that tells of an
+    interface that was down meanwhile."""
+    for _ in range(64 * FRAMES):
+        try:
+            sock.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue
 
 
 def _ask(sock: socket.socket, target: IP, where: Interface) -> None:
@@ -165,6 +197,7 @@ def _arp_socket(where: Interface) -> socket.socket:
         sock.setsockopt(
             socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(_ARP_REPLIES), ctypes.addressof(buffer))
         )
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         sock.bind((where.name, ETH_P_ARP))
     except BaseException:
         sock.close()
@@ -181,6 +214,7 @@ def _nd_socket(where: Interface) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, bits.to_bytes(32, "little"))
         for option in (socket.IPV6_MULTICAST_HOPS, socket.IPV6_UNICAST_HOPS):
             sock.setsockopt(socket.IPPROTO_IPV6, option, 255)  # a receiver refuses less: RFC 4861 section 7.1
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, where.number)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, where.name.encode() + b"\0")
     except BaseException:

@@ -260,7 +260,7 @@ class Engine:
         way = peer.links[link]
         if way.state is not LinkState.UP:
             self._link_up(peer, way)
-        if heard.first:
+        if heard.first and not state.leaving:
             for lease in state.leases.values():
                 if lease.forever_ms:
                     lease.heard_holder(peer.name, d.holder, ctx.now)

@@ -149,7 +149,9 @@ def silence(peer: Peer, ctx: Context) -> tuple[bool, bool, list[Link]]:
         if link.state is LinkState.DOWN:
             continue
         end = max(link.heard_ns, peer.changed_ns) + hb.dead_after_ms * MS
-        if ctx.now >= end:
+        if ctx.now >= end and ctx.now - peer.heard_ns >= 2 * hb.interval_ms * MS:
+            continue  # it is the peer that falls silent, not the link alone
+        elif ctx.now >= end:
             down.append(link)
         else:
             ctx.wake(end)

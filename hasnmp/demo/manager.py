@@ -144,7 +144,14 @@ class PySnmp:
     setup = ""
 
     def __init__(self, stage: Stage) -> None:
+        from pysnmp.hlapi.v3arch import asyncio as hlapi  # where Net-SNMP is installed nobody waits for this import
+
+        self._hlapi = hlapi
         self._auth, self._priv = stage.operator
+        self._user = hlapi.UsmUserData("operator", self._auth, self._priv, authProtocol=hlapi.USM_AUTH_HMAC192_SHA256,
+                                       privProtocol=hlapi.USM_PRIV_CFB128_AES)  # fmt: skip
+        self._loop = asyncio.new_event_loop()
+        self._engine = hlapi.SnmpEngine()
 
     def get_line(self, agent: str, name: str, row: str = "") -> str:
         return f"snmpget {self._options()} {agent} {dotted(instance(name, row))}"
@@ -159,53 +166,42 @@ class PySnmp:
         return f"-v3 -l authPriv -u operator -a SHA-256 -A {self._auth} -x AES -X {self._priv}"
 
     def get(self, agent: str, name: str, row: str = "") -> str:
-        return asyncio.run(self._ask(agent, instance(name, row), None))
+        return self._loop.run_until_complete(self._ask(agent, instance(name, row), None))
 
     def set(self, agent: str, name: str, value: int, row: str = "") -> None:
-        asyncio.run(self._ask(agent, instance(name, row), value))
+        self._loop.run_until_complete(self._ask(agent, instance(name, row), value))
 
     def walk(self, agent: str) -> int:
-        return asyncio.run(self._walk(agent))
+        return self._loop.run_until_complete(self._walk(agent))
 
     async def _ask(self, agent: str, oid: Oid, value: int | None) -> str:
-        from pysnmp.hlapi.v3arch import asyncio as hlapi
-
-        user = hlapi.UsmUserData("operator", self._auth, self._priv, authProtocol=hlapi.USM_AUTH_HMAC192_SHA256,
-                                 privProtocol=hlapi.USM_PRIV_CFB128_AES)  # fmt: skip
-        engine = hlapi.SnmpEngine()
-        try:
-            target = await hlapi.UdpTransportTarget.create(_address(agent), timeout=2, retries=2)
-            name = hlapi.ObjectIdentity(dotted(oid))
-            if value is None:
-                asked = hlapi.get_cmd(engine, user, target, hlapi.ContextData(), hlapi.ObjectType(name))
-            else:
-                variable = hlapi.ObjectType(name, hlapi.Integer32(value))
-                asked = hlapi.set_cmd(engine, user, target, hlapi.ContextData(), variable)
-            trouble, status, _, variables = await asked
-            if trouble or status:
-                raise ManagerError(f"{agent} {dotted(oid)}: {trouble or status.prettyPrint()}")
-            return str(variables[0][1].prettyPrint())
-        finally:
-            engine.close_dispatcher()
+        hlapi = self._hlapi
+        target = await hlapi.UdpTransportTarget.create(_address(agent), timeout=2, retries=2)
+        name = hlapi.ObjectIdentity(dotted(oid))
+        if value is None:
+            variable = hlapi.ObjectType(name)
+            asked = hlapi.get_cmd(self._engine, self._user, target, hlapi.ContextData(), variable)
+        else:
+            variable = hlapi.ObjectType(name, hlapi.Integer32(value))
+            asked = hlapi.set_cmd(self._engine, self._user, target, hlapi.ContextData(), variable)
+        trouble, status, _, variables = await asked
+        if trouble or status:
+            raise ManagerError(f"{agent} {dotted(oid)}: {trouble or status.prettyPrint()}")
+        return str(variables[0][1].prettyPrint())
 
     async def _walk(self, agent: str) -> int:
-        from pysnmp.hlapi.v3arch import asyncio as hlapi
-
-        engine = hlapi.SnmpEngine()
-        try:
-            target = await hlapi.UdpTransportTarget.create(_address(agent), timeout=2, retries=2)
-            start = hlapi.ObjectType(hlapi.ObjectIdentity(dotted(ROOT)))
-            count = 0
-            async for trouble, status, _, _variables in hlapi.bulk_walk_cmd(
-                engine, hlapi.CommunityData("public"), target, hlapi.ContextData(), 0, 25, start,
-                lexicographicMode=False,
-            ):  # fmt: skip
-                if trouble or status:
-                    raise ManagerError(f"{agent}: {trouble or status.prettyPrint()}")
-                count += 1
-            return count
-        finally:
-            engine.close_dispatcher()
+        hlapi = self._hlapi
+        target = await hlapi.UdpTransportTarget.create(_address(agent), timeout=2, retries=2)
+        start = hlapi.ObjectType(hlapi.ObjectIdentity(dotted(ROOT)))
+        count = 0
+        async for trouble, status, _, variables in hlapi.bulk_walk_cmd(
+            self._engine, hlapi.CommunityData("public"), target, hlapi.ContextData(), 0, 25, start,
+            lexicographicMode=False,
+        ):  # fmt: skip
+            if trouble or status:
+                raise ManagerError(f"{agent}: {trouble or status.prettyPrint()}")
+            count += len(variables)
+        return count
 
 
 def _address(agent: str) -> tuple[str, int]:

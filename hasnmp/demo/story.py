@@ -226,6 +226,12 @@ class Story:
         count = self.manager.walk(agent)
         self.say("console", f"{self.manager.walk_line(agent)}   -> {count} objects")
         self.check("the walk shows the cluster", count >= 150, f"{count} objects, 150 or more are expected")
+        # A while of normal life: also what the engines keep on disk then tells who owned what, for the return later.
+        answers = []
+        for _ in range(12):
+            answers += [self.serving(group) == home for group, (home, _) in GROUPS.items()]
+            time.sleep(0.1)
+        self.check(f"both services answered each of {len(answers)} requests", all(answers), answers.count(False))
 
     def _answers(self, node: str) -> bool:
         try:
@@ -280,6 +286,14 @@ class Story:
         )
         self.wait("node-a is a standby", lambda: self._role("node-a") is Role.STANDBY)
         self.check("node-a is a standby: able to run everything, running nothing", self.serving("web") == "node-b")
+        # node-b learns from the next heartbeats that node-a is able; before that it would refuse to move a group there.
+        heard = max(0, self._heard_by_b())
+        self.wait("node-b knows that node-a is able", lambda: self._heard_by_b() >= heard + 3)
+
+    def _heard_by_b(self) -> int:
+        view = self.view("node-b")
+        row = view.tables["nodes"].get("node-a") if view else None
+        return row.heartbeats_received if isinstance(row, NodeRow) and row.role is Role.STANDBY else -(10**9)
 
     def planned(self) -> None:
         self.act("A console moves web back by SNMP")

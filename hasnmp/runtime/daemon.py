@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, lease_io, store
+from hasnmp.runtime import engine, guardian, lease_io, log, processes, store
 
 
 def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
@@ -29,6 +29,7 @@ def _snmp(config: settings.Config, node: str) -> int:
     # Imported in its own process: neither the guardian nor the engine carries SNMP code.
     from hasnmp.snmp import agent
 
+    log.set_up(config.log, node, "snmp")
     return agent.main(config, node)
 
 
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         _make_folders(loaded)
-        children = guardian.Children(
+        children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,
             store=_store,

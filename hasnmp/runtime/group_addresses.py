@@ -28,16 +28,19 @@ class GroupAddresses:
         lease = self.guard.leases[message.group]
         if self.kernel is None:
             return f"refused: this node can't put up addresses: {self.why}"
+        problem = ""
         try:
             self.kernel.add(message.service, message.ip, message.prefix, message.interface, lease.until_ns)
         except AddressError as error:
-            self.held.pop(message.service, None)
-            return str(error)
+            problem = str(error)
+            if not self.kernel.is_up(message.service):
+                self.held.pop(message.service, None)
+                return problem
         self.held.setdefault(
             message.service,
             HeldAddress(message.service, message.group, message.ip, message.prefix, message.interface, boottime_ns()),
         )
-        return ""
+        return problem
 
     def remove(self, service: str) -> str:
         """Take it down. Gives why not, "" if it is not there (any more)."""
@@ -67,7 +70,8 @@ class GroupAddresses:
                 try:
                     self.kernel.renew(address.service, lease.until_ns)
                 except AddressError as error:
-                    del self.held[address.service]
+                    if not self.kernel.is_up(address.service):
+                        del self.held[address.service]
                     lost.append((address.service, str(error)))
         return lost
 

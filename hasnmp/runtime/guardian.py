@@ -75,6 +75,7 @@ RETRY_NS = 10 * MS  # between two tries to end what did not end
 FIRST_RETRY_NS = 1 * MS  # a killed process is gone within this, nearly always
 RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
 SILENT_NS = 5 * S  # an engine that said Alive and then nothing for this long hangs
+STOP_TRIES = 4  # engines that may die in a row before a stop in order becomes one by force
 KEPT = 1000  # messages kept while no engine lives
 PER_TURN = 64  # messages taken before the loop looks at everything else
 EXIT_LOCKED = 75  # another guardian runs this node: EX_TEMPFAIL of sysexits.h
@@ -167,6 +168,11 @@ class Guardian:
             except OSError as error:
                 self.addresses.why = f"nftables over netlink: {error.strerror}"
                 notes.append(f"no addresses can be put up: {self.addresses.why}")
+        for group in config.groups:
+            if self.programs.leftovers(group.name):
+                # Not even SIGKILL ended it (uninterruptible sleep): nothing of this group starts here until it is gone.
+                self.guard.ending.add(group.name)
+                self.ending[group.name] = self.retry_at_ns = boottime_ns()
         if note := set_oom_score(-1000):
             notes.append(note)
         notes += prefer_this_process() + lock_memory()
@@ -313,6 +319,8 @@ class Guardian:
         if self.stopping and code == 0:
             self.finished = True
         elif self.stopping:
+            # It is to leave in order, so another one tries; one that can't is no reason to stay: finish() uses force.
+            self.finished = self.family.engine.deaths >= STOP_TRIES
             self.family.engine.start_at_ns = boottime_ns()
 
     def _start_what_is_due(self, now: int) -> None:

@@ -12,20 +12,16 @@ from __future__ import annotations
 import errno
 import re
 import socket
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.netlink import NETLINK_ROUTE, Netlink, addresses, delete_address, set_address
 from hasnmp.runtime.packet_filter import Damaged, Lapsed, PacketFilter
 
 FIRST_MS = 20  # the life of an element that is created, as opposed to renewed; see add()
 LATE_NS = 5_000_000  # a renewal that took longer is looked at again
 GONE = (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO)
-
-
-def boottime_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class AddressError(Exception):
@@ -89,6 +85,10 @@ class KernelAddresses:
         """The addresses that are up, as far as this process did it."""
         return tuple(self._live.values())
 
+    def is_up(self, service: str) -> bool:
+        """May the address be there, as far as this process did it?"""
+        return service in self._live
+
     def add(self, service: str, ip: str, prefix: int, interface: str, until_ns: int) -> None:
         """Put the address on the interface, to answer until until_ns at most. Idempotent. Raises AddressError.
 
@@ -114,10 +114,10 @@ class KernelAddresses:
             self._live[service] = live
             set_address(self._route, ip, prefix, index, self._valid_s(until_ns))
         except Lapsed:
+            self.remove(service)
             raise AddressError(f"{ip} not added: the lease ended, or the machine stalled, meanwhile") from None
         except (OSError, Damaged) as error:
-            self._live.pop(service, None)
-            self._off(ip, prefix, index)
+            self.remove(service)  # if even that fails it counts as up, and this says so
             raise AddressError(f"{ip}/{prefix} not added to {interface}: {error}") from None
 
     def renew(self, service: str, until_ns: int) -> None:

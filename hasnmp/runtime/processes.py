@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -25,14 +26,18 @@ MS = 1_000_000
 S = 1_000_000_000
 STEADY_NS = 5 * S  # a process that lived for this long is restarted at once when it dies
 BACK_OFF_NS = (100 * MS, 5 * S)
+LINE = 4000  # octets of a log line, below PIPE_BUF
 SOFTWARE = 70  # exit status after a defect: EX_SOFTWARE of sysexits.h
 
 
 def log(event: str, **values: object) -> None:
-    """A line to stderr: systemd's journal, or the terminal."""
+    """A line to stderr: systemd's journal, or the terminal. Lost if nobody reads there: the guardian waits for no one."""
+    line = json.dumps({"event": event, "process": "guardian", **values}, default=str).encode()[:LINE]
     with contextlib.suppress(OSError):
-        sys.stderr.write(json.dumps({"event": event, "process": "guardian", **values}, default=str) + "\n")
-        sys.stderr.flush()
+        waiter = select.poll()
+        waiter.register(2, select.POLLOUT)
+        if any(events & select.POLLOUT for _, events in waiter.poll(0)):
+            os.write(2, line + b"\n")  # a pipe that says it is writable takes PIPE_BUF octets at once
 
 
 @dataclass(frozen=True, slots=True)

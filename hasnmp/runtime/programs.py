@@ -278,13 +278,23 @@ class Programs:
             self.cgroups.kill(program.folder)  # type: ignore[union-attr]
         else:
             _kill_group(program.pid)
-            for pid in self._strays(f"HASNMP_RUN={program.run.run}"):
+            for pid in self._strays_of(program):
                 _kill(pid)
 
-    def _strays(self, variable: str) -> list[int]:
-        """Processes of ours that lost their parents, so that they became the guardian's children."""
-        wanted = variable.encode()
-        return [pid for pid in _children(os.getpid()) if pid not in self._by_pid and wanted in _environment(pid)]
+    def _strays(self, variable: str, thorough: bool = True) -> list[int]:
+        """Processes of ours that lost their parents, so that they became the guardian's children.
+
+        The kernel's list of children may leave one out while another ends (proc(5)): thorough looks at every process.
+        """
+        wanted, node = variable.encode(), f"HASNMP_NODE={self.mark}".encode()
+        pids = map(int, filter(str.isdigit, os.listdir("/proc"))) if thorough else _children(os.getpid())
+        found = []
+        for pid in pids:
+            if pid not in self._by_pid:
+                environment = _environment(pid)
+                if wanted in environment and node in environment:
+                    found.append(pid)
+        return found
 
     def before_reaping(self, pid: int) -> None:
         """The process has ended but keeps its number until it is waited for: end what it left behind."""
@@ -306,7 +316,11 @@ class Programs:
             return False
         if program.folder:
             return not self.cgroups.populated(program.folder)  # type: ignore[union-attr]
-        return not self._strays(f"HASNMP_RUN={program.run.run}")
+        return not self._strays_of(program)
+
+    def _strays_of(self, program: Program) -> list[int]:
+        # Checks end several times a second: what one of them left behind is found quickly, or when its group ends.
+        return self._strays(f"HASNMP_RUN={program.run.run}", thorough=program.run.purpose is not Purpose.CHECK)
 
     def _settle(self, program: Program, now: int) -> None:
         """Report the end of a program, once nothing of it is left (or that can't be waited for)."""

@@ -13,8 +13,9 @@ from hasnmp.core.events import CommandIn
 from hasnmp.model import Verb
 from hasnmp.simulator.machine import Machine
 from hasnmp.simulator.world import MS, World, world_choice
+from hasnmp.wire import Slot, SlotState
 
-POINTS = ("effect", "spawn", "address", "renew", "kill", "write", "read", "answer")
+POINTS = ("effect", "effect", "spawn", "address", "renew", "release", "kill", "write", "read", "answer")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Profile:
     rough: float = 0.5  # the share of runs with a network that loses, doubles and delays all the time
     early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
     keep: bool = False  # nothing may interrupt any group
+    taken: bool = False  # one owner fails for good, in whatever way, and its groups must be taken soon
+    drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
     mixed: float = 0.0  # the share of runs whose nodes have different lease times
     intervals: tuple[int, int] = (35, 90)  # length of the safety phase
 
@@ -59,6 +62,15 @@ PROFILES: dict[str, Profile] = {
         {"program_dies": 2, "program_bad": 2, "operator": 3, "power_cycle": 3, "kill_engine": 2, "leave": 1},
         arbiter="none", rough=0.0, early=0.0,
     ),
+    # Aimed at one thing each; what they aim at is said at the faults' own functions.
+    "late": Profile({"late_words": 1}, (1, 2), rough=0, early=0),
+    "late record": Profile({"late_record": 1}, (1, 2), rough=0, early=0),
+    "drift": Profile({"freeze_owner": 1}, (1, 2), rough=0, early=0, drift=True),
+    "lapse": Profile({"lapsed_owner": 1, "freeze_owner": 1}, (1, 3), rough=0, early=0),
+    "unreadable": Profile({"unreadable_cut": 1}, (1, 2), rough=0, early=0),
+    "ghost": Profile({"ghost_idle": 1}, (1, 3), nodes=(2,), rough=0, early=0),
+    "handover": Profile({"move_stopped": 1}, (2, 4), rough=0, early=0),
+    "taken": Profile({}, (0, 0), rough=0, early=0, taken=True),
     # One fault class that must interrupt nothing.
     "kept arbiter": Profile({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, rough=0, early=0, keep=True),
     "kept link": Profile({"cut_link": 1}, (2, 6), rough=0, early=0, keep=True),
@@ -67,13 +79,15 @@ PROFILES: dict[str, Profile] = {
     "kept engine": Profile({"kill_one_engine": 1}, (2, 5), rough=0, early=0, keep=True),
     "kept cut": Profile({"cut_all": 1, "cut_one_way": 1}, (1, 3), nodes=(2,), rough=0, early=0, keep=True),
     "kept calm": Profile({"replays": 1}, rough=0, early=0, keep=True),
+    "kept ghost": Profile({"ghost_claim": 1}, (1, 1), nodes=(2,), groups=(1,), rough=0, early=0, keep=True),
     "kept standby": Profile({"standby_lost": 1}, (1, 3), nodes=(2,), groups=(1,), rough=0, early=0, keep=True),
 }  # fmt: skip
 
 # How the seeds are spread over the profiles.
 MIX: tuple[tuple[str, float], ...] = (
     ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
-    ("services", 4), ("split", 2), ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
+    ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
+    ("lapse", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("kept ghost", 1), ("split", 2), ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
     ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1),
 )  # fmt: skip
 
@@ -164,10 +178,10 @@ class Faults:
         others = [m for m in self.world.machines.values() if m is not chosen]
         self.cut({w for m in others for w in self.ways(chosen, m) | self.ways(m, chosen)}, duration or self.some())
 
-    def cut_link(self) -> None:
+    def cut_link(self, duration: int = 0) -> None:
         """One link, always the same one, and the other one stays."""
         link, machines = self.world.network.links[0], self.world.machines
-        self.cut({(link, a, b) for a in machines for b in machines if a != b}, self.some())
+        self.cut({(link, a, b) for a in machines for b in machines if a != b}, duration or self.some())
 
     def cut_one_way(self) -> None:
         a = self.machine()
@@ -278,6 +292,10 @@ class Faults:
         self.world.disk.mode[chosen.name] = mode
         self.later(duration, self.disk_good, chosen)
 
+    def disk_fails(self, machine: Machine, duration: int) -> None:
+        self.world.disk.mode[machine.name] = "failing"
+        self.later(duration, self.disk_good, machine)
+
     def disk_good(self, machine: Machine) -> None:
         self.world.disk.mode[machine.name] = ""
 
@@ -368,12 +386,96 @@ class Faults:
         if self.world.rng.random() < 0.5:
             self.soon(3 * dead, world_choice(self.world.rng, (self.disk_bad, self.trap)), self.other(owner))
 
+    def late_words(self) -> None:
+        """An owner that has nothing but promises, gets the last of them late, and no more. Rules 2 and 8."""
+        owner = self.owner()
+        dead = owner.config.heartbeat.dead_after_ms * MS
+        self.disk_fails(owner, 6 * dead)
+        if self.world.rng.random() < 0.5:
+            network, until = self.world.network, self.world.between(dead // 4, dead)
+            network.slow, network.slow_ns = 0.8, world_choice(self.world.rng, (dead // 2, dead, 2 * dead))
+            self.later(until, self.cut_node, owner, 4 * dead)
+            self.later(until, self.calm, dict(network.loss), 0.0, 0)
+        else:  # they wait in the socket of an engine that is stopped
+            duration = self.world.between(dead // 4, dead)
+            owner.engine.pause(duration)
+            self.later(max(0, duration - self.world.between(0, dead // 2)), self.cut_node, owner, 4 * dead)
+
+    def late_record(self) -> None:
+        """An owner that has nothing but the arbiter, and hears late of its last renewal. Rule 2."""
+        owner = self.owner()
+        dead, lease = owner.config.heartbeat.dead_after_ms * MS, owner.config.arbiter.lease_ms * MS
+        self.cut_node(owner, 2 * dead + 6 * lease)
+        at = 2 * dead + self.world.between(0, lease)
+        self.later(at, setattr, owner.lease_io, "trap", ("answer", 0, self.world.between(lease // 5, lease // 2)))
+        self.later(at + lease // 3 + 15 * MS, self.disk_fails, owner, 3 * lease)
+
+    def freeze_owner(self) -> None:
+        """A stack that stops for good while it owns something: to the last moment of its lease, and not a moment more."""
+        owner = self.owner()
+        lease, dead = owner.config.arbiter.lease_ms * MS, owner.config.heartbeat.dead_after_ms * MS
+        if self.world.rng.random() < 0.5:
+            self.disk_fails(owner, 2 * dead)
+        else:
+            self.cut_node(owner, 4 * lease + 4 * dead)
+        wait = self.world.between(0, 3 * dead)
+        for process in (owner.engine, owner.guardian, owner.lease_io):
+            self.later(wait, process.pause, 3 * lease + 3 * dead)
+
+    def lapsed_owner(self) -> None:
+        """A stack that stops until its lease is over and taken, and then goes on with what it had decided. Rule 4."""
+        owner = self.owner()
+        lease, dead = owner.config.arbiter.lease_ms * MS, owner.config.heartbeat.dead_after_ms * MS
+        self.cut_node(owner, 8 * dead + 6 * lease)
+        owner.engine.trap = ("effect", self.world.rng.randrange(6), 2 * lease + dead)
+        duration = 2 * lease + 2 * dead
+        for process in (owner.engine, owner.guardian, owner.lease_io):
+            self.later(2 * dead, process.pause, duration + self.world.between(0, 3 * MS))
+
+    def unreadable_cut(self) -> None:
+        """The owner has nothing but its record on the disk, and that can't be read. Rule 3."""
+        owner = self.owner()
+        dead, lease = owner.config.heartbeat.dead_after_ms * MS, owner.config.arbiter.lease_ms * MS
+        self.cut_node(owner, 3 * dead + 3 * lease)
+        disk = self.world.disk
+        for group in self.world.truth.groups:
+            self.later(dead // 2, disk.unreadable.add, (group, owner.name))
+            self.later(3 * dead + 2 * lease, disk.unreadable.discard, (group, owner.name))
+
+    def ghost_idle(self) -> None:
+        """The owner's "idle" hangs, while it needs the arbiter again; then the old word lands on the new one. Rule 3."""
+        owner = self.owner()
+        dead, lease = owner.config.heartbeat.dead_after_ms * MS, owner.config.arbiter.lease_ms * MS
+        wait = self.world.between(3 * dead, 2 * lease + 2 * dead)
+        ambush = (SlotState.IDLE, self.world.between(dead // 2, dead + lease), lambda: self.cut_node(owner, 2 * lease + 3 * dead))
+        self.cut_node(owner, wait)
+        self.later(wait, self.world.disk.ambush.__setitem__, owner.name, ambush)
+
+    def ghost_claim(self) -> None:
+        """A claim of a dead machine, older than the owner's lease, lands on the disk. Rule 3: it is stale, and ignored."""
+        owner = self.owner()
+        dead, other = owner.config.heartbeat.dead_after_ms * MS, self.other(owner)
+        lease_ms = owner.config.arbiter.lease_ms
+        other.power_off()
+        for group in self.world.truth.groups:
+            held = owner.guardian.guard.leases[group]
+            slot = self.world.disk.slots[(group, other.name)]
+            ghost = Slot(group, other.name, slot.seq + 1, SlotState.CLAIM, other.guardian.holder, held.token - 1, lease_ms)
+            self.later(self.world.between(dead, 4 * dead), self.world.disk.end_write, ghost, True)
+
+    def move_stopped(self) -> None:
+        """The guardian is stopped just when it is to confirm that nothing is left. Rule 4."""
+        owner = self.owner()
+        owner.guardian.trap = (world_choice(self.world.rng, ("release", "kill", "spawn")), 0, self.some())
+        for group in self.world.truth.groups:
+            if self.world.truth.runs(owner, group):
+                self.order(owner, world_choice(self.world.rng, (Verb.FAILOVER, Verb.FORCE_FAILOVER)), group)
+
     def restart_promiser(self) -> None:
         """An owner that has nothing but a promise, whose maker starts anew and can't hear it. Rule 2's last sentence."""
         owner = self.owner()
         promiser, dead = self.other(owner), owner.config.heartbeat.dead_after_ms * MS
-        self.world.disk.mode[owner.name] = "failing"
-        self.later(3 * dead, self.disk_good, owner)
+        self.disk_fails(owner, 3 * dead)
         wait = self.world.between(0, dead // 2)
         self.later(wait, self.cut_node, owner, 3 * dead)
         at = max(0, wait - self.world.between(0, dead // 4))
@@ -399,6 +501,13 @@ class Faults:
     def replay_cut(self) -> None:
         """Nobody hears anybody, but for what they said before. Rule 8."""
         duration = self.some() + 500 * MS
+        if self.world.rng.random() < 0.5:  # one link falls behind, so that newer words are new to it
+            self.cut_link(duration // 2 + 500 * MS)
+            wait = duration // 2
+            self.later(wait, self.disk_fails, self.owner(), duration)
+            self.later(wait, self.cut_all, duration)
+            self.later(wait, self.replays, duration, 10)
+            return
         if self.world.rng.random() < 0.5:
             self.cut_all(duration)
         else:
@@ -435,6 +544,20 @@ class Faults:
             machine: Machine = world_choice(self.world.rng, idle)
             world_choice(self.world.rng, (self.power_cycle, self.pause_stack, self.leave))(machine)
 
+    def fail_for_good(self, machine: Machine) -> None:
+        """The machine, its whole stack or its guardian alone: dead or frozen until everything heals."""
+        ever = 60_000 * MS
+        match self.world.rng.randrange(4):
+            case 0:
+                machine.power_off()
+            case 1:
+                machine.kill_stack(ever)
+            case 2:
+                machine.guardian.pause(ever)
+            case _:
+                for process in (machine.engine, machine.guardian, machine.lease_io, machine.store):
+                    process.pause(ever)
+
     # ------------------------------------------------------------------------------------------ the end of all that
 
     def heal(self) -> None:
@@ -445,6 +568,7 @@ class Faults:
         world.network.heal()
         world.disk.gone = False
         world.disk.mode.clear()
+        world.disk.ambush.clear()
         world.disk.unreadable.clear()
         for machine in world.machines.values():
             machine.bad.clear()
@@ -454,5 +578,4 @@ class Faults:
                 if process.paused:
                     process.resume()
             machine.power_on()
-            if machine.stopped:
-                machine.start_stack()
+            machine.start_stack()

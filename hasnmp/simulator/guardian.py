@@ -121,7 +121,7 @@ class Guardian(Process):
         if isinstance(effect, Extend):
             self.extend(effect, life)
         elif isinstance(effect, Release):
-            self.release(effect, life)
+            self.at_point("release", self.release, effect, life)
         elif effect.action is Action.START:
             self.start_service(effect, life)
         elif effect.action is Action.STOP:

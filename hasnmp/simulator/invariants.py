@@ -7,6 +7,7 @@
     tokens rise    a lease taken by another holder than the last has a token above every earlier one
     leased         nothing of a group is started without the guardian's live lease
     kept           in runs with nothing but one tolerated fault, a healthy group is never interrupted
+    is taken       the groups of an owner that fails for good run elsewhere within the bound (runs.py asks)
     durable        an inhibit that was confirmed still stands at the end
     lives          after everything has healed, every group runs, exactly once, and its owner says so (runs.py asks)
 
@@ -41,7 +42,8 @@ class Truth:
 
     def leased(self, machine: Machine, lease: HeldLease, before: HeldLease | None) -> None:
         """A guardian took a lease or a longer expiry."""
-        if before is not None and before.token == lease.token:
+        longer = before is not None and before.token == lease.token and machine.clock() < before.until_ns
+        if longer:
             return
         group, holder = lease.group, machine.guardian.holder
         self.world.count("leases")

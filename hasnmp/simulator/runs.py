@@ -113,7 +113,8 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
             lease = rng.choice((600, 1000, 2000))
             own = replace(config, arbiter=replace(config.arbiter, lease_ms=lease), digest=f"{lease:016d}")
         machine = world.machines[n] = Machine(world, own, n, new_core, new_guard)
-        machine.rate = 1_000_000 + rng.choice((-10_000, 10_000, rng.randint(-10_000, 10_000)))
+        first = n == names[0]
+        machine.rate = 1_000_000 + (-10_000 if first else 10_000) if profile.drift else 1_000_000 + rng.choice((-10_000, 10_000, rng.randint(-10_000, 10_000)))
         world.post_at(world.between(1, 3 * interval), None, machine.power_on)
     if rng.random() < profile.rough:
         world.network.loss = {link: rng.choice((0.0, 0.05, 0.2)) for link in LINKS}
@@ -123,11 +124,15 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     early = rng.random() < profile.early
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
-    if profile.keep:
+    if profile.keep or profile.taken:
         while truth.unsettled() and world.now < 50 * interval:
             world.run_until(world.now + interval)
-        truth.keep_all()
         start, end = world.now, world.now + end - start
+    if profile.keep:
+        truth.keep_all()
+    if profile.taken:
+        _must_be_taken(world, config, faults)
+        end = world.now
     faults.schedule(start, end - 5 * interval)
     world.run_until(end)
     if profile.keep:
@@ -139,6 +144,19 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
             machine.config = common
             machine.power_on()
     _settle(world, config, profile)
+
+
+def _must_be_taken(world: World, config: Config, faults: Faults) -> None:
+    """An owner fails for good: every group of it runs elsewhere after the lease has ended and another was claimed."""
+    owner = faults.owner()
+    groups = [g for g in world.truth.groups if world.truth.runs(owner, g)]
+    faults.fail_for_good(owner)
+    heartbeat, arbiter = config.heartbeat, config.arbiter
+    bound = 2 * heartbeat.dead_after_ms + arbiter.lease_ms + 4 * arbiter.io_timeout_ms + 1000
+    world.run_until(world.now + bound * MS)
+    for group in groups:
+        if not any(world.truth.runs(m, group) for m in world.machines.values() if m is not owner):
+            raise Broken("is taken", f"{bound} ms after {owner.name} failed, {group} does not run elsewhere")
 
 
 def _settle(world: World, config: Config, profile: Profile) -> None:

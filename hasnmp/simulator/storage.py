@@ -7,6 +7,7 @@ write is under way a read gives the old sector or the new one, and may give the 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hasnmp.core.events import ArbiterAnswer, ArbiterCall, Persist, Persisted
@@ -28,6 +29,8 @@ class Disk:
         self.under_way: dict[tuple[str, str], Slot] = {}
         self.mode: dict[str, str] = {}  # node -> how its path to the disk is: slow, late, failing, frozen
         self.gone = False  # for everybody
+        # node -> (state, for how long its next write of such a record hangs before it lands, what happens meanwhile)
+        self.ambush: dict[str, tuple[SlotState, int, Callable[[], None]]] = {}
         self.unreadable: set[tuple[str, str]] = set()
         self.nodes = nodes
 
@@ -116,6 +119,11 @@ class LeaseIo(Process):
         assert call.slot is not None
         disk, machine = self.world.disk, self.machine
         took, good = disk.took(machine.name, machine.config.arbiter.io_timeout_ms * MS)
+        ambush = disk.ambush.get(machine.name)
+        if ambush is not None and ambush[0] is call.slot.state:
+            took, good = ambush[1], True
+            del disk.ambush[machine.name]
+            ambush[2]()
         disk.under_way[(call.group, machine.name)] = call.slot
         self.world.tell(self.name, f"began to write {call.slot.state.name} seq {call.slot.seq} token {call.slot.token}")
         self.world.post(took, None, self.write_returned, call, good, self.epoch, machine.boot)

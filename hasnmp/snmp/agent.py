@@ -120,7 +120,7 @@ class Agent:
             self._tasks.append(loop.create_task(self._say_alive()))
         stop = loop.create_task(self._stop.wait())
         try:
-            done, _ = await asyncio.wait((*self._tasks, stop), return_when=asyncio.FIRST_EXCEPTION)
+            done, _ = await asyncio.wait((*self._tasks, stop), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # a task that ended by an exception ends the process: the guardian starts another
         finally:

@@ -73,6 +73,10 @@ class Host:
         for link, (v4, v6) in LINKS.items():
             number = NUMBERS[self.name]
             words = f"addr replace {v4}{number}/24 dev {link}\naddr replace {v6}{number}/64 dev {link} nodad\n"
+            if link == "lan" and self.name != "client":
+                # A host that asks for the client's MAC names the virtual address as its own: that would move the client.
+                words += "".join(f"neigh replace {net}{NUMBERS['client']} lladdr {mac('client', link)} dev {link} "
+                                 "nud permanent\n" for net in (v4, v6))  # fmt: skip
             sh("ip", "-n", self.netns, "-batch", "-", text=words)
         binds = [f"{self.state}={STATE}", f"{self.lab.etc}={ETC}"]
         if self.name in self.lab.disks:

@@ -170,7 +170,7 @@ class Stack:
 def main() -> int:
     folder, cluster, mode, address = sys.argv[1:]
     if mode == "ordinary":
-        guardian.open_cgroups = programs.open_cgroups = lambda config, node: None  # type: ignore[assignment]
+        guardian.open_cgroups = programs.open_cgroups = lambda config, node: None  # type: ignore[attr-defined]
     if mode == "nobody":
         os.setgroups([])
         os.setgid(65534)

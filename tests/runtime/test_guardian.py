@@ -291,3 +291,16 @@ def test_an_ordinary_user_gets_what_there_is_and_is_told_what_not() -> None:
             assert json.loads((Path(folder) / "n.holder").read_text())["holder"] == stack.hello.holder
         finally:
             stack.close()
+
+
+def test_a_stop_that_no_engine_survives_is_done_by_force(stack: Stack) -> None:
+    stack.lease(60000)
+    pid = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    stack.process.terminate()
+    for number in range(4):
+        if number:
+            stack.accept()
+        stack.expect(Stop)
+        os.kill(stack.engine_pid, signal.SIGKILL)
+    assert stack.process.wait(5) == 0
+    assert not lives(pid)

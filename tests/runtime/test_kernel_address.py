@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hasnmp.runtime import kernel_address
-from hasnmp.runtime.kernel_address import AddressError, KernelAddresses, boottime_ns
+from hasnmp.runtime.kernel import boottime_ns
+from hasnmp.runtime.kernel_address import AddressError, KernelAddresses
 from tests.runtime.netns import Cable, Probe, inside
 
 pytestmark = [
@@ -253,3 +254,25 @@ def test_a_renewal_is_cheap_and_rare(node: KernelAddresses) -> None:
     assert not node.renew_due("web", now + 1000 * MS)  # just renewed
     assert kernel_address.FIRST_MS < 1000
     assert now + 400 * MS < node.renew_at_ns("web") < now + 600 * MS
+
+
+def test_what_could_not_be_removed_counts_as_up(
+    cable: Cable, node: KernelAddresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a group would be released while its address may still be there."""
+    node.add("web", V4, 24, "srv0", boottime_ns() + 1000 * MS)
+
+    def refuse(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(kernel_address, "delete_address", refuse)
+        with pytest.raises(AddressError, match=r"not removed: .*busy"):
+            node.remove("web")
+        broken.setattr(kernel_address, "set_address", refuse)
+        with pytest.raises(AddressError, match="not removed"):
+            node.renew("web", boottime_ns() + 1000 * MS)
+        assert node.is_up("web")
+    node.remove("web")
+    assert not node.is_up("web")
+    assert not on_interface(cable, V4)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,7 @@ def worst_late_ms(stack: Stack) -> float:
     ],
 )
 def test_what_can_not_be_started_says_why(
-    stack: Stack, argv: tuple[str, ...], more: dict[str, str], outcome: Outcome, text: str
+    stack: Stack, argv: tuple[str, ...], more: dict[str, Any], outcome: Outcome, text: str
 ) -> None:
     failed = stack.expect(RunFailed, run=stack.program(*argv, **more))
     assert failed.outcome is outcome
@@ -71,7 +72,7 @@ def test_a_hanging_check_is_ended_at_its_time_limit(stack: Stack, tmp_path: Path
     assert exited.timed_out
     assert (exited.code, exited.signal, exited.output_tail) == (-1, signal.SIGKILL, "waiting\n")
     assert 300_000 <= exited.took_us < 400_000
-    assert not lives(child)
+    until(lambda: not lives(child), 0.1)
 
 
 def test_a_flood_of_output_delays_nothing(stack: Stack) -> None:
@@ -102,7 +103,7 @@ def test_a_program_that_forks_is_ended_whole(stack: Stack, tmp_path: Path) -> No
     assert all(map(lives, pids))
     stack.send(End(run))
     stack.expect(Exited, run=run)
-    assert not any(map(lives, pids))
+    until(lambda: not any(map(lives, pids)), 0.1)
 
 
 def test_what_a_program_leaves_behind_ends_with_it(stack: Stack, tmp_path: Path) -> None:
@@ -111,8 +112,7 @@ def test_what_a_program_leaves_behind_ends_with_it(stack: Stack, tmp_path: Path)
     stack.expect(RunStarted, run=run)
     stray, child = read_pid(tmp_path / "stray"), read_pid(tmp_path / "child")
     assert stack.expect(Exited, run=run).code == 0
-    assert not lives(child)
-    assert not lives(stray)
+    until(lambda: not lives(child) and not lives(stray), 0.1)  # dead, but the kernel may still be burying them
     again = stack.program("true")
     stack.expect(RunStarted, run=again)
 

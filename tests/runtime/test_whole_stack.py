@@ -36,7 +36,7 @@ from hasnmp.core.events import (
     Tick,
 )
 from hasnmp.model import EventRow, Kind, NodeRow, Severity, StatisticsRow, View
-from hasnmp.runtime import daemon, engine, guardian
+from hasnmp.runtime import daemon, engine, guardian, processes
 
 pytestmark = pytest.mark.serial
 MS = 1_000_000
@@ -131,7 +131,7 @@ class Daemon:
             os.dup2(descriptor, 2)
             sys.stderr = os.fdopen(2, "w")  # pytest has put something else there
             engine.Engine = ToyCore  # type: ignore[misc,assignment]
-            children = guardian.Children(engine=engine.main, store=daemon._store)
+            children = processes.Children(engine=engine.main, store=daemon._store)
             os._exit(guardian.run(self.config, "node-a", children))
 
     def events(self, seconds: float = 5.0) -> list[str]:
@@ -189,7 +189,7 @@ def one(tmp_path: Path) -> Iterator[Daemon]:
 def alive(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

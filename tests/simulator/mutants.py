@@ -92,3 +92,138 @@ def mutated(edits: Sequence[Edit]) -> Iterator[ModuleType]:
             package = kept.get(f"hasnmp.{name}")
             if package is not None:
                 setattr(sys.modules["hasnmp"], name, package)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "takeover on silence, without waiting for the promise to end", 1,
+        (
+            Edit("core/placement.py", "    if lease.promise_stands(ctx.now):\n        if lease.forever_ms:", "    if False:\n        if lease.forever_ms:"),
+            Edit("core/lease.py", "and not self.promise_stands(ctx.now) and token >=", "and token >="),
+            Edit("core/peers.py", "lost_at = peer.heard_ns + hb.dead_after_ms * MS", "lost_at = late_at"),
+        ),
+        ("restart", "chaos"),
+    ),
+    Mutant(
+        "a promise to two: a node that takes the group itself still promises it to another", 1,
+        (
+            Edit("core/lease.py", "        if self.phase is not Phase.NONE:\n            return None\n        stands", "        if self.phase not in (Phase.NONE, Phase.TAKING):\n            return None\n        stands"),
+            Edit("core/lease.py", "            self.abandon(ctx, f\"{asker.sender} has it or asks for it, and comes first\")", "            pass"),
+        ),
+        ("chaos", "promises", "arbiter"),
+    ),
+    Mutant(
+        "a promise to two: another holder's ask is answered while a promise stands", 1,
+        (Edit("core/lease.py", "if stands and self.promised_to != asker.holder:", "if False:"),),
+        ("promises", "chaos"),
+    ),
+    Mutant(
+        "the durable promise of a node that left is forgotten", 1,
+        (Edit("core/engine.py", "            self._restore_leave(lease, (document.get(\"forever\") or {}).get(name))\n", ""),),
+        ("restart", "chaos"),
+    ),
+    Mutant(
+        "promises are counted from the answer, not from the ask", 2,
+        (Edit("core/engine.py", "asked_of.promised(peer.name, entry, heard.asked_ns)", "asked_of.promised(peer.name, entry, ctx.now)"),),
+        ("chaos", "freeze"),
+    ),
+    Mutant(
+        "the arbiter's lease is counted from the answer, not from the ask", 2,
+        (Edit("core/lease.py", "end = self.called_at + call.slot", "end = answer.read_at_ns + call.slot"),),
+        ("arbiter", "freeze"),
+    ),
+    Mutant(
+        "a promise is given and not counted", 2,
+        (Edit("core/lease.py", "            self.promised_until = max(self.promised_until, at_ns + duration)", "            pass"),),
+        ("promises", "chaos"),
+    ),
+    Mutant(
+        "a starting engine has forgotten what it promised", 2,
+        (Edit("core/engine.py", "lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100", "lease.promised_until = 0"),),
+        ("restart", "chaos"),
+    ),
+    Mutant(
+        "a taker waits for its own configuration's time, not for the record's", 2,
+        (
+            Edit("core/lease.py", "self._see(node, answer.slots.get(node, \"missing\"), answer.read_at_ns)", "self._see(node, _own(answer.slots.get(node, \"missing\"), ctx), answer.read_at_ns)"),
+            Edit("core/lease.py", "class Phase(Enum):", "def _own(slot, ctx):\n    return slot if isinstance(slot, str) else replace(slot, duration_ms=ctx.config.arbiter.lease_ms)\n\n\nclass Phase(Enum):"),
+            Edit("core/lease.py", "import dataclass, field", "import dataclass, field, replace"),
+        ),
+        ("mixed",),
+    ),
+    Mutant(
+        "no margin for clocks that drift", 2,
+        (Edit("core/lease.py", "OWNER_PART = 99 ", "OWNER_PART = 100 "), Edit("core/lease.py", "TAKER_PART = 101 ", "TAKER_PART = 100 ")),
+        ("promises", "arbiter", "chaos"),
+    ),
+    Mutant(
+        "no read after the write of a claim", 3,
+        (Edit("core/lease.py", "        why = self.standing(ctx.now)\n        if not why:", "        why = self.standing(ctx.now)\n        if True:"),),
+        ("arbiter", "chaos"),
+    ),
+    Mutant(
+        "an owner that sees a claim above its token counts its renewal", 3,
+        (Edit("core/lease.py", "if seen.standing(ctx.now) and seen.slot.token > self.token:", "if False:"),),
+        ("arbiter", "chaos"),
+    ),
+    Mutant(
+        "an owner heeds a stale claim", 3,
+        (Edit("core/lease.py", "if seen.standing(ctx.now) and seen.slot.token > self.token:", "if seen.standing(ctx.now):"),),
+        ("kept cut", "taken", "kept arbiter"),
+    ),
+    Mutant(
+        "a slot that can't be read counts as free", 3,
+        (Edit("core/lease.py", "            self.unreadable[node] = slot\n            return", "            self.seen[node] = Seen(Slot(self.group.name, node, 0, SlotState.IDLE, \"\", 0, 0), read_at_ns)\n            return"),),
+        ("arbiter", "chaos"),
+    ),
+    Mutant(
+        "a second write while the first is under way", 3,
+        (Edit("simulator/storage.py", "        if call.group in self.stuck:", "        if False:"),),
+        ("arbiter", "chaos"),
+    ),
+    Mutant(
+        "tokens are not durable and not raised above those seen", 3,
+        (
+            Edit("core/engine.py", "            lease.token_floor = ceiling\n", ""),
+            Edit("core/lease.py", "        self.token_floor = max(self.token_floor, token)\n\n    def hear_floor", "\n    def hear_floor"),
+            Edit("core/lease.py", "        if not (self.phase is Phase.TAKING and token == self.token):\n            self.token_floor = max(self.token_floor, token)", "        return"),
+        ),
+        ("chaos", "arbiter"),
+    ),
+    Mutant(
+        "the guardian's acknowledgement is not awaited", 4,
+        (Edit("core/lease.py", "        self.told = until\n        return HeldLease", "        self.told = self.acked = until\n        return HeldLease"),),
+        ("taken", "freeze"),
+    ),
+    Mutant(
+        "the guardian obeys before it ends what is due", 4,
+        (
+            Edit("simulator/guardian.py", "    def woke(self) -> None:\n        self.end_due()", "    def woke(self) -> None:\n        pass"),
+            Edit("simulator/guardian.py", "        self.end_due()\n        if isinstance(effect, Extend):", "        if isinstance(effect, Extend):"),
+            Edit("core/guard.py", " and now_ns < held.until_ns - self.kill_ns", ""),
+        ),
+        ("freeze", "chaos"),
+    ),
+    Mutant(
+        "a frozen engine is not killed first, and acts on an old decision", 4,
+        (
+            Edit("simulator/guardian.py", "                self.machine.kill_engine()", "                pass"),
+        ),
+        ("freeze", "chaos"),
+    ),
+    Mutant(
+        "the group is given up before the guardian confirms it", 4,
+        (Edit("core/placement.py", "            lease.release(ctx)\n", "            lease.release(ctx)\n            released(state, name)\n"),),
+        ("moves", "chaos"),
+    ),
+    Mutant(
+        "an old word counts as life and as a promise", 8,
+        (Edit("core/peers.py", "    asked = peer.asked.get(datagram.echo_seq) if datagram.echo_incarnation == incarnation else None\n", "    asked = Asked(ctx.now, False)\n"),),
+        ("replay", "chaos"),
+    ),
+    Mutant(
+        "a restarted engine acts on a lease that the guardian no longer holds", 9,
+        (Edit("simulator/guardian.py", "if self.guard.may_run(g, now))", "if True)"),),
+        ("freeze",),
+    ),
+)  # fmt: skip

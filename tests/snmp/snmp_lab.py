@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import signal
 import socket
@@ -257,39 +258,40 @@ def a_config(folder: Path, **snmp: Any) -> Config:
     )
 
 
+MAIN = """
+import pickle, sys
+from hasnmp.snmp import agent
+with open(sys.argv[1], "rb") as file:
+    config, warm = pickle.load(file)
+sys.exit(agent.main(config, "alpha", warm=warm))
+"""
+
+
 class AgentProcess:
-    """The agent as a process of its own, forked as the guardian does it."""
+    """The agent as a process of its own. Not by a bare fork: the threads of a test run would leave their locks in it."""
 
     def __init__(self, config: Config, warm: bool = False) -> None:
         self.config = config
         self.log = Path(config.run_dir) / "agent.log"
         self.port = int(config.snmp.listen[0].rpartition(":")[2]) if config.snmp.listen else 0
-        self.pid = os.fork()
-        if not self.pid:
-            status = 70
-            try:
-                with self.log.open("a") as log:
-                    os.dup2(log.fileno(), 1)
-                    os.dup2(log.fileno(), 2)
-                from hasnmp.snmp import agent
-
-                status = agent.main(config, "alpha", warm=warm)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(status)
+        settings = Path(config.run_dir) / "agent.config"
+        settings.write_bytes(pickle.dumps((config, warm)))
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", MAIN, str(settings)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it and give its exit status (negative: the signal)."""
-        if not self.pid:
-            return 0
-        os.kill(self.pid, number)
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        return os.waitstatus_to_exitcode(status)
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        return self.process.returncode
 
     def run(self, tool: str, auth: list[str], *words: str, target: str = "") -> subprocess.CompletedProcess[str]:
         """One of Net-SNMP's tools, with numeric output and no MIB files."""
@@ -319,7 +321,7 @@ class AgentProcess:
             sock.settimeout(seconds)
             try:
                 return sock.recv(65535)
-            except TimeoutError:
+            except OSError:  # too late, or nobody there
                 return None
 
 

@@ -1,0 +1,90 @@
+"""One pair a module: every test begins with it steady and the group at home on a, and leaves it so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.cluster.lab import wait_for
+from tests.cluster.pair import NODES, VIP, Pair, boot_ns
+from tests.cluster.watch import Watch
+
+NEEDED = ("ip", "nft", "unshare", "nsenter", "snmpset", "snmptrapd", "arping")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if os.getuid() != 0:
+        why = "makes network namespaces: run as root"
+    elif not os.path.exists("/dev/fuse"):
+        why = "makes a lease disk that can fail: needs /dev/fuse"
+    elif missing:
+        why = f"needs {', '.join(missing)}"
+    else:
+        return
+    for item in items:
+        item.add_marker(pytest.mark.skip(reason=why))
+
+
+@dataclass
+class Scene:
+    """What a scenario works with. Times of faults are the lab's, CLOCK_MONOTONIC; events count in boot_ns."""
+
+    pair: Pair
+    watch: Watch
+    begun_ns: int  # boot_ns
+
+    def never_two(self) -> None:
+        assert self.watch.doubles() == [], self.pair.why()
+        assert self.watch.falling_tokens() == []
+
+    def nothing_moved(self, since_ns: int, most_ms: float = 150) -> None:
+        """Every client's request from a moment on was answered, by a; and both nodes say that a has the group."""
+        others = {answer.node for answer in self.watch.routed(since_ns)} - {"a"}
+        assert not others, f"{others} answered\n{self.pair.why()}"
+        outage_ms = self.watch.outage_ms(since_ns)
+        assert outage_ms < most_ms, f"nobody answered for {outage_ms:.0f} ms\n{self.pair.why()}"
+
+    def back(self, node: str, fault_ns: int, bound_ms: float) -> float:
+        """The address answers again, from `node`, within the bound. Returns how long it took, ms."""
+        took_ms = self.watch.back_ms(fault_ns, node, bound_ms / 1000 + 5)
+        print(f"back on {node} after {took_ms:.0f} ms, bound {bound_ms:.0f} ms")
+        assert took_ms <= bound_ms, f"{took_ms:.0f} ms, allowed {bound_ms:.0f} ms\n{self.pair.why()}"
+        return took_ms
+
+    def hold(self, seconds: float) -> None:
+        """Let the fault last: the time is part of the scenario."""
+        time.sleep(seconds)
+
+    def wait_owner(self, node: str, seconds: float = 10, group: str = "web") -> None:
+        wait_for(lambda: node in self.pair.owners()[group], seconds, lambda: f"{node} runs {group}\n{self.pair.why()}")
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with Pair() as made:
+        made.start()
+        made.wait_steady()
+        yield made
+
+
+@pytest.fixture
+def scene(pair: Pair) -> Iterator[Scene]:
+    pair.restore()
+    with Watch(pair.lab, VIP) as watch:
+        watch.wait_node("a", 10, pair.why)
+        scene = Scene(pair, watch, boot_ns())
+        try:
+            yield scene
+            pair.restore()
+            scene.never_two()
+        finally:
+            pair.lab.heal()
+
+
+__all__ = ["NODES", "Scene"]

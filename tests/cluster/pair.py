@@ -1,0 +1,397 @@
+"""A pair of real hasnmp daemons on the laboratory's hosts, and the console on its client: configure, start, ask, break."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hasnmp.console.control import Control
+from hasnmp.errors import HasnmpError
+from hasnmp.model import CommandRow, EventRow, GroupState, Kind, NodeState, Proof, ServiceState, Verb, View
+from tests.cluster.lab import ETC, HERE, LEASE, PROJECT, STATE, Lab, cluster_name, sh, wait_for
+from tests.cluster.watch import PORT
+from tests.snmp.mibs import net_snmp_environment
+
+NODES = ("a", "b")
+VIP, VIP2, VIP6 = "192.0.2.100", "192.0.2.101", "2001:db8::100"
+LAN = {"a": "192.0.2.11", "b": "192.0.2.12"}
+SECRETS = {"noc.auth": "authentic-word", "noc.priv": "private-word", "watch.auth": "watching-word", "community": "look"}
+V3 = ("-v3", "-u", "noc", "-l", "authPriv", "-a", "SHA-256", "-A", "authentic-word", "-x", "AES", "-X", "private-word")
+# comm of each process of the stack -> its role; "hasnmpd" is the guardian, which the others are forked from
+ROLES = {"hasnmpd": "guardian", "hasnmp-engine": "engine", "hasnmp-lease": "lease", "hasnmp-snmp": "snmp",
+         "hasnmp-store": "store"}  # fmt: skip
+SUPERVISE = 'while :; do "$@"; sleep 1; done'  # as systemd's Restart=always with RestartSec=1
+PYTHON = (sys.executable, "-I", "-S")
+# What scheduling, the services' start and the probe's period add on this machine while it is busy.
+START_MS = 600
+
+
+def boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    ip: str
+    home: str = "a"
+    limit: int = 1000  # failover_limit.times
+    restart: int = 1  # of the echo service
+    more: str = ""  # further services, as YAML list items at column 6
+
+    def yaml(self) -> str:
+        other = "b" if self.home == "a" else "a"
+        prefix = 64 if ":" in self.ip else 24
+        command = ", ".join((*PYTHON, str(HERE / "echo.py"), f'"{self.ip}"', f'"{PORT}"'))
+        return f"""
+  {self.name}:
+    nodes: [{self.home}, {other}]
+    failover_limit: {{times: {self.limit}, within_s: 3600}}
+    services:
+      - name: {self.name}-address
+        agent: address
+        options: {{ip: "{self.ip}/{prefix}", interface: lan}}
+        check: {{every_ms: 1000, timeout_ms: 500}}
+      - name: {self.name}-echo
+        agent: exec
+        options: {{command: [{command}]}}
+        check: {{every_ms: 1000}}
+        on_failure: {{restart: {self.restart}, within_s: 60, then: failover}}
+{self.more}"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    interval_ms: int = 200
+    dead_after_ms: int = 1000
+    startup_wait_ms: int = 1500
+    kill_ms: int = 150
+    lease_ms: int = 2000
+    io_timeout_ms: int = 300
+    recovery: str = "manual"
+
+    def takeover_ms(self) -> float:
+        """At most this long from an owner's silence to the first answer of the other, while the arbiter rested.
+
+        The promise of the answer that came last, then one claim (write, then read), then the services' start.
+        """
+        return self.dead_after_ms * 1.01 + self.io_timeout_ms + START_MS
+
+    def arbiter_takeover_ms(self) -> float:
+        """The same where the owner's lease had gone over to the arbiter: its record is waited out, too."""
+        return self.takeover_ms() + self.lease_ms * 1.01 + self.interval_ms
+
+
+@dataclass
+class Pair:
+    """Use as a context manager: gives a lab with a configured pair, whose daemons are not yet started."""
+
+    groups: tuple[Group, ...] = (Group("web", VIP),)
+    timing: Timing = field(default_factory=Timing)
+    extra: str = ""  # further top-level YAML
+
+    def __enter__(self) -> Pair:
+        self.lab = Lab()
+        try:
+            self._configure()
+        except BaseException:
+            self.lab.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if keep := os.environ.get("HASNMP_LAB_KEEP"):
+            shutil.copytree(self.lab.folder, Path(keep, self.lab.name), dirs_exist_ok=True,
+                            ignore=lambda _, names: [n for n in names if n.startswith("lease")])  # fmt: skip
+        self.lab.close()
+
+    def _configure(self) -> None:
+        for name, secret in {**SECRETS, "heartbeat.key": os.urandom(32).hex()}.items():
+            path = self.lab.etc / name
+            path.write_text(secret)
+            path.chmod(0o600)
+        t = self.timing
+        (self.lab.etc / "hasnmp.yaml").write_text(f"""cluster: {cluster_name(self.lab.name)}
+nodes:
+  a: {{links: {{lan: 192.0.2.11, cross: 198.51.100.11}}}}
+  b: {{links: {{lan: 192.0.2.12, cross: 198.51.100.12}}}}
+heartbeat:
+  interval_ms: {t.interval_ms}
+  late_after_ms: {max(t.interval_ms + 1, t.dead_after_ms // 2)}
+  dead_after_ms: {t.dead_after_ms}
+  startup_wait_ms: {t.startup_wait_ms}
+  kill_ms: {t.kill_ms}
+  key_files: [{ETC}/heartbeat.key]
+arbiter: {{type: disk, device: {LEASE}, lease_ms: {t.lease_ms}, io_timeout_ms: {t.io_timeout_ms}}}
+groups:{"".join(group.yaml() for group in self.groups)}
+recovery: {t.recovery}
+snmp:
+  listen: ["192.0.2.11:161", "192.0.2.12:161", "127.0.0.1:161"]
+  users:
+    - {{name: noc, auth: sha256, auth_file: {ETC}/noc.auth, priv: aes128, priv_file: {ETC}/noc.priv, access: operate}}
+    - {{name: watch, auth: sha256, auth_file: {ETC}/watch.auth, access: read}}
+  communities: [{{name_file: {ETC}/community, access: read}}]
+  notify: [{{to: "192.0.2.50:162", version: 2c, community_file: {ETC}/community, type: trap}}]
+  throttle: {{same_within_ms: 0}}
+state_dir: {STATE}
+log: {{format: json, level: debug}}
+{self.extra}""")
+        self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
+        self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
+
+    # --------------------------------------------------------------------------------------------------- the daemons
+
+    def start(self, *nodes: str, supervised: bool = True) -> int:
+        """Start hasnmpd on these nodes (none given: both). supervised: the host's init restarts it. Returns when."""
+        at_ns = time.monotonic_ns()
+        for node in nodes or NODES:
+            daemon = [sys.executable, "-m", "hasnmp.runtime.daemon", "--config", f"{ETC}/hasnmp.yaml", "--node", node]
+            argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
+            self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, "PYTHONPATH": str(PROJECT)})
+        return at_ns
+
+    def stack(self, node: str) -> dict[str, list[int]]:
+        """role -> pids of the daemon's processes, the guardian first."""
+        found: dict[str, list[int]] = {role: [] for role in ROLES.values()}
+        for pid, comm in self.lab[node].processes().items():
+            if comm in ROLES:
+                found[ROLES[comm]].append(pid)
+        return found
+
+    def pids(self, node: str, *roles: str) -> list[int]:
+        """The processes of these roles (none given: of the whole stack)."""
+        return [pid for role, pids in self.stack(node).items() if not roles or role in roles for pid in pids]
+
+    def stop(self, node: str, seconds: float = 10) -> int:
+        """SIGTERM to the guardian, as `systemctl stop`; waits until the stack has gone. Returns when it was asked."""
+        host = self.lab[node]
+        host.signal(signal.SIGKILL, [pid for pid, comm in host.processes().items() if comm == "sh"])
+        at_ns = host.signal(signal.SIGTERM, self.pids(node, "guardian"))
+        wait_for(lambda: not self.pids(node), seconds, lambda: f"{node} has stopped: {self.stack(node)}; {self.tail(node)}")
+        return at_ns
+
+    def service_pids(self, node: str) -> list[int]:
+        """The echo programs that run on a node."""
+        found = []
+        for pid in self.lab[node].processes():
+            with contextlib.suppress(OSError):
+                if b"echo.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
+
+    # --------------------------------------------------------------------------------------------- what a node says
+
+    def socket(self, node: str) -> str:
+        return str(self.lab[node].path("/run/hasnmp/control.sock"))
+
+    def view(self, node: str) -> View | None:
+        """The node's picture; None: no engine answers there."""
+        try:
+            control = Control(self.socket(node))
+        except HasnmpError:
+            return None
+        try:
+            return control.view()
+        except HasnmpError:
+            return None
+        finally:
+            control.close()
+
+    def rows(self, node: str, table: str) -> dict[str, Any]:
+        view = self.view(node)
+        return dict(view.tables[table]) if view else {}
+
+    def events(self, node: str, since_ns: int = 0, *kinds: Kind) -> list[EventRow]:
+        """What the node itself recorded after a moment (boot_ns), oldest first."""
+        rows = [row for row in self.rows(node, "events").values() if row.ns >= since_ns and row.node == node]
+        return sorted((row for row in rows if not kinds or row.kind in kinds), key=lambda row: row.id)
+
+    def wait_event(self, node: str, kind: Kind, since_ns: int, seconds: float = 5) -> EventRow:
+        return wait_for(lambda: self.events(node, since_ns, kind), seconds,
+                        lambda: f"{kind} on {node}; it recorded {self.story(node)}", 0.1)[0]  # fmt: skip
+
+    def alarms(self, node: str) -> set[Kind]:
+        return {row.kind for row in self.rows(node, "alarms").values()}
+
+    def owners(self) -> dict[str, set[str]]:
+        """group -> the nodes that say that they run it."""
+        return {group.name: {node for node in NODES if (row := self.rows(node, "groups").get(group.name))
+                             and row.owner == node and row.state is GroupState.RUNNING} for group in self.groups}  # fmt: skip
+
+    def command(self, node: str, verb: Verb, target: str, to: str = "", seconds: float = 10) -> CommandRow:
+        """Give a command at a node's control socket and follow it to its end. Raises HasnmpError."""
+        control = Control(self.socket(node))
+        try:
+            control.view()
+            row = control.command(verb, target, to=to, reason="laboratory")
+            for step in control.follow(row, seconds):
+                row = step if isinstance(step, CommandRow) else row
+            return row
+        finally:
+            control.close()
+
+    def hasnmp(self, node: str, *words: str, check: bool = True) -> str:
+        """The command line on a node."""
+        argv = ["env", f"PYTHONPATH={PROJECT}", sys.executable, "-m", "hasnmp.cli", *words]
+        return self.lab[node].run(*argv, check=check)
+
+    def tail(self, node: str, lines: int = 15) -> str:
+        log = self.lab[node].state / "hasnmpd.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "no log"
+
+    def story(self, node: str, last: int = 25) -> str:
+        """The node's newest events, for a failure's text."""
+        rows = sorted(self.rows(node, "events").values(), key=lambda row: row.id)[-last:]
+        if not rows:
+            return f"{node} has no engine that answers; its log ends:\n{self.tail(node)}"
+        now = boot_ns()
+        return f"on {node}:\n" + "\n".join(f"{(x.ns - now) / 1e9:8.3f} s {x.kind} {x.message}" for x in rows)
+
+    def why(self) -> str:
+        lines = [f"stacks {({node: self.stack(node) for node in NODES})}"]
+        for node in NODES:
+            view = self.view(node)
+            if view:
+                for table in ("nodes", "groups", "services", "alarms", "arbiters"):
+                    lines += [f"{node} {table}: {row}" for row in view.tables[table].values()]
+            lines.append(self.story(node))
+        return "\n".join(lines)
+
+    # -------------------------------------------------------------------------------------------------- steady again
+
+    def unsteady(self, homes: dict[str, str] | None = None) -> str:
+        """Why the pair is not as it should be ("": it is): both up, nothing recovering, every group at home, no alarm."""
+        homes = homes or {group.name: group.home for group in self.groups}
+        for node in NODES:
+            view = self.view(node)
+            if view is None:
+                return f"no engine answers on {node}"
+            for other in view.tables["nodes"].values():
+                if other.state is not NodeState.UP or other.recovering or other.standby:  # type: ignore[union-attr]
+                    return f"{node} sees {other}"
+            for name, home in homes.items():
+                group: Any = view.tables["groups"][name]
+                if group.owner != home or group.state is not GroupState.RUNNING or group.excluded:
+                    return f"{node} sees {group}"
+                if node == home and group.proof is not Proof.PROMISES:
+                    return f"the arbiter's record still stands: {group}"  # a takeover now would wait it out
+            for service in view.tables["services"].values():
+                if service.state is not ServiceState.RUNNING:  # type: ignore[union-attr]
+                    return f"{node} sees {service}"
+            if view.tables["alarms"]:
+                return f"{node} has alarms: {view.tables['alarms']}"
+        return ""
+
+    def wait_steady(self, seconds: float = 15, homes: dict[str, str] | None = None) -> None:
+        wait_for(lambda: not self.unsteady(homes), seconds, lambda: f"{self.unsteady(homes)}\n{self.why()}", 0.05)
+
+    def restore(self, seconds: float = 25) -> None:
+        """Heal everything, start what does not run, recover, clear, and bring every group home."""
+        self.lab.heal()
+        for node in NODES:
+            host = self.lab[node]
+            if not host.pid:
+                host.power_on()
+            host.signal(signal.SIGCONT, [*self.pids(node), *self.service_pids(node)])
+            if "sh" not in host.processes().values():
+                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                self.start(node)
+        deadline = time.monotonic() + seconds
+        while why := self.unsteady():
+            assert time.monotonic() < deadline, f"the pair is not steady again after {seconds} s: {why}\n{self.why()}"
+            self._mend()
+            time.sleep(0.05)
+
+    def _mend(self) -> None:
+        """One administrator's step, if one is needed now."""
+        for node in NODES:
+            view = self.view(node)
+            if view is None:
+                return
+            for other in view.tables["nodes"].values():
+                if other.state is not NodeState.UP:  # type: ignore[union-attr]
+                    return
+        for node in NODES:
+            row: Any
+            for row in self.rows(node, "nodes").values():
+                if row.this and row.recovering:
+                    self._try(node, Verb.RECOVER, node)
+                if row.this and row.standby:
+                    self._try(node, Verb.ONLINE, node)
+            for row in self.rows(node, "services").values():
+                if row.state in (ServiceState.FAILED, ServiceState.STOP_FAILED):
+                    self._try(node, Verb.SERVICE_CLEAR, row.name)
+        for row in self.rows("a", "groups").values():
+            if row.excluded:
+                for service in self.rows(row.home, "services").values():
+                    if service.group == row.name:
+                        self._try(row.home, Verb.SERVICE_CLEAR, service.name)
+            if row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
+                self._try(row.owner, Verb.FAILOVER, row.name, row.home)
+
+    def _try(self, node: str, verb: Verb, target: str, to: str = "") -> None:
+        with contextlib.suppress(HasnmpError):  # refused now: what hinders it is seen in the next round
+            self.command(node, verb, target, to)
+
+    # ---------------------------------------------------------------------------------------------------- the console
+
+    def snmp(self, program: str, node: str, *words: str, check: bool = True, options: tuple[str, ...] = V3) -> str:
+        """Net-SNMP on the client host: `program` asks the node's agent."""
+        return self.lab["client"].run(
+            "env", *(f"{k}={self.environment[k]}" for k in ("MIBDIRS", "MIBS", "SNMPCONFPATH", "SNMP_PERSISTENT_DIR")),
+            program, *options, "-t", "2", "-r", "1", "-Oqs", f"{LAN[node]}:161", *words, check=check,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def trap_receiver(self) -> Iterator[Path]:
+        """snmptrapd on the client host; gives the file that it writes every trap to, a line each."""
+        folder = self.lab.folder / "net-snmp"
+        (folder / "trapd.conf").write_text("disableAuthorization yes\n")
+        out = self.lab["client"].state / "traps"
+        out.touch()
+        process = self.lab["client"].spawn(
+            "env", *(f"{k}={self.environment[k]}" for k in ("MIBDIRS", "MIBS", "SNMPCONFPATH", "SNMP_PERSISTENT_DIR")),
+            "snmptrapd", "-f", "-n", "-Lo", "-C", "-c", str(folder / "trapd.conf"), "-Oqs", "-F", "%v\\n", "udp:192.0.2.50:162",
+            log="traps",
+        )  # fmt: skip
+        try:
+            wait_for(lambda: ":162 " in sh("ip", "netns", "exec", self.lab["client"].netns, "ss", "-Hlun"), 5, "snmptrapd listens")
+            yield out
+        finally:
+            for pid, comm in self.lab["client"].processes().items():
+                if comm == "snmptrapd":
+                    os.kill(pid, signal.SIGTERM)
+            process.wait(5)
+
+
+def cpu_s(pids: list[int]) -> float:
+    """Processor seconds that these processes have used."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def pss_kb(pids: list[int]) -> int:
+    """Proportional set size of these processes together."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+    return total
+
+
+__all__ = ["NODES", "VIP", "VIP2", "VIP6", "Group", "Pair", "Timing", "boot_ns", "cpu_s", "pss_kb", "subprocess"]

@@ -1,0 +1,130 @@
+"""SIGKILL and SIGSTOP of every process of a node's stack at once, and of each alone."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from hasnmp.model import Kind
+from tests.cluster.conftest import Scene
+from tests.cluster.lab import wait_for
+from tests.cluster.pair import ROLES
+
+ALONE = tuple(ROLES.values())
+STOPPED_S = 5.0
+
+
+def whole(scene: Scene, node: str) -> list[int]:
+    """The stack's processes, all of them there."""
+    stack = scene.pair.stack(node)
+    assert all(len(stack[role]) == 1 for role in ALONE), stack
+    return scene.pair.pids(node)
+
+
+def is_whole_again(scene: Scene, node: str, but: list[int]) -> None:
+    """Every process of the stack lives, none of them one of these, and engine and agent answer."""
+    def look() -> bool:
+        stack = scene.pair.stack(node)
+        return all(len(pids) == 1 and pids[0] not in but for pids in stack.values())
+
+    wait_for(look, 10, lambda: f"{scene.pair.stack(node)} without {but}\n{scene.pair.why()}")
+    wait_for(lambda: scene.pair.view(node), 5, scene.pair.why)
+    wait_for(lambda: "haNodeName.0 " + node in scene.pair.snmp("snmpget", node, "haNodeName.0", check=False), 10,
+             "the agent answers")  # fmt: skip
+
+
+def served_again(scene: Scene, fault_ns: int) -> None:
+    """After a fault that ends the group on a: one of the nodes serves again within the bound, whichever was first."""
+    bound_ms = scene.pair.timing.takeover_ms()
+    scene.hold(bound_ms / 1000 + 0.2)
+    outage_ms = scene.watch.outage_ms(fault_ns)
+    print(f"outage {outage_ms:.0f} ms, bound {bound_ms:.0f} ms, then {scene.watch.node()} serves")
+    assert scene.watch.node(), f"nobody serves\n{scene.pair.why()}"
+    assert outage_ms <= bound_ms, scene.pair.why()
+
+
+def test_kill_of_the_whole_stack_of_the_primary(scene: Scene) -> None:
+    pids = whole(scene, "a")
+    fault_ns = scene.pair.lab["a"].signal(signal.SIGKILL, pids)
+    served_again(scene, fault_ns)
+    is_whole_again(scene, "a", pids)
+
+
+def test_kill_of_the_whole_stack_of_the_standby(scene: Scene) -> None:
+    pids = whole(scene, "b")
+    fault_ns = scene.pair.lab["b"].signal(signal.SIGKILL, pids)
+    is_whole_again(scene, "b", pids)
+    scene.pair.wait_steady()
+    scene.nothing_moved(fault_ns)
+
+
+def test_stop_of_the_whole_stack_of_the_primary(scene: Scene) -> None:
+    pids = whole(scene, "a")
+    fault_ns = scene.pair.lab["a"].signal(signal.SIGSTOP, pids)
+    scene.back("b", fault_ns, scene.pair.timing.takeover_ms())
+    scene.hold(STOPPED_S - (time.monotonic_ns() - fault_ns) / 1e9)
+    resumed_ns = scene.pair.lab["a"].signal(signal.SIGCONT, pids)
+    # The services of a were never told to stop: a frozen engine must not go on from an old decision.
+    wait_for(lambda: not scene.pair.service_pids("a"), 2, lambda: f"a ends its programs\n{scene.pair.why()}")
+    wait_for(lambda: scene.pair.view("a"), 5, scene.pair.why)
+    scene.hold(1)
+    assert {answer.node for answer in scene.watch.answers if answer.at_ns > resumed_ns} == {"b"}
+    assert scene.watch.outage_ms(resumed_ns) < 150
+
+
+def test_stop_of_the_whole_stack_of_the_standby(scene: Scene) -> None:
+    pids = whole(scene, "b")
+    fault_ns = scene.pair.lab["b"].signal(signal.SIGSTOP, pids)
+    scene.hold(STOPPED_S)
+    scene.pair.lab["b"].signal(signal.SIGCONT, pids)
+    scene.pair.wait_steady()
+    scene.nothing_moved(fault_ns)
+
+
+def test_kill_of_the_guardian_alone(scene: Scene) -> None:
+    pids = whole(scene, "a")
+    fault_ns = scene.pair.lab["a"].signal(signal.SIGKILL, scene.pair.pids("a", "guardian"))
+    served_again(scene, fault_ns)
+    is_whole_again(scene, "a", pids)
+
+
+@pytest.mark.parametrize("role", ["engine", "lease", "snmp", "store"])
+def test_kill_of_one_process_alone_costs_the_clients_nothing(scene: Scene, role: str) -> None:
+    whole(scene, "a")
+    pids = scene.pair.pids("a", role)
+    fault_ns = scene.pair.lab["a"].signal(signal.SIGKILL, pids)
+    is_whole_again(scene, "a", pids)
+    scene.hold(scene.pair.timing.dead_after_ms / 1000)
+    scene.pair.wait_steady()
+    scene.nothing_moved(fault_ns)
+
+
+@pytest.mark.parametrize("role", ["guardian", "engine"])
+def test_stop_of_guardian_or_engine_moves_the_group(scene: Scene, role: str) -> None:
+    whole(scene, "a")
+    pids = scene.pair.pids("a", role)
+    fault_ns = scene.pair.lab["a"].signal(signal.SIGSTOP, pids)
+    served_again(scene, fault_ns)
+    assert scene.watch.node() == "b", scene.pair.why()
+    scene.hold(STOPPED_S - (time.monotonic_ns() - fault_ns) / 1e9)
+    resumed_ns = scene.pair.lab["a"].signal(signal.SIGCONT, pids)
+    wait_for(lambda: not scene.pair.service_pids("a"), 2, lambda: f"a ends its programs\n{scene.pair.why()}")
+    scene.hold(1)
+    assert {answer.node for answer in scene.watch.answers if answer.at_ns > resumed_ns} == {"b"}
+
+
+@pytest.mark.parametrize("role", ["lease", "snmp", "store"])
+def test_stop_of_one_other_process_costs_the_clients_nothing(scene: Scene, role: str) -> None:
+    whole(scene, "a")
+    pids = scene.pair.pids("a", role)
+    fault_ns = scene.pair.lab["a"].signal(signal.SIGSTOP, pids)
+    if role == "lease":
+        scene.pair.wait_event("a", Kind.ARBITER_LOST, scene.begun_ns, 8)
+    else:
+        scene.hold(STOPPED_S)
+    scene.nothing_moved(fault_ns)
+    scene.pair.lab["a"].signal(signal.SIGCONT, pids)
+    scene.pair.wait_steady()
+    scene.nothing_moved(fault_ns)

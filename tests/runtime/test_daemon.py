@@ -1,0 +1,128 @@
+"""hasnmpd's own part: its arguments, its refusals, its folders; and the log that must never block."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hasnmp import settings
+from hasnmp.runtime import daemon, log
+
+FORM = """
+cluster: bank
+nodes:
+  node-a: {{links: {{lan: 127.0.0.84}}}}
+heartbeat: {{port: 28406, key_files: [{folder}/key]}}
+arbiter: {{type: none, accept_split_brain: true}}
+groups:
+  web:
+    services:
+      - {{name: sleeper, agent: exec, options: {{command: [sleep, "600"]}}}}
+snmp: {{listen: ["127.0.0.84:28161"]}}
+control: {{socket: {folder}/sockets/control.sock}}
+state_dir: {folder}/state
+run_dir: {folder}/run
+"""
+
+
+@pytest.fixture
+def form(tmp_path: Path) -> str:
+    (tmp_path / "key").write_text("an unguessable heartbeat key of this test\n")
+    (tmp_path / "key").chmod(0o600)
+    path = tmp_path / "hasnmp.yaml"
+    path.write_text(FORM.format(folder=tmp_path))
+    return str(path)
+
+
+def test_check_says_that_a_good_file_is_good_and_starts_nothing(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert daemon.main(["--config", form, "--node", "node-a", "--check"]) == 0
+    assert "good; cluster bank, node node-a, 1 nodes, 1 groups, 1 services" in capsys.readouterr().out
+    assert not (tmp_path / "state").exists()
+
+
+def test_every_fault_is_printed_and_the_status_is_2(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(form).write_text(
+        Path(form).read_text().replace("agent: exec", "agent: exce").replace("type: none", "type: nine")
+    )
+    assert daemon.main(["--config", form]) == 2
+    faults = capsys.readouterr().err.strip().splitlines()
+    assert len(faults) >= 2 and all(line.startswith(f"{form}:") for line in faults)
+
+
+def test_a_node_that_is_not_in_the_file_is_named_with_those_that_are(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert daemon.main(["--config", form, "--node", "node-z", "--check"]) == 2
+    assert "--node node-z is no node" in (said := capsys.readouterr().err) and "node-a" in said
+    assert daemon.main(["--config", form, "--check"]) == 2
+    assert f"host name {socket.gethostname()} is no node" in capsys.readouterr().err
+
+
+def test_a_folder_that_can_not_be_made_is_named(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state").write_text("a file is in the way")
+    assert daemon.main(["--config", form, "--node", "node-a"]) == 1
+    assert str(tmp_path / "state") in capsys.readouterr().err
+
+
+@pytest.mark.serial
+def test_the_daemon_runs_once_for_each_node_and_leaves_in_order(form: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "hasnmp.runtime.daemon", "--config", form, "--node", "node-a"]
+    with open(tmp_path / "log", "w") as errors, subprocess.Popen(words, stderr=errors) as first:
+        try:
+            end_s = time.monotonic() + 10
+            while not (tmp_path / "sockets/control.sock").exists():
+                assert first.poll() is None and time.monotonic() < end_s, (tmp_path / "log").read_text()
+                time.sleep(0.01)
+            assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+            second = subprocess.run(words, capture_output=True, text=True, timeout=10)
+            assert second.returncode == 75 and "another hasnmpd" in second.stderr
+        finally:
+            first.terminate()
+        assert first.wait(10) == 0, (tmp_path / "log").read_text()
+    assert not (tmp_path / "sockets/control.sock").exists()
+
+
+def test_a_log_that_nobody_reads_costs_lines_and_no_time() -> None:
+    reader, writer = os.pipe()
+    output = log.Output(writer)
+    began_s = time.monotonic()
+    for _ in range(1000):
+        output.write("x" * 1000 + "\n")
+    assert time.monotonic() - began_s < 0.5
+    os.close(reader)
+    output.write("nobody is there\n")
+    os.close(writer)
+
+
+def test_a_line_of_the_log_is_whole_and_json(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = log.set_up(settings.Log(format="json"), "node-a", "engine")
+    logger.info("peer_lost", peer="node-b", silent_ms=2100)
+    logger.debug("not_shown")
+    try:
+        raise ValueError("x" * 9000)
+    except ValueError:
+        logger.exception("engine_failed")
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["event"] for line in lines] == ["peer_lost", "engine_failed"]
+    assert (lines[0]["node"], lines[0]["silent_ms"], lines[0]["level"]) == ("node-a", 2100, "info")
+    assert "ValueError" in lines[1]["exception"] or lines[1]["exception"].endswith("x")
+
+
+def test_the_journals_socket_is_not_waited_for() -> None:
+    ours, journal = socket.socketpair()
+    output = log.Output(ours.fileno())
+    began_s = time.monotonic()
+    for _ in range(2000):
+        output.write("x" * 1000 + "\n")
+    assert time.monotonic() - began_s < 0.5
+    ours.close()
+    journal.close()
