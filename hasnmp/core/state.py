@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hasnmp.core.board import EXCLUDED, RECOVERING, STANDBY, Board
 from hasnmp.core.context import MS, Context
+from hasnmp.core.events import Extend
 from hasnmp.core.exchange import Stream
 from hasnmp.core.journal import Journal
 from hasnmp.core.lease import Lease, Phase
@@ -172,6 +173,12 @@ class State:
         for stream in self.streams.values():
             stream.put(f"r/{key}", self.board.registers.values[key])
         self.ctx.dirty = self.journal.changed = True
+
+    def grant(self) -> None:
+        """Hand what the leases gained to the guardian, all groups in one message."""
+        held = tuple(h for lease in self.leases.values() if (h := lease.grant(self.ctx)) is not None)
+        if held:
+            self.ctx.emit(Extend(held))
 
     def seconds(self, ns: int) -> str:
         return f"{max(0, self.ctx.now - ns) / (1000 * MS):.1f} s"

@@ -144,7 +144,9 @@ class Agent:
                 except OSError as error:
                     if listener.text not in told:
                         told.add(listener.text)
-                        self._log.error("listen_failed", address=listener.text, error=str(error), retry_s=RETRY_LISTEN_S)
+                        self._log.error(
+                            "listen_failed", address=listener.text, error=str(error), retry_s=RETRY_LISTEN_S
+                        )
                 else:
                     waiting.remove(listener)
                     self._log.info("listening", address=listener.text)
@@ -235,7 +237,9 @@ class Agent:
             return
         self._down_told = down
         if down:
-            self._notify(self._own_event(Kind.ENGINE_DOWN, Severity.MAJOR, PartState.DOWN, "the engine does not answer"))
+            self._notify(
+                self._own_event(Kind.ENGINE_DOWN, Severity.MAJOR, PartState.DOWN, "the engine does not answer")
+            )
         else:
             self._notify(self._own_event(Kind.ENGINE_UP, Severity.CLEARED, PartState.UP, "the engine answers again"))
 

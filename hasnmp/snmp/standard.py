@@ -104,7 +104,9 @@ def scalars(identity: Identity) -> tuple[Scalar, ...]:
         return (reader.now_ns - reader.boot_ns) // 10_000_000 % (1 << 32)
 
     system = os.uname()
-    description = f"hasnmp {identity.version} node {identity.node} on {system.sysname} {system.release} {system.machine}"
+    description = (
+        f"hasnmp {identity.version} node {identity.node} on {system.sysname} {system.release} {system.machine}"
+    )
     engine = (*SNMP_MODULES, 10, 2, 1)
     return (
         fixed("sysDescr", (*MIB2, 1, 1), Syntax.OCTETS, description.encode()[:255]),

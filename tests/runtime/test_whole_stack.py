@@ -81,6 +81,8 @@ class ToyCore:
                 return (Release("g", self.token),)
             case Released(ok=True):
                 return (Exit("left"),)
+            case Released(ok=False) if self.leaving:  # the order to leave came while the service was being started
+                return (Act(2, "sleeper", Action.STOP, 2000),)
             case Tick():
                 self.worst_us = max(self.worst_us, (now_ns - self.deadline_ns) // 1000)
                 return (self._extend(),)

@@ -113,34 +113,32 @@ MUTANTS: tuple[Mutant, ...] = (
         ("chaos", "promises", "arbiter"),
     ),
     Mutant(
-        "a promise to two: another holder's ask is answered while a promise stands", 1,
-        (Edit("core/lease.py", "if stands and self.promised_to != asker.holder:", "if False:"),),
-        ("promises", "chaos"),
-    ),
-    Mutant(
         "the durable promise of a node that left is forgotten", 1,
-        (Edit("core/engine.py", "            self._restore_leave(lease, (document.get(\"forever\") or {}).get(name))\n", ""),),
-        ("restart", "chaos"),
+        (Edit("core/durable.py", "            self._restore_leave(lease, (document.get(\"forever\") or {}).get(name))\n", ""),),
+        ("restart",),
     ),
     Mutant(
         "promises are counted from the answer, not from the ask", 2,
-        (Edit("core/engine.py", "asked_of.promised(peer.name, entry, heard.asked_ns)", "asked_of.promised(peer.name, entry, ctx.now)"),),
-        ("chaos", "freeze"),
+        (Edit("core/talk.py", "asked_of.promised(peer.name, entry, heard.asked_ns)", "asked_of.promised(peer.name, entry, ctx.now)"),),
+        ("late",),
     ),
     Mutant(
         "the arbiter's lease is counted from the answer, not from the ask", 2,
         (Edit("core/lease.py", "end = self.called_at + call.slot", "end = answer.read_at_ns + call.slot"),),
-        ("arbiter", "freeze"),
+        ("late record",),
     ),
     Mutant(
         "a promise is given and not counted", 2,
         (Edit("core/lease.py", "            self.promised_until = max(self.promised_until, at_ns + duration)", "            pass"),),
-        ("promises", "chaos"),
+        ("drift", "late"),
     ),
     Mutant(
-        "a starting engine has forgotten what it promised", 2,
-        (Edit("core/engine.py", "lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100", "lease.promised_until = 0"),),
-        ("restart", "chaos"),
+        "a starting engine has forgotten what it promised, and does not listen first", 2,
+        (
+            Edit("core/engine.py", "        end = state.started_ns + self.config.heartbeat.startup_wait_ms * MS\n", "        end = state.started_ns\n"),
+            Edit("core/durable.py", "lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100", "lease.promised_until = 0"),
+        ),
+        ("restart",),
     ),
     Mutant(
         "a taker waits for its own configuration's time, not for the record's", 2,
@@ -154,7 +152,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no margin for clocks that drift", 2,
         (Edit("core/lease.py", "OWNER_PART = 99 ", "OWNER_PART = 100 "), Edit("core/lease.py", "TAKER_PART = 101 ", "TAKER_PART = 100 ")),
-        ("promises", "arbiter", "chaos"),
+        ("drift",),
     ),
     Mutant(
         "no read after the write of a claim", 3,
@@ -162,29 +160,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ("arbiter", "chaos"),
     ),
     Mutant(
-        "an owner that sees a claim above its token counts its renewal", 3,
-        (Edit("core/lease.py", "if seen.standing(ctx.now) and seen.slot.token > self.token:", "if False:"),),
-        ("arbiter", "chaos"),
-    ),
-    Mutant(
         "an owner heeds a stale claim", 3,
         (Edit("core/lease.py", "if seen.standing(ctx.now) and seen.slot.token > self.token:", "if seen.standing(ctx.now):"),),
-        ("kept cut", "taken", "kept arbiter"),
+        ("kept ghost",),
     ),
     Mutant(
         "a slot that can't be read counts as free", 3,
         (Edit("core/lease.py", "            self.unreadable[node] = slot\n            return", "            self.seen[node] = Seen(Slot(self.group.name, node, 0, SlotState.IDLE, \"\", 0, 0), read_at_ns)\n            return"),),
-        ("arbiter", "chaos"),
+        ("unreadable",),
     ),
     Mutant(
         "a second write while the first is under way", 3,
         (Edit("simulator/storage.py", "        if call.group in self.stuck:", "        if False:"),),
-        ("arbiter", "chaos"),
+        ("ghost",),
     ),
     Mutant(
         "tokens are not durable and not raised above those seen", 3,
         (
-            Edit("core/engine.py", "            lease.token_floor = ceiling\n", ""),
+            Edit("core/durable.py", "            lease.token_floor = ceiling\n", ""),
             Edit("core/lease.py", "        self.token_floor = max(self.token_floor, token)\n\n    def hear_floor", "\n    def hear_floor"),
             Edit("core/lease.py", "        if not (self.phase is Phase.TAKING and token == self.token):\n            self.token_floor = max(self.token_floor, token)", "        return"),
         ),
@@ -193,37 +186,37 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the guardian's acknowledgement is not awaited", 4,
         (Edit("core/lease.py", "        self.told = until\n        return HeldLease", "        self.told = self.acked = until\n        return HeldLease"),),
-        ("taken", "freeze"),
+        ("taken",),
     ),
     Mutant(
-        "the guardian obeys before it ends what is due", 4,
+        "a frozen engine is not killed first, and the guardian obeys before it ends what is due", 4,
         (
+            Edit("simulator/guardian.py", "                self.machine.kill_engine()", "                pass"),
             Edit("simulator/guardian.py", "    def woke(self) -> None:\n        self.end_due()", "    def woke(self) -> None:\n        pass"),
             Edit("simulator/guardian.py", "        self.end_due()\n        if isinstance(effect, Extend):", "        if isinstance(effect, Extend):"),
             Edit("core/guard.py", " and now_ns < held.until_ns - self.kill_ns", ""),
         ),
-        ("freeze", "chaos"),
+        ("freeze", "lapse"),
     ),
     Mutant(
-        "a frozen engine is not killed first, and acts on an old decision", 4,
+        "a lease that lapsed is renewed, over the claim of another", 4,
         (
-            Edit("simulator/guardian.py", "                self.machine.kill_engine()", "                pass"),
+            Edit("core/guard.py", "elif lease.token < held.token or held.until_ns - self.kill_ns <= now_ns:", "elif lease.token < held.token:"),
+            Edit("core/lease.py", "            and ctx.now < self.acked - ctx.config.heartbeat.kill_ms * MS\n", ""),
+            Edit("core/lease.py", "if seen.standing(ctx.now) and seen.slot.token > self.token:", "if False:"),
+            Edit("simulator/guardian.py", "    def woke(self) -> None:\n        self.end_due()", "    def woke(self) -> None:\n        pass"),
+            Edit("simulator/guardian.py", "        self.end_due()\n        if isinstance(effect, Extend):", "        if isinstance(effect, Extend):"),
         ),
-        ("freeze", "chaos"),
+        ("lapse",),
     ),
     Mutant(
         "the group is given up before the guardian confirms it", 4,
         (Edit("core/placement.py", "            lease.release(ctx)\n", "            lease.release(ctx)\n            released(state, name)\n"),),
-        ("moves", "chaos"),
+        ("handover",),
     ),
     Mutant(
         "an old word counts as life and as a promise", 8,
         (Edit("core/peers.py", "    asked = peer.asked.get(datagram.echo_seq) if datagram.echo_incarnation == incarnation else None\n", "    asked = Asked(ctx.now, False)\n"),),
-        ("replay", "chaos"),
-    ),
-    Mutant(
-        "a restarted engine acts on a lease that the guardian no longer holds", 9,
-        (Edit("simulator/guardian.py", "if self.guard.may_run(g, now))", "if True)"),),
-        ("freeze",),
+        ("late", "replay"),
     ),
 )  # fmt: skip

@@ -59,7 +59,13 @@ AUTH, PRIV = "authentic-word", "private-word"
 V3 = ["-v3", "-a", "SHA-256", "-A", AUTH, "-x", "AES", "-X", PRIV, "-l", "authPriv"]
 OPERATE = [*V3, "-u", "noc"]
 WATCH = [*V3, "-u", "watch"]
-ENVIRONMENT = {**os.environ, "MIBS": "", "MIBDIRS": "", "SNMPCONFPATH": "/nonexistent", "SNMP_PERSISTENT_DIR": "/nonexistent"}
+ENVIRONMENT = {
+    **os.environ,
+    "MIBS": "",
+    "MIBDIRS": "",
+    "SNMPCONFPATH": "/nonexistent",
+    "SNMP_PERSISTENT_DIR": "/nonexistent",
+}
 
 
 def now_ns() -> int:
@@ -372,8 +378,6 @@ def dotted(oid: tuple[int, ...]) -> str:
 def rows_of(walk: str) -> dict[str, str]:
     """What snmpwalk -On printed, by OID without the leading dot."""
     return {m[1]: m[2] for m in re.finditer(r"^\.([\d.]+) = (.*)$", walk, re.M)}
-
-
 
 
 # ------------------------------------------------------------------------------------------- messages, octet by octet

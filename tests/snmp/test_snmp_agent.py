@@ -22,14 +22,39 @@ from hasnmp.snmp import ber, objects, standard
 from hasnmp.snmp.objects import Reader, Syntax, text_index
 from hasnmp.snmp.oids import ROOT
 from tests.snmp.snmp_lab import (
-    AUTH, BULK, ENVIRONMENT, OPERATE, PRIV, READ, SYS_UP_TIME, V2C_READ, V2C_WRITE, WATCH, AgentProcess, Answer,
-    FakeEngine, a_config, a_pdu, a_view, an_event, binding, dotted, free_port, now_ns, rows_of, running, v2c, wait_for,
+    AUTH,
+    BULK,
+    ENVIRONMENT,
+    OPERATE,
+    PRIV,
+    READ,
+    SYS_UP_TIME,
+    V2C_READ,
+    V2C_WRITE,
+    WATCH,
+    AgentProcess,
+    Answer,
+    FakeEngine,
+    a_config,
+    a_pdu,
+    a_view,
+    an_event,
+    binding,
+    dotted,
+    free_port,
+    now_ns,
+    rows_of,
+    running,
+    v2c,
+    wait_for,
 )  # fmt: skip
 
 SCALARS = {scalar.name: dotted((*scalar.oid, 0)) for scalar in objects.SCALARS}
 COLUMNS = {c.name: (*t.entry_oid, c.number) for t in objects.TABLES for c in t.columns}
 ENGINE_STATE, DATA_AGE, SPIN_LOCK = SCALARS["haEngineState"], SCALARS["haDataAge"], SCALARS["haActionSpinLock"]
 ACTION, TARGET, TO, REASON = (SCALARS[n] for n in ("haAction", "haActionTarget", "haActionTo", "haActionReason"))
+HERE = Path(__file__).parent
+MIBS = ["-m", "HASNMP-MIB", "-M", f"{HERE.parents[1] / 'mibs'}:{next(Path('/usr/lib/erlang/lib').glob('snmp-*/mibs'))}"]
 SERIAL = "1.3.6.1.6.3.1.1.6.1.0"
 BAD_NAMES, PARSE_ERRORS = "1.3.6.1.2.1.11.4.0", "1.3.6.1.2.1.11.6.0"
 
@@ -98,8 +123,12 @@ def test_bulkwalk_and_walk_agree(agent: AgentProcess, auth: list[str], words: li
 
 
 def test_table_get_getnext_and_bulkget(agent: AgentProcess) -> None:
-    table = agent.ask("snmptable", [*V2C_READ, "-Cb", "-CB"], "1.3.6.1.2.1.1.9")
-    assert "RFC 3414" in table and len(table.splitlines()) == 5 + 3
+    for words in (["-CB"], ["-Cr", "3"]):
+        table = agent.ask("snmptable", [*OPERATE, *MIBS, "-OS", "-Ci", "-Cf", "|", *words], "HASNMP-MIB::haGroupTable")
+        title, _, heads, *rows = table.splitlines()
+        assert title == "SNMP table: HASNMP-MIB::haGroupTable" and len(rows) == 2
+        web = dict(zip(heads.split("|"), next(r for r in rows if '"web"' in r).split("|"), strict=True))
+        assert (web["haGroupState"], web["haGroupOwner"], web["haGroupFreeze"]) == ("running", "alpha", "false")
     both = agent.ask("snmpget", WATCH, SYS_UP_TIME, cell("haGroupOwner", "web"))
     assert both.splitlines()[1].endswith('STRING: "alpha"')
     after = agent.ask("snmpgetnext", V2C_READ, dotted(COLUMNS["haGroupOwner"]))
@@ -232,7 +261,11 @@ def test_who_may_only_read_can_set_nothing(agent: AgentProcess, engine: FakeEngi
 
 def test_a_community_writes_only_from_its_networks_and_only_if_that_is_allowed(tmp_path: Path) -> None:
     fake = FakeEngine(tmp_path / "control.sock", a_view())
-    communities = (Community("read", (), READ), Community("operate", ("192.0.2.0/24",), b"far"), Community("operate", (), b"w"))
+    communities = (
+        Community("read", (), READ),
+        Community("operate", ("192.0.2.0/24",), b"far"),
+        Community("operate", (), b"w"),
+    )
     with running(a_config(tmp_path, communities=communities, allow_insecure_set=False)) as process:
         result = process.run("snmpset", ["-v2c", "-c", "w"], ACTION, "i", "2", TARGET, "s", "web")
         assert "authorizationError" in result.stderr
@@ -301,7 +334,9 @@ def test_a_set_that_cannot_be_is_refused_whole(
     assert engine.commands == before and agent.value(WATCH, SPIN_LOCK) == lock
 
 
-def test_the_spin_lock_goes_with_the_action_and_lets_one_of_two_through(agent: AgentProcess, engine: FakeEngine) -> None:
+def test_the_spin_lock_goes_with_the_action_and_lets_one_of_two_through(
+    agent: AgentProcess, engine: FakeEngine
+) -> None:
     lock = int(agent.value(WATCH, SPIN_LOCK))
     line = [SPIN_LOCK, "i", str(lock), ACTION, "i", "2", TARGET, "s", "web"]
     del engine.commands[:]
@@ -315,7 +350,9 @@ def test_the_spin_lock_goes_with_the_action_and_lets_one_of_two_through(agent: A
     assert int(agent.value(WATCH, SERIAL)) == (serial + 1) % 2**31
 
 
-def test_what_the_engine_refuses_is_an_error_that_blames_the_right_variable(agent: AgentProcess, engine: FakeEngine) -> None:
+def test_what_the_engine_refuses_is_an_error_that_blames_the_right_variable(
+    agent: AgentProcess, engine: FakeEngine
+) -> None:
     lock = agent.value(WATCH, SPIN_LOCK)
     engine.verdict = CommandState.REFUSED
     try:
@@ -348,7 +385,17 @@ def test_an_engine_that_says_nothing_is_a_generr_within_a_second_and_repeats_are
 
 def test_the_agent_answers_while_a_set_waits(agent: AgentProcess, engine: FakeEngine) -> None:
     engine.verdict = None
-    line = ["snmpset", "-On", "-t2", "-r0", *V2C_WRITE, f"127.0.0.1:{agent.port}", cell("haGroupAction", "web"), "i", "2"]
+    line = [
+        "snmpset",
+        "-On",
+        "-t2",
+        "-r0",
+        *V2C_WRITE,
+        f"127.0.0.1:{agent.port}",
+        cell("haGroupAction", "web"),
+        "i",
+        "2",
+    ]
     del engine.commands[:]
     waiting = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -541,5 +588,3 @@ def test_every_answer_of_a_walk_is_decodable_by_pyasn1(agent: AgentProcess) -> N
     assert not rest
     names = [tuple(name) for name, _ in api.apiPDU.get_varbinds(api.apiMessage.get_pdu(message))]
     assert names == Answer(out).names and ber.encode_oid(names[0])
-
-

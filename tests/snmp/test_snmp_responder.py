@@ -91,7 +91,9 @@ class Bench:
             lambda _: [(row, row[0]) for row in self.rows],
             (
                 Column("number", 2, Syntax.UNSIGNED32, "read-only", lambda _, row: row),
-                Column("text", 3, Syntax.OCTETS, "read-write", lambda _, row: None if row == 200 else b"%d" % row, size=9),
+                Column(
+                    "text", 3, Syntax.OCTETS, "read-write", lambda _, row: None if row == 200 else b"%d" % row, size=9
+                ),
             ),
             ("nodes",),
         )
@@ -309,7 +311,9 @@ def test_a_set_goes_to_the_setter_with_its_values_as_they_came(bench: Bench) -> 
         ((*ROOT, 1, 2, 0), b"\x44\2hi", 7),
     ],
 )
-def test_a_set_that_the_responder_itself_refuses(bench: Bench, name: tuple[int, ...], value: bytes, status: int) -> None:
+def test_a_set_that_the_responder_itself_refuses(
+    bench: Bench, name: tuple[int, ...], value: bytes, status: int
+) -> None:
     good = binding((*ROOT, 1, 2, 0), b"\4\2hi")
     out = bench.send(v2c(a_pdu(SET, [good, binding(name, value)]), WRITE))
     assert out is not None and not bench.sets
@@ -493,7 +497,9 @@ def test_a_change_of_one_octet_of_a_v3_request_is_never_answered_as_a_request() 
             assert b"\xa8" in out or opened(bench, out).tag == REPORT
 
 
-def secured(bench: Bench, pdu: bytes, max_size: int = 65507, context: bytes = b"", engine_id: bytes | None = None) -> bytes:
+def secured(
+    bench: Bench, pdu: bytes, max_size: int = 65507, context: bytes = b"", engine_id: bytes | None = None
+) -> bytes:
     """A v3 request of noc as its manager would send it: the engine's own code, but for the flags and who is asked."""
     user = bench.engine.users[b"noc"]
     scoped = ber.encode(

@@ -58,7 +58,9 @@ def a_message(
     user = engine.users.get(name)
     plain = ber.encode(0x30, ber.encode(4, ENGINE_ID) + b"\4\0" + a_pdu(GET, [])) if scoped is None else scoped
     if flags & 2 and user is not None and user.level == PRIV:
-        plain = ber.encode(4, user.encrypt(plain, boots.to_bytes(4, "big") + seconds.to_bytes(4, "big") + salt[:8].ljust(8)))
+        plain = ber.encode(
+            4, user.encrypt(plain, boots.to_bytes(4, "big") + seconds.to_bytes(4, "big") + salt[:8].ljust(8))
+        )
     elif flags & 2:
         plain = ber.encode(4, plain)
     size = digest_size if flags & 1 else 0

@@ -1,0 +1,161 @@
+"""What outlives this engine: its durable document, and an orderly leave.
+
+The document says what must not be forgotten: tokens used (a ceiling, made durable before it is needed), promises that
+were left for ever, what was owned and never released, the registers, the journal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hasnmp.core.context import MS
+from hasnmp.core.events import Exit, Persist, Persisted, Started
+from hasnmp.core.journal import number_of
+from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
+from hasnmp.core.state import State
+
+ROOM = 100  # tokens are made durable this many ahead, so that no takeover waits for the store
+PERSIST_MS = 500  # at most one document each
+COUNTERS_MS = 60_000  # how often the counters alone are made durable
+LEAVE_MS = 3000  # beyond the groups' own time limits, how long an orderly leave may take
+
+
+class Durable:
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.ctx = state.ctx
+        self.config = state.config
+        self.persisting: dict[int, int] = {}  # version of a Persist under way -> the ceiling in it
+        self.version = 0
+        self.counters_at = 0
+        self.leave_stage = 0
+        self.leave_at = 0
+        self.leave_version = 0
+        self.gone = False  # Exit was emitted
+
+    def restore(self, event: Started) -> None:
+        """Take back what a former engine left; whatever stands there, nothing is raised."""
+        state, ctx, hb = self.state, self.ctx, self.config.heartbeat
+        document = event.durable or {}
+        state.journal.restore(document.get("journal") or {}, ctx)
+        state.board.restore(document.get("board") or {}, ctx)
+        ceiling = number_of(document.get("ceiling"))
+        longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
+        owned = document.get("owned") or {}
+        state.last_owner = {str(g): str(n) for g, n in (document.get("last_owner") or {}).items()}
+        state.owned = {str(g): number_of(t) for g, t in owned.items() if g in state.leases}
+        state.arbiter.uuid = str(document.get("uuid") or "")
+        for name, lease in state.leases.items():
+            lease.holder = event.holder
+            lease.token_floor = ceiling
+            # What the former engine promised died with it: act as if it had just promised everything, for the longest.
+            lease.promised_to = UNKNOWN_HOLDER
+            lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
+            self._restore_leave(lease, (document.get("forever") or {}).get(name))
+        if document.get("holder") == event.holder:
+            for name, left in (document.get("left") or {}).items():
+                if name in state.leases:
+                    state.leases[name].left = {str(n): number_of(ms) for n, ms in left.items()}
+
+    def _restore_leave(self, lease: Lease, saved: Any) -> None:
+        """A promise that this node left when it stopped in order stands until its holder is heard, or seen gone."""
+        if not isinstance(saved, list) or len(saved) != 5:
+            return
+        lease.promised_to, lease.promised_node = str(saved[0]), str(saved[1])
+        lease.promised_token, lease.forever_ms, lease.forever_seq = (number_of(x) for x in saved[2:])
+
+    def look(self) -> None:
+        state, ctx = self.state, self.ctx
+        need = max((x.next_token() for x in state.leases.values()), default=0)
+        if need + ROOM // 5 > state.ceiling and need + ROOM // 5 > max(self.persisting.values(), default=0):
+            self.persist()
+        elif state.journal.changed or ctx.now >= self.counters_at:
+            if ctx.now >= state.persist_at:
+                self.persist()
+            else:
+                ctx.wake(state.persist_at)
+
+    def persist(self) -> None:
+        state, ctx = self.state, self.ctx
+        state.journal.changed = False
+        state.persist_at = ctx.now + PERSIST_MS * MS
+        self.counters_at = ctx.now + COUNTERS_MS * MS
+        self.version += 1
+        ceiling = max(max((x.next_token() for x in state.leases.values()), default=0) + ROOM, state.ceiling)
+        self.persisting[self.version] = ceiling
+        document = {
+            "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
+            "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
+            "last_owner": dict(state.last_owner), "uuid": state.arbiter.uuid, "holder": state.holder,
+            "left": {n: dict(x.left) for n, x in state.leases.items() if x.left},
+            "forever": {
+                n: [x.promised_to, x.promised_node, x.promised_token, x.forever_ms, x.forever_seq]
+                for n, x in state.leases.items() if x.forever_ms
+            },
+            "left_in_order": self.leave_stage > 0,
+        }  # fmt: skip
+        ctx.emit(Persist(self.version, document))
+
+    def persisted(self, event: Persisted) -> None:
+        state, ctx = self.state, self.ctx
+        ceiling = self.persisting.get(event.version, 0)
+        for version in [v for v in self.persisting if v <= event.version]:
+            del self.persisting[version]
+        ctx.dirty = True
+        if event.ok:
+            state.ceiling = max(state.ceiling, ceiling)
+            if self.leave_stage == 2 and event.version >= self.leave_version:
+                self.leave_stage, self.leave_at = 3, ctx.now
+                ctx.beat = True
+        else:
+            state.journal.changed = True
+            state.persist_at = ctx.now + 1000 * MS
+
+    # ------------------------------------------------------------------------------------------------------- leave
+
+    def leave(self) -> None:
+        """Stop in order: groups moved away (placement), then promises left for ever, then gone."""
+        state, ctx, hb = self.state, self.ctx, self.config.heartbeat
+        limit = max((sum(s.stop_timeout_ms for s in g.services) for g in self.config.groups), default=0) + LEAVE_MS
+        if self.leave_stage == 0:
+            for lease in state.leases.values():
+                if lease.phase is Phase.TAKING:
+                    lease.abandon(ctx, f"{state.me} is stopping")
+            if any(x.phase is not Phase.NONE for x in state.leases.values()):
+                if ctx.now < self.leave_at + limit * MS:
+                    ctx.wake(self.leave_at + limit * MS)
+                    return
+                self._exit("stopped with groups that could not be stopped in order; the guardian ends them by force")
+                return
+            self.leave_stage, self.leave_at = 1, ctx.now
+        if self.leave_stage == 1:
+            waiting = [g for g in state.handed if not state.owner(g)]
+            if waiting and ctx.now < self.leave_at + 2 * hb.dead_after_ms * MS:
+                ctx.wake(self.leave_at + 2 * hb.dead_after_ms * MS)
+                return
+            for name, lease in state.leases.items():
+                peer = state.peers.get(state.owner(name))
+                if peer is not None and (not lease.promise_stands(ctx.now) or lease.promised_to == peer.holder):
+                    lease.leave_to(peer.name, peer.holder, hb.dead_after_ms)
+                elif lease.slot_seq >= 0 and lease.call is None and self.config.arbiter.type != "none":
+                    lease.farewell(ctx)
+            self.leave_stage = 2
+            self.persist()
+            self.leave_version, self.leave_at = self.version, ctx.now
+        if self.leave_stage == 2 and ctx.now >= self.leave_at + 1000 * MS:
+            self._exit("left, though the store did not answer: the promises were not kept")
+            return
+        if self.leave_stage == 2:
+            ctx.wake(self.leave_at + 1000 * MS)
+        elif self.leave_stage == 3:
+            busy = any(x.call is not None for x in state.leases.values())
+            end = self.leave_at + (2 * hb.interval_ms + (self.config.arbiter.io_timeout_ms if busy else 0)) * MS
+            if ctx.now >= end:
+                self._exit("left in order")
+            else:
+                ctx.wake(end)
+
+    def _exit(self, text: str) -> None:
+        self.persist()
+        self.ctx.emit(Exit(text))
+        self.gone = True

@@ -1,0 +1,97 @@
+"""The lease disk: gone, frozen, slow; at one node, at both; alone, and together with a lost peer."""
+
+from __future__ import annotations
+
+import pytest
+
+from hasnmp.model import Kind
+from tests.cluster.conftest import Scene
+
+FAULTS = ["gone", "frozen"]
+
+
+@pytest.mark.parametrize("where", ["a", "b", "ab"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_lost_disk_moves_nothing_and_raises_an_alarm(scene: Scene, fault: str, where: str) -> None:
+    pair = scene.pair
+    fault_ns = 0
+    for node in where:
+        at_ns = pair.lab.disk(node, fault)
+        fault_ns = fault_ns or at_ns
+    for node in where:
+        pair.wait_event(node, Kind.ARBITER_LOST, scene.begun_ns, 10)
+        assert Kind.ARBITER_LOST in pair.alarms(node)
+    scene.hold(1)
+    scene.nothing_moved(fault_ns)
+    pair.lab.heal()
+    for node in where:
+        pair.wait_event(node, Kind.ARBITER_RESTORED, scene.begun_ns, 10)
+        assert Kind.ARBITER_LOST not in pair.alarms(node)
+    scene.nothing_moved(fault_ns)
+
+
+def test_a_slow_disk_within_its_bound_moves_nothing_and_a_failover_still_works(scene: Scene) -> None:
+    pair = scene.pair
+    slow_ms = pair.timing.io_timeout_ms // 6  # a claim is a write and some reads, one after the other
+    for node in ("a", "b"):
+        pair.lab.disk(node, f"slow {slow_ms}")
+    scene.hold(3)
+    scene.nothing_moved(pair.lab.disk("a", f"slow {slow_ms}") - 3_000_000_000)
+    assert not pair.events("a", scene.begun_ns, Kind.ARBITER_LOST)
+    fault_ns = pair.lab["a"].power_off()
+    scene.back("b", fault_ns, pair.timing.takeover_ms() + pair.timing.io_timeout_ms)
+
+
+def test_a_disk_that_is_slower_than_its_bound_moves_nothing(scene: Scene) -> None:
+    pair = scene.pair
+    fault_ns = pair.lab.disk("a", f"slow {pair.timing.io_timeout_ms * 2}")
+    pair.wait_event("a", Kind.ARBITER_LOST, scene.begun_ns, 15)
+    scene.hold(1)
+    scene.nothing_moved(fault_ns)
+
+
+def test_all_links_cut_with_a_slow_disk(scene: Scene) -> None:
+    pair = scene.pair
+    for node in ("a", "b"):
+        pair.lab.disk(node, f"slow {pair.timing.io_timeout_ms // 6}")
+    pair.lab.separate("a", "b")
+    scene.hold(2 * pair.timing.lease_ms / 1000)
+    scene.never_two()
+    assert scene.watch.node(), f"one side serves\n{pair.why()}"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_links_cut_and_the_owner_has_no_disk(scene: Scene, fault: str) -> None:
+    """The owner can't prove anything: it has ended before the other, which can, starts."""
+    pair = scene.pair
+    pair.lab.disk("a", fault)
+    fault_ns = pair.lab.separate("a", "b")
+    scene.back("b", fault_ns, pair.timing.takeover_ms())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_links_cut_and_nobody_has_a_disk(scene: Scene, fault: str) -> None:
+    """Nobody may serve; once one of the two is back, one does."""
+    pair = scene.pair
+    for node in ("a", "b"):
+        pair.lab.disk(node, fault)
+    fault_ns = pair.lab.separate("a", "b")
+    scene.watch.wait_node("", pair.timing.dead_after_ms / 1000 + 1)
+    scene.hold(1.5)
+    assert not scene.watch.node(), "somebody serves without any proof"
+    silent_ns = max(x.at_ns for x in scene.watch.routed())
+    assert (silent_ns - fault_ns) / 1e6 <= pair.timing.dead_after_ms * 1.01
+    pair.lab.heal()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_owner_dies_while_the_disk_is_lost(scene: Scene, fault: str) -> None:
+    """Silence alone never gives a group: the other waits until the disk is back."""
+    pair = scene.pair
+    pair.lab.disk("b", fault)
+    pair.wait_event("b", Kind.ARBITER_LOST, scene.begun_ns, 10)
+    pair.lab["a"].power_off()
+    scene.hold(pair.timing.arbiter_takeover_ms() / 1000)
+    assert not scene.watch.node(), "taken without a proof"
+    back_ns = pair.lab.disk("b", "ok")
+    scene.back("b", back_ns, pair.timing.arbiter_takeover_ms() + 2000)

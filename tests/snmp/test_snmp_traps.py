@@ -1,0 +1,152 @@
+"""The notifications, as Debian's snmptrapd receives them."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from hasnmp.model import Kind, PartState
+from hasnmp.settings import Config, Receiver
+from hasnmp.snmp import identity, objects, standard
+from hasnmp.snmp.notices import NOTICES, notification_varbinds
+from hasnmp.snmp.objects import Reader
+from tests.snmp.snmp_lab import (
+    AUTH,
+    PRIV,
+    SYS_UP_TIME,
+    V2C_READ,
+    FakeEngine,
+    a_config,
+    a_view,
+    an_event,
+    dotted,
+    free_port,
+    now_ns,
+    running,
+    trap_receiver,
+    wait_for,
+)  # fmt: skip
+
+TRAP_OID = "1.3.6.1.6.3.1.1.4.1.0"
+ENGINE_STATE = next(dotted((*s.oid, 0)) for s in objects.SCALARS if s.name == "haEngineState")
+
+
+def traps_in(output: Path, trap: tuple[int, ...]) -> list[dict[str, str]]:
+    """The traps of one kind that snmptrapd wrote: OID -> value as it prints it."""
+    found = []
+    for line in output.read_text(errors="replace").splitlines():
+        values = dict(re.findall(r"\.([\d.]+) = (.*?)(?:~|$)", line))
+        if values.get(TRAP_OID) == "OID: ." + dotted(trap):
+            found.append(values)
+    return found
+
+
+def shown(value: int | bytes | tuple[int, ...], syntax: objects.Syntax) -> str:
+    """A value as snmptrapd prints it."""
+    match value:
+        case bytes():
+            return f'STRING: "{value.decode()}"' if value else '""'
+        case int():
+            return f"{ {2: 'INTEGER', 0x42: 'Gauge32'}[syntax] }: {value}"
+    raise AssertionError(syntax)
+
+
+def config_of(folder: Path, port: int, *receivers: Receiver, **more: object) -> Config:
+    to = f"127.0.0.1:{port}"
+    both = (Receiver(to, "2c", community=b"secret"), Receiver(to, "3", user="noc"), Receiver(to, "3", user="plain"))
+    return a_config(folder, notify=receivers or both, **more)
+
+
+def test_an_event_becomes_a_whole_trap_by_v2c_and_v3(tmp_path: Path) -> None:
+    # The engine ID must be known to snmptrapd beforehand: a trap's sender is its authoritative engine.
+    port = free_port()
+    config = config_of(tmp_path, port)
+    engine_id, _, _ = identity.start(config.state_dir, "alpha")
+    fake = FakeEngine(tmp_path / "control.sock", a_view())
+    users = (
+        f"createUser -e 0x{engine_id.hex()} noc SHA-256 {AUTH} AES {PRIV}",
+        f"createUser -e 0x{engine_id.hex()} plain SHA-256 {AUTH}",
+        "authUser log noc authPriv", "authUser log plain authNoPriv", "authCommunity log secret",
+    )  # fmt: skip
+    with trap_receiver(tmp_path, port, *users) as output, running(config) as process:
+        wait_for(lambda: len(traps_in(output, standard.COLD_START)) == 3)
+        event = an_event(6, peer="beta", link="", service="")
+        begun = time.monotonic()
+        fake.happen(event)
+        trap = NOTICES[Kind.TAKEOVER_COMPLETED]
+        traps = wait_for(lambda: (t := traps_in(output, trap)) and len(t) == 3 and t)
+        assert time.monotonic() - begun < 1, "the first event's trap must not wait for anything to be loaded"
+        reader = Reader(fake.view, 0, now_ns())
+        wanted = {dotted(oid): shown(value, syntax) for oid, syntax, value in notification_varbinds(event, reader)[1]}
+        assert len(wanted) >= 10
+        for got in traps:
+            assert list(got)[:2] == [SYS_UP_TIME, TRAP_OID]
+            assert {oid: value for oid, value in got.items() if oid not in (SYS_UP_TIME, TRAP_OID)} == wanted
+            ticks = int(re.search(r"\((\d+)\)", got[SYS_UP_TIME])[1])  # type: ignore[index]
+            assert 0 <= ticks <= int(process.value([*V2C_READ, "-Ot"], SYS_UP_TIME))
+        assert "notifications_ready" in process.log.read_text()
+    fake.stop()
+
+
+def test_every_kind_of_event_can_be_sent(tmp_path: Path) -> None:
+    port = free_port()
+    fake = FakeEngine(tmp_path / "control.sock", a_view(0))
+    receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, receiver)) as process:
+        wait_for(lambda: traps_in(output, standard.COLD_START))
+        for number, kind in enumerate(Kind, 1):
+            fake.happen(an_event(number, kind, node="älpha", group="", peer="", peer_state=0))
+        wait_for(lambda: all(traps_in(output, trap) for trap in NOTICES.values()))
+        assert "notification_failed" not in process.log.read_text()
+    fake.stop()
+
+
+def test_coldstart_warmstart_enginedown_engineup_and_what_happened_meanwhile(tmp_path: Path) -> None:
+    port = free_port()
+    fake = FakeEngine(tmp_path / "control.sock", a_view())
+    receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    down, up = NOTICES[Kind.ENGINE_DOWN], NOTICES[Kind.ENGINE_UP]
+    config = config_of(tmp_path, port, receiver)
+    with trap_receiver(tmp_path, port) as output:
+        with running(config) as process:
+            wait_for(lambda: process.value(V2C_READ, ENGINE_STATE) == str(int(PartState.UP)))
+            wait_for(lambda: traps_in(output, standard.COLD_START))
+            fake.stop()
+            wait_for(lambda: traps_in(output, down), 5)
+            missed = an_event(6, Kind.NODE_LOST)
+            fake.view.tables["events"]["6"] = missed
+            fake.start()
+            wait_for(lambda: traps_in(output, up) and traps_in(output, NOTICES[Kind.NODE_LOST]), 5)
+            fake.happen(an_event(7, Kind.NODE_JOINED))
+            wait_for(lambda: traps_in(output, NOTICES[Kind.NODE_JOINED]))
+        with running(config, warm=True):
+            wait_for(lambda: traps_in(output, standard.WARM_START))
+        # Each once, and nothing of what was there before the agent came.
+        for trap in (standard.COLD_START, standard.WARM_START, down, up, NOTICES[Kind.NODE_LOST]):
+            assert len(traps_in(output, trap)) == 1
+        assert not traps_in(output, NOTICES[Kind.TAKEOVER_COMPLETED])
+    fake.stop()
+
+
+def test_alive_is_said_as_often_as_configured(tmp_path: Path) -> None:
+    port = free_port()
+    receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, receiver, alive_s=1)):
+        wait_for(lambda: len(traps_in(output, NOTICES[Kind.ALIVE])) >= 2)
+
+
+def test_a_receiver_that_cannot_be_reached_keeps_nothing_from_the_others(tmp_path: Path) -> None:
+    port = free_port()
+    fake = FakeEngine(tmp_path / "control.sock", a_view())
+    receivers = (
+        Receiver("[fe80::1]:162", "2c", community=b"secret"),  # no interface: can't be sent to
+        Receiver(f"127.0.0.1:{free_port()}", "2c", community=b"secret"),  # nobody there: an ICMP error comes back
+        Receiver(f"127.0.0.1:{port}", "2c", community=b"secret"),
+    )
+    with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, *receivers)):
+        wait_for(lambda: traps_in(output, standard.COLD_START))
+        for number in range(6, 12):
+            fake.happen(an_event(number))
+        wait_for(lambda: len(traps_in(output, NOTICES[Kind.TAKEOVER_COMPLETED])) == 6)
+    fake.stop()
