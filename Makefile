@@ -20,11 +20,11 @@ setup:
 	@tools/setup venv debian
 
 run:
-	@tools/setup venv
+	@tools/setup venv console
 	@exec .venv/bin/hasnmp demo
 
 demo:
-	@tools/setup venv
+	@tools/setup venv console
 	@exec .venv/bin/hasnmp demo --once
 
 # First what may run side by side, then what wants the machine to itself. Both always run, so that one report tells all.
@@ -39,9 +39,11 @@ test:
 
 lint:
 	@tools/setup venv
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy --strict hasnmp
+	@failed=0; \
+	$(PY) -m ruff check . || failed=1; \
+	$(PY) -m ruff format --check . || failed=1; \
+	$(PY) -m mypy --strict hasnmp || failed=1; \
+	exit $$failed
 
 bench:
 	@tools/setup venv debian bench

@@ -56,7 +56,8 @@ def _columns(cls: type) -> tuple[tuple[str, Callable[[Any], Any] | None, bool], 
 
 def row_to_json(row: Row) -> dict[str, Any]:
     """A row as a JSON object (enumerations are int and str subclasses: json writes their values)."""
-    return {name: getattr(row, name) for name, _, _ in _columns(type(row))}
+    kind: Any = type(row)
+    return {name: getattr(row, name) for name, _, _ in _columns(kind)}
 
 
 def row_from_json(cls: type, data: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ this node's own slot was read once, so that a sequence number never falls.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hasnmp.core.context import MS, Context
@@ -141,6 +142,9 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
     lease = state.leases.get(answer.group)
     if lease is None or lease.call is None or lease.call.attempt != answer.attempt:
         return
+    if not answer.error and answer.uuid and health.uuid and answer.uuid != health.uuid:
+        health.mismatch[state.me] = f"this node reads arbiter {answer.uuid} after {health.uuid}"
+        answer = replace(answer, error=f"foreign uuid: {answer.uuid}", slots={})
     error = answer.error or next((f"slot of {n}: {s}" for n, s in answer.slots.items() if isinstance(s, str)), "")
     if error:
         health.failing[answer.group] = health.failing.get(answer.group, 0) + 1
@@ -149,13 +153,8 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
     else:
         health.failing.pop(answer.group, None)
         health.last_ok_ns, health.latency_us = ctx.now, answer.took_us
-        if answer.uuid and answer.uuid != health.uuid:
-            if health.uuid:
-                health.mismatch[state.me] = f"this node reads arbiter {answer.uuid} after {health.uuid}"
-            else:
-                health.uuid = answer.uuid
-        elif answer.uuid:
-            health.mismatch.pop(state.me, None)
+        health.uuid = health.uuid or answer.uuid
+        health.mismatch.pop(state.me, None)
     read_only = lease.call.slot is None
     lease.arbiter_answered(answer, ctx)
     if read_only and not error and lease.phase in (Phase.TAKING, Phase.HELD) and not lease.standing(ctx.now):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hasnmp.core.context import MS, Context
-from hasnmp.core.journal import clip, number_of
+from hasnmp.core.journal import clip, mapping, number_of
 from hasnmp.model import GroupState, Proof, Reason, ServiceState
 
 # The kinds of register; the key is kind/object, the value "" (off) or why it is on.
@@ -47,7 +47,7 @@ class Registers:
         """A peer's word, or a durable one. True: it is newer than ours."""
         try:
             version, node, text = int(value[0]), str(value[1]), clip(str(value[2]))
-        except (TypeError, ValueError, IndexError, KeyError):
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError):
             return False
         if (version, node) <= self.values.get(key, (0, "", ""))[:2]:
             return False
@@ -151,7 +151,7 @@ class Board:
             if facts is None or int(data[1]) < facts.token:
                 return False
             facts.load(data, ctx)
-        except (TypeError, ValueError, KeyError, IndexError):
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError):
             return False
         return True
 
@@ -161,7 +161,7 @@ class Board:
             if facts is None:
                 return False
             facts.load(data, ctx)
-        except (TypeError, ValueError, KeyError, IndexError):
+        except (TypeError, ValueError, KeyError, IndexError, OverflowError):
             return False
         return True
 
@@ -175,11 +175,11 @@ class Board:
         }
 
     def restore(self, document: dict[str, Any], ctx: Context) -> None:
-        for key, value in (document.get("registers") or {}).items():
+        for key, value in mapping(document.get("registers")).items():
             self.registers.merge(key, value)
-        for name, data in (document.get("groups") or {}).items():
+        for name, data in mapping(document.get("groups")).items():
             self.hear_group(name, data, ctx)
-        for name, data in (document.get("services") or {}).items():
+        for name, data in mapping(document.get("services")).items():
             self.hear_service(name, data, ctx)
         gone = max(0, ctx.wall_ms() - number_of(document.get("wall_ms"))) * MS
         for group in self.groups.values():

@@ -18,7 +18,7 @@ from hasnmp.core.lease import Phase
 from hasnmp.core.running import Stage
 from hasnmp.core.state import Move, Order, State
 from hasnmp.errors import Code, Refused
-from hasnmp.model import CommandRow, CommandState, GroupState, Kind, NodeState, Reason, ServiceState, Verb
+from hasnmp.model import CommandRow, CommandState, GroupState, Kind, NodeState, Reason, Verb
 
 
 @dataclass(slots=True)
@@ -106,12 +106,21 @@ class Commands:
                 )
         if row.to:
             self._known(row.to, [n.name for n in state.config.nodes], "node")
-        follows = [self._begin(row, group) for group in groups]
+        follows: list[Follow] = []
+        not_moved: list[Refused] = []
+        for group in groups:
+            try:
+                follows.append(self._begin(row, group))
+            except Refused as refused:
+                not_moved.append(refused)
+        if not follows:
+            raise not_moved[0]
         for follow in follows[1:]:
             follow.row = row
             follow.until_ns = state.ctx.now + self._patience(follow.group)
             self.follows.append(follow)
         text = ", ".join(f"{f.group} to {f.to or 'whoever can take it'}" for f in follows)
+        text += "".join(f"; {refused.text}" for refused in not_moved)
         return self._running(row, f"moving {text}", follows[0])
 
     def _begin(self, row: CommandRow, group: str) -> Follow:
@@ -264,11 +273,6 @@ class Commands:
             state.ctx, Kind.INHIBIT_CHANGED, f"{word}, by {row.requester}" + (f": {row.reason}" if row.reason else ""),
             group=row.target, reason=Reason.OPERATOR, state=int(on) + 1,
         )  # fmt: skip
-        if verb is Verb.THAW and state.owner(row.target) == state.me:
-            running = state.running[row.target]
-            for run in running.runs:
-                if run.facts.state is ServiceState.FAILED and run.action is None:
-                    running.handle(run, state.ctx)
         return self._done(row, word)
 
     def _node(self, row: CommandRow) -> CommandRow:
@@ -381,7 +385,7 @@ class Commands:
             if Verb(value) is Verb.SERVICE_CLEAR:
                 running.cleared(state.ctx)
                 state.board.groups[service.group].moves.clear()
-            elif run is not None and state.owner(service.group) == state.me and running.stage is Stage.RUNNING:
+            elif run is not None and state.owner(service.group) == state.me and running.stage is Stage.RUNNING and run.idle():
                 running.restart(run, state.ctx, counted=False)
         elif kind == "p":
             service = next(s for s in state.config.services() if s.name == name)

@@ -10,9 +10,11 @@ from typing import Any
 
 from hasnmp.core.context import MS
 from hasnmp.core.events import Exit, Persist, Persisted, Started
-from hasnmp.core.journal import number_of
+from hasnmp.core.journal import mapping, number_of
 from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.state import State
+from hasnmp.model import Kind
+from hasnmp.wire import NodeFlag
 
 ROOM = 100  # tokens are made durable this many ahead, so that no takeover waits for the store
 PERSIST_MS = 500  # at most one document each
@@ -36,26 +38,23 @@ class Durable:
     def restore(self, event: Started) -> None:
         """Take back what a former engine left; whatever stands there, nothing is raised."""
         state, ctx, hb = self.state, self.ctx, self.config.heartbeat
-        document = event.durable or {}
-        state.journal.restore(document.get("journal") or {}, ctx)
-        state.board.restore(document.get("board") or {}, ctx)
+        document = mapping(event.durable)
+        state.journal.restore(mapping(document.get("journal")), ctx)
+        state.board.restore(mapping(document.get("board")), ctx)
         ceiling = number_of(document.get("ceiling"))
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
-        owned = document.get("owned") or {}
-        state.last_owner = {str(g): str(n) for g, n in (document.get("last_owner") or {}).items()}
-        state.owned = {str(g): number_of(t) for g, t in owned.items() if g in state.leases}
-        state.arbiter.uuid = str(document.get("uuid") or "")
+        nodes = {n.name for n in self.config.nodes}
+        state.last_owner = {g: n for g, n in mapping(document.get("last_owner")).items() if isinstance(n, str) and n in nodes}
+        state.owned = {g: number_of(t) for g, t in mapping(document.get("owned")).items() if g in state.leases}
         for name, lease in state.leases.items():
             lease.holder = event.holder
             lease.token_floor = ceiling
             # What the former engine promised died with it: act as if it had just promised everything, for the longest.
             lease.promised_to = UNKNOWN_HOLDER
             lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
-            self._restore_leave(lease, (document.get("forever") or {}).get(name))
-        if document.get("holder") == event.holder:
-            for name, left in (document.get("left") or {}).items():
-                if name in state.leases:
-                    state.leases[name].left = {str(n): number_of(ms) for n, ms in left.items()}
+            self._restore_leave(lease, mapping(document.get("forever")).get(name))
+        for peer in state.peers.values():
+            peer.late = f"{Kind.HEARTBEAT_LOST.value}/{peer.name}" in state.journal.alarms  # its clear is still owed
 
     def _restore_leave(self, lease: Lease, saved: Any) -> None:
         """A promise that this node left when it stopped in order stands until its holder is heard, or seen gone."""
@@ -66,7 +65,7 @@ class Durable:
 
     def look(self) -> None:
         state, ctx = self.state, self.ctx
-        need = max((x.next_token() for x in state.leases.values()), default=0)
+        need = max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0)
         if need + ROOM // 5 > state.ceiling and need + ROOM // 5 > max(self.persisting.values(), default=0):
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
@@ -81,13 +80,12 @@ class Durable:
         state.persist_at = ctx.now + PERSIST_MS * MS
         self.counters_at = ctx.now + COUNTERS_MS * MS
         self.version += 1
-        ceiling = max(max((x.next_token() for x in state.leases.values()), default=0) + ROOM, state.ceiling)
+        ceiling = max(max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + ROOM, state.ceiling)
         self.persisting[self.version] = ceiling
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
             "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
-            "last_owner": dict(state.last_owner), "uuid": state.arbiter.uuid, "holder": state.holder,
-            "left": {n: dict(x.left) for n, x in state.leases.items() if x.left},
+            "last_owner": dict(state.last_owner),
             "forever": {
                 n: [x.promised_to, x.promised_node, x.promised_token, x.forever_ms, x.forever_seq]
                 for n, x in state.leases.items() if x.forever_ms
@@ -106,6 +104,8 @@ class Durable:
             state.ceiling = max(state.ceiling, ceiling)
             if self.leave_stage == 2 and event.version >= self.leave_version:
                 self.leave_stage, self.leave_at = 3, ctx.now
+                for lease in state.leases.values():
+                    lease.forever_durable = lease.forever_ms > 0
                 ctx.beat = True
         else:
             state.journal.changed = True
@@ -129,7 +129,10 @@ class Durable:
                 return
             self.leave_stage, self.leave_at = 1, ctx.now
         if self.leave_stage == 1:
-            waiting = [g for g in state.handed if not state.owner(g)]
+            waiting = [
+                g for g, (_, to) in state.handed.items()
+                if not state.owner(g) and not state.peers[to].flags & NodeFlag.LEAVING
+            ]  # fmt: skip
             if waiting and ctx.now < self.leave_at + 2 * hb.dead_after_ms * MS:
                 ctx.wake(self.leave_at + 2 * hb.dead_after_ms * MS)
                 return
@@ -143,7 +146,9 @@ class Durable:
             self.persist()
             self.leave_version, self.leave_at = self.version, ctx.now
         if self.leave_stage == 2 and ctx.now >= self.leave_at + 1000 * MS:
-            self._exit("left, though the store did not answer: the promises were not kept")
+            for lease in state.leases.values():
+                lease.forever_ms = 0  # told to nobody
+            self._exit("left, though the store did not answer: no promise is kept beyond its ordinary time")
             return
         if self.leave_stage == 2:
             ctx.wake(self.leave_at + 1000 * MS)

@@ -141,11 +141,13 @@ class Engine:
                 arbitration.answered(state, event)
                 self.state.grant()
             case AgentResult():
-                for running in state.running.values():
-                    running.result(event, ctx)
+                for name, running in state.running.items():
+                    if not state.over(name):
+                        running.result(event, ctx)
             case ServiceExited():
-                for running in state.running.values():
-                    running.exited(event.service, event.pid, event.message, ctx)
+                for name, running in state.running.items():
+                    if not state.over(name):
+                        running.exited(event.service, event.pid, event.message, ctx)
             case CommandIn():
                 self.commands.asked(event)
                 ctx.dirty = True

@@ -50,8 +50,14 @@ def clip(text: str) -> str:
 
 
 def number_of(value: Any, default: int = 0) -> int:
-    """A number out of a durable document or a peer's word, whatever stands there."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
+    """A number out of a durable document or a peer's word, whatever stands there; beyond 63 bits is none."""
+    good = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return value if good else default
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object out of a durable document or a peer's word; empty for anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 @dataclass(slots=True)
@@ -184,15 +190,19 @@ class Journal:
 
         def rows(name: str, cls: Any, enums: dict[str, Any], times: dict[str, str]) -> list[Any]:
             result = []
-            for data in document.get(name) or ():
+            listed = document.get(name)
+            for data in listed if isinstance(listed, list) else ():
                 try:
                     data = dict(data)
+                    number, label = data.get("id", 0), data.get("key", "")
+                    if number_of(number, -1) != number or not isinstance(label, str):
+                        continue
                     for key, enum in enums.items():
                         data[key] = enum(data[key])
                     for ns, wall in times.items():
                         data[ns] = (int(data[wall]) - ctx.wall_offset_ms) * MS if data[wall] else 0
                     result.append(cls(**data))
-                except (TypeError, ValueError, KeyError):
+                except (TypeError, ValueError, KeyError, OverflowError):
                     continue
             return result
 
@@ -209,10 +219,10 @@ class Journal:
                     text="the engine was started again before the outcome was known; look at `hasnmp events`",
                 )  # fmt: skip
             self.commands[row.id] = row
-        try:
-            self.statistics = replace(StatisticsRow(**document.get("statistics", {})), worst_lateness_us=0)
-        except TypeError:
-            pass
+        kept = mapping(document.get("statistics"))
+        self.statistics = StatisticsRow(
+            **{f.name: number_of(kept.get(f.name)) for f in fields(StatisticsRow) if f.name != "worst_lateness_us"}
+        )
         if not self.statistics.since_wall_ms:
             self.statistics = replace(self.statistics, since_wall_ms=ctx.wall_ms())
         self.last_event = max(number_of(document.get("last_event")), max(self.events, default=0))

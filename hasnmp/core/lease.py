@@ -74,6 +74,7 @@ class Lease:
     token_seen: int = 0  # the highest under which somebody was seen to own or take the group
     seen_owner: str = ""  # who that was
     released_token: int = 0  # of the lease that we gave up last: heartbeats go on saying so
+    asked_token: int = 0  # that another node asks for, and that our durable ceiling does not cover yet
     token_floor: int = 0  # never below token_seen: every number that others may have used; a new token is above it
     # what we promised
     promised_to: str = ""  # a holder
@@ -82,6 +83,7 @@ class Lease:
     promised_until: int = 0
     unsent: dict[int, int] = field(default_factory=dict)  # answers without a receipt yet: seq -> duration in ns
     forever_ms: int = 0  # not 0: the promise is durable until its holder is heard again (we left in order); its piece
+    forever_durable: bool = False  # it is on the disk, so it may be told
     forever_seq: int = 0  # of the holder's slot when we left: a later one tells whether that holder is gone
     # what we were promised
     promises: dict[str, int] = field(default_factory=dict)  # node -> the end, by our clock
@@ -136,7 +138,7 @@ class Lease:
             self.learn(entry.token, asker.sender)
         self.promised_to, self.promised_node, self.promised_token = asker.holder, asker.sender, entry.token
         self.unsent[seq] = duration_ms * MS * TAKER_PART // 100
-        lasting = GroupFlag.FOREVER if self.forever_ms else GroupFlag(0)
+        lasting = GroupFlag.FOREVER if self.forever_durable else GroupFlag(0)
         return GroupEntry(self.group.name, GroupFlag.PROMISE | lasting, entry.token, duration_ms)
 
     def sent(self, seq: int, at_ns: int) -> None:
@@ -421,13 +423,13 @@ class Lease:
             self.learn(slot.token, node)
 
     def _claimed(self, end: int, ctx: Context) -> None:
-        why = self.standing(ctx.now)
+        why = self.standing(self.read_at)  # as it was when it was read: a late answer knows nothing of later
         if not why:
             self.arbiter_until = end
             return
         self.conflict = why
         order = self.group.nodes
-        rivals = [n for n, s in self.seen.items() if s.standing(ctx.now)]
+        rivals = [n for n, s in self.seen.items() if s.standing(self.read_at)]
         later = all(
             self.seen[n].slot.state is SlotState.CLAIM and order.index(n) > order.index(self.me) for n in rivals
         )
@@ -442,7 +444,7 @@ class Lease:
             seen = self.seen[node]
             # A claim that is not above our token was made before this lease: stale. One above it may have been
             # written before our own write could be read, and its maker may count on it.
-            if seen.standing(ctx.now) and seen.slot.token > self.token:
+            if seen.standing(self.read_at) and seen.slot.token > self.token:
                 self.conflict = f"{node} claims with token {seen.slot.token}, above ours"
                 return
         self.conflict = ""

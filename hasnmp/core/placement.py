@@ -81,8 +81,8 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
     if order is not None and ctx.now >= order.until_ns:
         del state.orders[name]
         order = None
-    unable = state.unable(name)
-    if unable and not (order is not None and order.force and not state.starting):
+    unable = state.unable(name, force=order is not None and order.force)
+    if unable:
         return unable, 0
     if ctx.now < lease.retry_at:
         return f"trying again in {(lease.retry_at - ctx.now) // MS} ms: {lease.conflict}", lease.retry_at
@@ -188,10 +188,10 @@ def _exclude_and_go(state: State, group: Group, running: Running, why: str, othe
         ctx, Kind.TAKEOVER_FAILED, f"group {name} on {state.me}: {why}", group=name, reason=Reason.START_FAILED
     )
     state.set_register(EXCLUDED, f"{name}/{state.me}", why)
-    source = state.board.groups[name].reason_text
-    to = others[0] if others else ""
+    source = state.came_from.get(name, "")
+    to = source if source in others else others[0] if others else ""
     state.decided(name, f"excluded {state.me} ({why}); " + (f"handing it to {to}" if to else "no other node is able"))
-    begin_move(state, group, Move(to, Reason.START_FAILED, why or source))
+    begin_move(state, group, Move(to, Reason.START_FAILED, why))
 
 
 def _service_failed(state: State, group: Group, running: Running) -> None:
@@ -303,11 +303,10 @@ def released(state: State, group: str) -> None:
     facts = state.board.groups[group]
     facts.owner, facts.state, facts.changed_ns, facts.data_ns = "", GroupState.STOPPED, ctx.now, ctx.now
     facts.transitions += 1
-    failed = all(state.board.registers.get(EXCLUDED, f"{group}/{n}") for n in state.config.group(group).nodes)
-    if failed:
+    if state.hopeless(group):
         state.journal.happened(
             ctx, Kind.GROUP_FAILED,
-            f"group {group} is stopped: it failed to start on every node; mend the cause, then: hasnmp service clear NAME",
+            f"group {group} is stopped: it failed to start on every node that is heard; mend the cause, then: hasnmp service clear NAME",
             of=group, group=group, state=int(GroupState.FAILED), reason=Reason.START_FAILED,
         )  # fmt: skip
 
@@ -328,6 +327,7 @@ def came_up(state: State, group: Group) -> None:
     if facts.decided_ms:
         facts.duration_ms = max(0, ctx.wall_ms() - facts.decided_ms)
     facts.decided_ms = 0
+    state.came_from.pop(name, None)
     facts.failovers += before not in (Reason.STARTUP, Reason.RETURNED, Reason.NONE)
     state.journal.count("takeovers")
     if before is Reason.NODE_LOST:
@@ -352,6 +352,7 @@ def heard_handover(state: State, group: str, sender: str, token: int) -> None:
         facts.reason if facts.decided_ms else Reason.OPERATOR, facts.reason_text or f"{sender} handed it over",
         state.ctx.now + 3 * hb.dead_after_ms * MS,
     )  # fmt: skip
+    state.came_from[group] = sender
     lease.retry_at = 0
     state.ctx.dirty = True
 

@@ -47,6 +47,10 @@ class Run:
     probe_ok: bool = True  # of a group that another node owns: could it run here?
     probe_text: str = ""
 
+    def idle(self) -> bool:
+        """May a start or a stop be ordered? They never overlap."""
+        return self.action not in (Action.START, Action.STOP)
+
     @property
     def passive(self) -> bool:
         return self.settings.agent == "passive"
@@ -148,7 +152,7 @@ class Running:
         self._become(run, ServiceState.RUNNING, ctx, message)
         run.failing, run.retry_at = 0, 0
         run.reported_ns = ctx.now
-        run.check_at = ctx.now + run.settings.check.every_ms * MS
+        run.check_at = self._in_step(run, ctx)
         self.journal.clear(
             ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} runs on {self.me}",
             group=self.group.name, service=run.settings.name, state=int(ServiceState.RUNNING),
@@ -202,10 +206,12 @@ class Running:
         if run is None or run.action is None or answer.attempt != run.attempt:
             return
         action, run.action = run.action, None
-        ctx.dirty = True
         if action is Action.CHECK:
             self._checked(run, answer, ctx)
-        elif action is Action.START:
+            ctx.wake(run.check_at)  # a good check changes nothing that anybody decides on
+            return
+        ctx.dirty = True
+        if action is Action.START:
             self._started(run, answer, ctx)
         else:
             self._stopped(run, answer, ctx)
@@ -266,9 +272,11 @@ class Running:
 
     def _checked(self, run: Run, answer: AgentResult, ctx: Context) -> None:
         facts, check = run.facts, run.settings.check
-        run.check_at = ctx.now + check.every_ms * MS
+        run.check_at = self._in_step(run, ctx)
         if self.stage is Stage.IDLE:
-            run.probe_ok, run.probe_text = answer.outcome is Outcome.OK, answer.message
+            fit = answer.outcome is Outcome.OK
+            ctx.dirty |= fit is not run.probe_ok
+            run.probe_ok, run.probe_text = fit, answer.message
             return
         facts.checks += 1
         facts.last_check_ns, facts.check_us = ctx.now, answer.took_us
@@ -278,13 +286,17 @@ class Running:
                 self._up(run, ctx, answer.message)
             elif facts.message != answer.message:
                 facts.message = clip(answer.message)
-                self.told.add(run.settings.name)
             return
         why = f"check {answer.outcome}: {answer.message}".rstrip(": ")
         run.failing += 1
         facts.message = clip(why)
         if facts.state is ServiceState.RUNNING and run.failing >= check.fail_after:
             self._failed(run, why, ctx)
+
+    def _in_step(self, run: Run, ctx: Context) -> int:
+        """When to check next: services with one interval are checked at one moment, for each wake-up costs."""
+        step = max(1, min(ctx.config.heartbeat.interval_ms, run.settings.check.every_ms // 8)) * MS
+        return -(-(ctx.now + run.settings.check.every_ms * MS - step // 2) // step) * step
 
     def exited(self, service: str, pid: int, message: str, ctx: Context) -> None:
         """A program ended by itself: known at once, whatever the check's interval."""
@@ -389,8 +401,11 @@ class Running:
             if self._locked(run):
                 if run.facts.state in (ServiceState.RUNNING, ServiceState.FAILED) and run.action is not Action.STOP:
                     self.lock(run, ctx)
-            else:
-                self.unlock(run, ctx)
+                continue
+            self.unlock(run, ctx)
+            waits = run.facts.state is ServiceState.FAILED and run.action is None and not run.retry_at
+            if waits and not self.start_failed and not self.move_wanted and not self.frozen():
+                self.handle(run, ctx)  # it failed while the group was frozen
 
     def unlock(self, run: Run, ctx: Context) -> None:
         idle = run.facts.state is ServiceState.STOPPED and run.action is None and not run.retry_at
@@ -412,6 +427,8 @@ class Running:
 
     def look(self, ctx: Context, alive: bool) -> None:
         """What time, and what changed, ask for. alive: the lease counts now."""
+        if self.stage is not Stage.IDLE and not alive:
+            return
         for run in self.runs:
             if run.action is not None:
                 if ctx.now < run.deadline:
@@ -422,8 +439,6 @@ class Running:
                 )
         if self.stage is Stage.IDLE:
             self._probe(ctx)
-            return
-        if not alive:
             return
         if self.stage is Stage.STOPPING:
             self._stop_next(ctx)

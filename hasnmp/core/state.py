@@ -83,6 +83,7 @@ class State:
     moves: dict[str, Move] = field(default_factory=dict)
     handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
     yield_until: dict[str, int] = field(default_factory=dict)
+    came_from: dict[str, str] = field(default_factory=dict)  # group -> the node that handed it to this one
     unowned_ns: dict[str, int] = field(default_factory=dict)
     last_owner: dict[str, str] = field(default_factory=dict)
     owned: dict[str, int] = field(default_factory=dict)  # group -> token of ours that was never released
@@ -99,6 +100,12 @@ class State:
     def owns(self, group: str) -> bool:
         return self.leases[group].phase in (Phase.HELD, Phase.RELEASING, Phase.LOST)
 
+    def over(self, group: str) -> bool:
+        """Has our lease of the group run out? The guardian is killing it: this engine does nothing for it any more."""
+        lease = self.leases[group]
+        held = lease.phase in (Phase.HELD, Phase.RELEASING) and lease.acked > 0
+        return lease.phase is Phase.LOST or (held and not lease.alive(self.ctx))
+
     def owner(self, group: str) -> str:
         """Who holds the group's lease, by its own fresh word; "" = nobody that we know of."""
         if self.owns(group):
@@ -109,8 +116,12 @@ class State:
         """Nodes that are heard with another configuration of what safety rests on."""
         return [p.name for p in self.peers.values() if p.heard() and p.digest != self.config.digest]
 
-    def unable(self, group: str) -> str:
-        """Why this node may not take the group now, "" when it may. The ABLE flag of our heartbeats is this."""
+    def unable(self, group: str, force: bool = False) -> str:
+        """Why this node may not take the group now, "" when it may. The ABLE flag of our heartbeats is this.
+
+        force: the administrator sets aside what he set himself (standby, recovering), exclusions and checks; never what
+        safety rests on.
+        """
         registers = self.board.registers
         if self.me not in self.config.group(group).nodes:
             return f"{self.me} is none of its nodes"
@@ -118,6 +129,11 @@ class State:
             return f"{self.me} is stopping"
         if self.starting:
             return f"{self.me} has just started and still listens"
+        differ = self.mismatched()
+        if differ:
+            return f"the configuration of {', '.join(differ)} differs from ours"
+        if force:
+            return ""
         if registers.get(RECOVERING, self.me):
             return f"{self.me} is recovering ({registers.get(RECOVERING, self.me)}); when it is sound: hasnmp recover {self.me}"
         if registers.get(STANDBY, self.me):
@@ -128,9 +144,6 @@ class State:
         unfit = self.running[group].unfit()
         if unfit:
             return f"{self.me} can't run it: {unfit}"
-        differ = self.mismatched()
-        if differ:
-            return f"the configuration of {', '.join(differ)} differs from ours"
         return ""
 
     def able(self, group: str, node: str) -> bool:
@@ -153,10 +166,18 @@ class State:
             return GroupState.ACQUIRING
         if self.owner(group) not in ("", self.me):
             return self.board.groups[group].state
-        if all(self.board.registers.get(EXCLUDED, f"{group}/{n}") for n in self.config.group(group).nodes):
+        if self.hopeless(group):
             return GroupState.FAILED
         unheard = [n for n in self.config.group(group).nodes if n != self.me and not self.peers[n].heard()]
         return GroupState.UNKNOWN if unheard and lease.promise_stands(self.ctx.now) else GroupState.STOPPED
+
+    def hopeless(self, group: str) -> bool:
+        """Did it fail to start on every node of it that is heard, this one included?"""
+        excluded = self.board.registers.get
+        return all(
+            excluded(EXCLUDED, f"{group}/{n}") or (n != self.me and not self.peers[n].heard())
+            for n in self.config.group(group).nodes
+        )
 
     # --------------------------------------------------------------------------------------------------- changes
 

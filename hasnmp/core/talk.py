@@ -69,7 +69,10 @@ class Talk:
             peer.received += heard.first
             if heard.first:
                 self._heartbeat(peer, d)
-            self._answer(peer, link, d)
+            if d.seq >= peer.seq:
+                self._answer(peer, link, d)
+            else:  # overtaken on another link by a newer word: what it asks for may not be asked any more
+                self._send(peer, DatagramKind.ANSWER, link=link, echo=(d.incarnation, d.seq))
         elif d.kind is DatagramKind.ANSWER:
             for entry in d.groups:
                 asked_of = state.leases.get(entry.group)
@@ -161,6 +164,10 @@ class Talk:
                 continue
             if not same and not entry.flags & GroupFlag.OWNER:
                 continue  # while configurations differ nobody acquires, and owners keep what they have
+            if entry.token > state.ceiling:
+                lease.asked_token = entry.token  # first it must be durable here that this number may be used
+                ctx.dirty = True
+                continue
             promise = lease.answer(entry, d, seq, ctx, self.config.heartbeat.dead_after_ms)
             if promise is not None:
                 promises.append(promise)
@@ -186,7 +193,7 @@ class Talk:
                 self._compare_arbiter(peer.name, value)
             else:
                 self.commands.told(key, value, peer.name)
-        except (TypeError, ValueError, KeyError, IndexError, StopIteration):
+        except (TypeError, ValueError, KeyError, IndexError, StopIteration, OverflowError):
             state.journal.count("rejected_malformed")
 
     def _compare_arbiter(self, node: str, doc: dict[str, Any]) -> None:

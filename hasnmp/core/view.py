@@ -75,7 +75,7 @@ def _group(state: State, name: str) -> GroupRow:
     horizon = state.ctx.wall_ms() - settings.failover_within_s * 1000
     return GroupRow(
         name, status, condition, owner, token,
-        lease.acked if mine else facts.lease_until_ns if owner and current else 0,
+        lease.acked if mine else _promised(state, name, owner) if owner and current else 0,
         lease.proof(now) if mine else facts.proof if owner and current else Proof.NONE,
         settings.nodes[0], settings.nodes, settings.failback,
         bool(registers.get(INHIBIT, name) or registers.get(INHIBIT)), bool(registers.get(FREEZE, name)),
@@ -83,6 +83,12 @@ def _group(state: State, name: str) -> GroupRow:
         settings.failover_limit, tuple(n for n in settings.nodes if registers.get(EXCLUDED, f"{name}/{n}")),
         facts.reason, facts.reason_text, facts.duration_ms, now if mine else facts.data_ns,
     )  # fmt: skip
+
+
+def _promised(state: State, name: str, owner: str) -> int:
+    """Until when another node's lease lasts, as far as this one knows: by the owner's last word, or our own promise."""
+    lease, told = state.leases[name], state.board.groups[name].lease_until_ns
+    return max(told, lease.promised_until) if lease.promised_node == owner else told
 
 
 def _service(state: State, name: str) -> ServiceRow:

@@ -30,6 +30,7 @@ from hasnmp.snmp.notices import notification_varbinds
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.responder import Done, ErrorStatus, Responder, SetRequest
 from hasnmp.snmp.sets import Assignment, SetError
+from hasnmp.snmp.throttle import Throttle
 from hasnmp.snmp.traps import Originator
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine
 
@@ -87,6 +88,8 @@ class Agent:
         )
         self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
         self._originator = Originator(config.snmp, engine_id, boots, self._seconds) if config.snmp.notify else None
+        self._throttle = Throttle(config.snmp.throttle, time.monotonic())
+        self._held_timer: asyncio.TimerHandle | None = None
         self._unsent: deque[EventRow] | None = deque(maxlen=EVENTS_WAITING)  # None: the originator is warm
 
     # ------------------------------------------------------------------------------------------------ its clock
@@ -199,7 +202,8 @@ class Agent:
                 self._last_event = max(self._last_event, result.id)
                 self._notify(result)
             case "reply" | "error":
-                future = self._replies.get(message.get("id") or 0)
+                number = message.get("id")
+                future = self._replies.get(number) if isinstance(number, int) else None
                 if future is not None and not future.done():
                     future.set_result(result if isinstance(result, CommandRow) else str(message.get("text")))
         self._judge_freshness()
@@ -245,11 +249,12 @@ class Agent:
 
     def _own_event(self, kind: Kind, severity: Severity, state: PartState, message: str) -> EventRow:
         """An event of the agent's own; its id is 0, for the engine numbers them and is not there to be asked."""
+        ours = kind in (Kind.ENGINE_DOWN, Kind.ENGINE_UP)
         previous = PartState.UP if state is PartState.DOWN else PartState.DOWN
-        alarm = "" if kind is Kind.ALIVE else f"engine/{self._node}"
+        alarm = f"engine/{self._node}" if ours else ""
         return EventRow(
             0, kind, severity, time.time_ns() // 1_000_000, self._now_ns(), self._node, message,
-            own_state=Role.UNKNOWN, previous_state=0 if kind is Kind.ALIVE else previous, state=state,
+            own_state=Role.UNKNOWN, previous_state=previous if ours else 0, state=state,
             reason=Reason.NONE, alarm=alarm,
         )  # fmt: skip
 
@@ -275,8 +280,15 @@ class Agent:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0)
         if self._originator is not None:
-            await loop.run_in_executor(None, self._originator.load)
-            self._originator.start(loop)
+            try:
+                await loop.run_in_executor(None, self._originator.load)
+                self._originator.start(loop)
+            except Exception as error:
+                # Requests are answered all the same: a console that polls still sees what no trap tells it.
+                self._log.error("notifications_unavailable", error=repr(error))
+                self._originator = None
+                await self._stop.wait()
+                return
             waiting, self._unsent = self._unsent, None
             self._send(standard.WARM_START if self._warm else standard.COLD_START, [])
             for event in waiting or ():
@@ -293,7 +305,32 @@ class Agent:
         if self._unsent is not None:
             self._unsent.append(event)
             return
-        self._send(*notification_varbinds(event, self._reader()))
+        self._pass_on(self._throttle.offer(event, time.monotonic()))
+
+    def _pass_on(self, events: list[EventRow]) -> None:
+        """Send what the throttle lets through, and come back when it may let through more."""
+        for event in events:
+            try:
+                self._send(*notification_varbinds(event, self._reader()))
+            except Exception as error:  # one event that can't be said must not cost the agent its life
+                self._log.error("notification_failed", kind=event.kind, error=repr(error))
+        throttle = self._throttle
+        if throttle.may_tell():
+            text = f"{throttle.dropped} notifications were held back; the event table has them"
+            throttle.dropped = 0
+            lost = self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text)
+            self._pass_on(throttle.offer(lost, time.monotonic()))
+            return
+        wait_s = throttle.next_s(time.monotonic())
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
+        if wait_s is not None:
+            self._held_timer = asyncio.get_running_loop().call_later(wait_s + 0.001, self._release)
+
+    def _release(self) -> None:
+        self._held_timer = None
+        self._pass_on(self._throttle.due(time.monotonic()))
 
     def _send(self, trap_oid: tuple[int, ...], variables: Any) -> None:
         assert self._originator is not None

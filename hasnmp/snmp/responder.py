@@ -26,7 +26,7 @@ _PDUS = frozenset((GET, NEXT, RESPONSE, SET, BULK, INFORM, TRAP, REPORT))
 _CONFIRMED = frozenset((GET, NEXT, SET, BULK, INFORM))
 
 REPORTS_A_SECOND = 100  # to one address; far above what a console's discovery needs, far below a useful flood
-REPORT_ADDRESSES = 1024
+REPORTS_A_SECOND_TO_ALL = 1000
 
 
 class ErrorStatus(IntEnum):
@@ -132,6 +132,7 @@ class Responder:
         self._failed = failed
         self._reports: dict[str, int] = {}
         self._reports_second = 0
+        self._reports_to_all = 0
 
     def handle(self, data: bytes, host: str, reply: Reply) -> None:
         """Process one datagram. Never raises for what it contains."""
@@ -213,10 +214,12 @@ class Responder:
         if second != self._reports_second:
             self._reports_second = second
             self._reports.clear()
+            self._reports_to_all = 0
         sent = self._reports.get(host, 0)
-        if sent >= REPORTS_A_SECOND or (not sent and len(self._reports) >= REPORT_ADDRESSES):
+        if sent >= REPORTS_A_SECOND or self._reports_to_all >= REPORTS_A_SECOND_TO_ALL:
             return False
         self._reports[host] = sent + 1
+        self._reports_to_all += 1
         return True
 
     # ------------------------------------------------------------------------------------------------ requests

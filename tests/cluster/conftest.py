@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.cluster.lab import wait_for
-from tests.cluster.pair import NODES, VIP, Pair, boot_ns
+from tests.cluster.pair import VIP, Pair, boot_ns
 from tests.cluster.watch import Watch
 
 NEEDED = ("ip", "nft", "unshare", "nsenter", "snmpset", "snmptrapd", "arping")
@@ -73,18 +74,31 @@ def pair() -> Iterator[Pair]:
         yield made
 
 
+@contextlib.contextmanager
+def restored(pair: Pair) -> Iterator[None]:
+    """The pair is steady before and after. If it can't be got there it is made anew, so that only one test fails for it."""
+    pair.restore()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(AssertionError):
+            pair.restore()
+        if pair.unsteady():
+            pair.rebuild()
+        raise
+    try:
+        pair.restore()
+    except BaseException:
+        pair.rebuild()
+        raise
+
+
 @pytest.fixture
 def scene(pair: Pair) -> Iterator[Scene]:
-    pair.restore()
-    with Watch(pair.lab, VIP) as watch:
-        watch.wait_node("a", 10, pair.why)
-        scene = Scene(pair, watch, boot_ns())
-        try:
+    with contextlib.ExitStack() as stack:
+        with restored(pair):
+            watch = stack.enter_context(Watch(pair.lab, VIP))
+            watch.wait_node("a", 10, pair.why)
+            scene = Scene(pair, watch, boot_ns())
             yield scene
-            pair.restore()
-            scene.never_two()
-        finally:
-            pair.lab.heal()
-
-
-__all__ = ["NODES", "Scene"]
+        scene.never_two()  # up to here: healing, recovering and moving back are part of every scenario

@@ -114,6 +114,13 @@ class Pair:
                             ignore=lambda _, names: [n for n in names if n.startswith("lease")])  # fmt: skip
         self.lab.close()
 
+    def rebuild(self) -> None:
+        """Other machines in the place of these, with a new disk, both daemons started."""
+        self.__exit__()
+        self.__enter__()
+        self.start()
+        self.wait_steady()
+
     def _configure(self) -> None:
         for name, secret in {**SECRETS, "heartbeat.key": os.urandom(32).hex()}.items():
             path = self.lab.etc / name
@@ -294,7 +301,7 @@ log: {{format: json, level: debug}}
     def wait_steady(self, seconds: float = 15, homes: dict[str, str] | None = None) -> None:
         wait_for(lambda: not self.unsteady(homes), seconds, lambda: f"{self.unsteady(homes)}\n{self.why()}", 0.05)
 
-    def restore(self, seconds: float = 25) -> None:
+    def restore(self, seconds: float = 15) -> None:
         """Heal everything, start what does not run, recover, clear, and bring every group home."""
         self.lab.heal()
         for node in NODES:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.conftest import restored
 from tests.cluster.lab import wait_for
 from tests.cluster.pair import VIP, VIP6, Group, Pair
 from tests.cluster.watch import Watch
@@ -23,17 +25,14 @@ def pair() -> Iterator[Pair]:
 @pytest.fixture
 def watches(pair: Pair) -> Iterator[tuple[Watch, Watch]]:
     """One on each group's address: web (home a) and six (home b)."""
-    pair.restore()
-    with Watch(pair.lab, VIP) as web, Watch(pair.lab, VIP6) as six:
-        web.wait_node("a", 10, pair.why)
-        six.wait_node("b", 10, pair.why)
-        try:
+    with contextlib.ExitStack() as stack:
+        with restored(pair):
+            web, six = (stack.enter_context(Watch(pair.lab, address)) for address in (VIP, VIP6))
+            web.wait_node("a", 10, pair.why)
+            six.wait_node("b", 10, pair.why)
             yield web, six
-            pair.restore()
-            assert web.doubles() == [] and six.doubles() == [], pair.why()
-            assert web.falling_tokens() == [] and six.falling_tokens() == []
-        finally:
-            pair.lab.heal()
+        assert web.doubles() == [] and six.doubles() == [], pair.why()
+        assert web.falling_tokens() == [] and six.falling_tokens() == []
 
 
 @pytest.mark.parametrize("node", ["a", "b"])

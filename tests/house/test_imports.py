@@ -45,8 +45,8 @@ EXCEPTIONS = {
 # The libraries that a room may use besides the standard one.
 LIBRARIES = {
     "config": {"yaml"},
-    "runtime": {"structlog", "pyroute2"},
-    "agents": {"pyroute2", "structlog"},
+    "runtime": {"structlog"},
+    "agents": {"structlog"},
     "snmp": {"pysnmp", "pyasn1", "cryptography", "structlog"},
     "demo": {"pysnmp"},
 }
