@@ -50,8 +50,8 @@ def socket_path(args: Args) -> str:
     return path or os.environ.get("HASNMP_SOCKET") or DEFAULT_SOCKET
 
 
-def connect(args: Args) -> Control:
-    return Control(socket_path(args))
+def connect(args: Args, *tables: str) -> Control:
+    return Control(socket_path(args), tables)
 
 
 def out(lines: Iterable[str]) -> None:
@@ -74,7 +74,7 @@ def _known(what: str, name: str, names: list[str]) -> None:
 
 
 def status(args: Args) -> int:
-    view = connect(args).view()
+    view = connect(args, *STATUS_TABLES).view()
     if args.json:
         out_json(report.view_json(view, STATUS_TABLES))
     else:
@@ -83,7 +83,7 @@ def status(args: Args) -> int:
 
 
 def stats(args: Args) -> int:
-    view = connect(args).view()
+    view = connect(args, *STATS_TABLES).view()
     if args.json:
         out_json(report.view_json(view, STATS_TABLES))
     else:
@@ -210,8 +210,9 @@ def _follow(control: Control, row: CommandRow, args: Args) -> int:
         return 0
     code = int(row.code) or int(Code.FAILED)
     name = row.code.name if isinstance(row.code, Code) and row.code else "FAILED"
-    print(f"hasnmp: {clean(what)} {word(row.state)}: {clean(row.text) or 'no reason was given'} [{name}={code}]",
-          file=sys.stderr)  # fmt: skip
+    # The engine's words of a refusal begin with what was refused; those of a failure tell only why.
+    said = row.text if " refused" in row.text else f"{what} {word(row.state)}: {row.text or 'no reason was given'}"
+    print(f"hasnmp: {clean(said)} [{name}={code}]", file=sys.stderr)
     return code
 
 

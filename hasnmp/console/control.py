@@ -26,8 +26,10 @@ class Control:
     Raises Unreachable from every method: nobody answers at `path`, or no longer does; the text says what to do.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tables: tuple[str, ...] = ()) -> None:
+        """tables: the only ones to take from the snapshot, for a look that is over at once; () = all."""
         self.path = path
+        self._tables = tables
         self.mirror = Mirror()
         self._received = b""
         self._next_id = 1
@@ -86,6 +88,8 @@ class Control:
             message = decode(line)
             if message["type"] == "error":
                 raise BadRequest(str(message.get("text", "")))
+            if self._tables and message["type"] == "snapshot" and isinstance(message.get("tables"), dict):
+                message["tables"] = {name: rows for name, rows in message["tables"].items() if name in self._tables}
             self.mirror.apply(message)
         except ProtocolError as error:
             raise Unreachable(f"what answers at {self.path} does not speak this protocol: {error}") from None

@@ -182,6 +182,7 @@ class Journal:
             "alarms": [flat(a) for a in self.alarms.values()],
             "commands": [flat(c) for c in self.commands.values()],
             "statistics": flat(self.totals()),
+            "keep": self.keep,
             "last_event": self.last_event, "last_command": self.last_command,
         }  # fmt: skip
 
@@ -207,7 +208,7 @@ class Journal:
             return result
 
         kinds = {"kind": Kind, "severity": Severity}
-        for event in rows("events", EventRow, {**kinds, "reason": Reason}, {"ns": "wall_ms"}):
+        for event in rows("events", EventRow, {**kinds, "reason": Reason}, {"ns": "wall_ms"})[-self.keep :]:
             self.events[event.id] = event
         for alarm in rows("alarms", AlarmRow, kinds, {"since_ns": "since_wall_ms"}):
             self.alarms[alarm.key] = alarm

@@ -38,32 +38,39 @@ class Ports:
     trap: int
 
 
-def free_ports() -> Ports:
+def free_ports(held: list[socket.socket]) -> Ports:
     """Ports that are free on every address where they are wanted; the usual ones where possible.
 
+    held: takes what keeps these ports from another demo that starts while one of them is free for a moment, as the
+    service's is during a takeover.
     Raises Refused: fifty in a row are taken.
     """
     addresses = [*LAN.values(), *CROSS.values()]
     return Ports(
-        _free("heartbeats", 15405, socket.SOCK_DGRAM, addresses),
-        _free("SNMP", 1161, socket.SOCK_DGRAM, list(LAN.values())),
-        _free("HTTP", 8080, socket.SOCK_STREAM, list(SERVED.values())),
-        _free("traps", 1162, socket.SOCK_DGRAM, [RECEIVER]),
+        _free(held, "heartbeats", 15405, socket.SOCK_DGRAM, addresses),
+        _free(held, "SNMP", 1161, socket.SOCK_DGRAM, list(LAN.values())),
+        _free(held, "HTTP", 8080, socket.SOCK_STREAM, list(SERVED.values())),
+        _free(held, "traps", 1162, socket.SOCK_DGRAM, [RECEIVER]),
     )
 
 
-def _free(what: str, first: int, kind: socket.SocketKind, addresses: list[str]) -> int:
+def _free(held: list[socket.socket], what: str, first: int, kind: socket.SocketKind, addresses: list[str]) -> int:
     problem = ""
     for port in range(first, first + 50):
+        # An abstract name: no file to leave behind, and gone with the process (unix(7)).
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
+            claim.bind(f"\0hasnmp-demo-{what}-{port}")
             for address in addresses:
                 with socket.socket(socket.AF_INET, kind) as trial:
                     if kind is socket.SOCK_STREAM:
                         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     trial.bind((address, port))
         except OSError as error:
-            problem = f"{address}: {error.strerror}"
+            claim.close()
+            problem = f"{port}: {error.strerror}"
             continue
+        held.append(claim)
         return port
     raise Refused(Code.BUSY, f"no free port for {what} from {first} to {first + 49} ({problem}); end what uses them")
 
@@ -72,7 +79,8 @@ class Stage:
     """The folder, with the secrets in files of mode 600, and both nodes. Use as a context: its end leaves nothing."""
 
     def __init__(self) -> None:
-        self.ports = free_ports()
+        self._held: list[socket.socket] = []
+        self.ports = free_ports(self._held)
         self.folder = Path(tempfile.mkdtemp(prefix="hasnmp-demo-"))  # mode 700
         self.operator = secrets.token_hex(8), secrets.token_hex(8)  # passphrases: authentication, privacy
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -92,6 +100,8 @@ class Stage:
         for node in NODES:
             self.kill(node)
         shutil.rmtree(self.folder, ignore_errors=True)
+        for claim in self._held:
+            claim.close()
 
     def config(self, node: str) -> Path:
         return self.folder / f"{node}.yaml"

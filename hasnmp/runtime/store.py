@@ -22,10 +22,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from hasnmp.runtime import event_log
+
 if TYPE_CHECKING:
     import asyncio
 
 FORMAT = 1
+EVENTS = ".events"  # beside the state: the whole ring, see event_log.py
 MAX_PACKET = 4096
 
 
@@ -35,6 +38,7 @@ MAX_PACKET = 4096
 def main(sock: socket.socket, path: str) -> int:
     """Write what comes, the newest first and only, until the other end closes. Returns the exit status, 0."""
     sock.setblocking(True)
+    events = event_log.EventLog(path + EVENTS)
     try:
         sock.send(b'{"ready": true}')
         while True:
@@ -55,6 +59,7 @@ def main(sock: socket.socket, path: str) -> int:
             except OSError as error:
                 ok, text = False, f"{error.strerror or error}: {path}"
             sock.send(json.dumps({"persisted": version, "ok": ok, "text": text}).encode())
+            events.take(json.loads(document))
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the engine is gone; what it handed over is written
 
@@ -125,6 +130,7 @@ def load(path: str) -> tuple[dict[str, Any] | None, str]:
         if document is not None:
             if problems:
                 problems.append(f"the generation before it is used, {name}")
+            event_log.merge(path + EVENTS, document)
             return document, "; ".join(problems)
         problems.append(f"{name} {fault}{_put_aside(name, name + '.bad')}")
     return None, "; ".join(problems)

@@ -26,6 +26,7 @@ class Profile:
     strikes: tuple[int, int] = (3, 10)
     nodes: tuple[int, ...] = (2, 2, 2, 3)
     groups: tuple[int, ...] = (1, 2)
+    links: tuple[int, ...] = (1, 2)
     arbiter: str = "disk"  # disk | gone: a disk that fails for everybody until the end | none
     rough: float = 0.5  # the share of runs with a network that loses, doubles and delays all the time
     early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
@@ -33,7 +34,7 @@ class Profile:
     taken: bool = False  # one owner fails for good, in whatever way, and its groups must be taken soon
     drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
     mixed: float = 0.0  # the share of runs whose nodes have different lease times
-    intervals: tuple[int, int] = (35, 90)  # length of the safety phase
+    intervals: tuple[int, int] = (25, 65)  # length of the safety phase
 
 
 _CHAOS: dict[str, float] = {
@@ -55,7 +56,7 @@ PROFILES: dict[str, Profile] = {
     ),
     "restart": Profile({"restart_promiser": 6, "leave_cut": 3, "kill_engine": 2, "power_cycle": 3, "cut_all": 2}, rough=0.2),
     "freeze": Profile({"trap": 5, "pause_stack": 3, "pause_engine": 3, "pause_guardian": 3, "isolate_owner": 4, "cut_all": 2}, rough=0.2),
-    "replay": Profile({"replay_cut": 6, "replays": 2, "cut_one_way": 3, "cut_all": 2, "pause_engine": 1, "power_cycle": 1}, rough=0.3),
+    "replay": Profile(links=(2,), faults={"replay_cut": 6, "replays": 2, "cut_one_way": 3, "cut_all": 2, "pause_engine": 1, "power_cycle": 1}, rough=0.3),
     "moves": Profile({"move_under_fire": 6, "operator": 6, "cut_all": 1, "leave": 2, "pause_engine": 1, "kill_engine": 1}, rough=0.3),
     "services": Profile({"program_dies": 4, "program_bad": 6, "operator": 2, "power_cycle": 1}, rough=0.2),
     "split": Profile(
@@ -73,8 +74,8 @@ PROFILES: dict[str, Profile] = {
     "taken": Profile({}, (0, 0), rough=0, early=0, taken=True),
     # One fault class that must interrupt nothing.
     "kept arbiter": Profile({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, rough=0, early=0, keep=True),
-    "kept link": Profile({"cut_link": 1}, (2, 6), rough=0, early=0, keep=True),
-    "kept loss": Profile({"lossy_link": 1}, (1, 3), rough=0, early=0, keep=True),
+    "kept link": Profile(links=(2,), faults={"cut_link": 1}, strikes=(2, 6), rough=0, early=0, keep=True),
+    "kept loss": Profile(links=(2,), faults={"lossy_link": 1}, strikes=(1, 3), rough=0, early=0, keep=True),
     "kept store": Profile({"store_bad": 1, "pause_store": 1}, rough=0, early=0, keep=True),
     "kept engine": Profile({"kill_one_engine": 1}, (2, 5), rough=0, early=0, keep=True),
     "kept cut": Profile({"cut_all": 1, "cut_one_way": 1}, (1, 3), nodes=(2,), rough=0, early=0, keep=True),
@@ -87,7 +88,8 @@ PROFILES: dict[str, Profile] = {
 MIX: tuple[tuple[str, float], ...] = (
     ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
     ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
-    ("lapse", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("kept ghost", 1), ("split", 2), ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
+    ("lapse", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("kept ghost", 1), ("split", 2),
+    ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
     ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1),
 )  # fmt: skip
 
@@ -447,7 +449,11 @@ class Faults:
         owner = self.owner()
         dead, lease = owner.config.heartbeat.dead_after_ms * MS, owner.config.arbiter.lease_ms * MS
         wait = self.world.between(3 * dead, 2 * lease + 2 * dead)
-        ambush = (SlotState.IDLE, self.world.between(dead // 2, dead + lease), lambda: self.cut_node(owner, 2 * lease + 3 * dead))
+        ambush = (
+            SlotState.IDLE,
+            self.world.between(dead // 2, dead + lease),
+            lambda: self.cut_node(owner, 2 * lease + 3 * dead),
+        )
         self.cut_node(owner, wait)
         self.later(wait, self.world.disk.ambush.__setitem__, owner.name, ambush)
 
@@ -460,7 +466,9 @@ class Faults:
         for group in self.world.truth.groups:
             held = owner.guardian.guard.leases[group]
             slot = self.world.disk.slots[(group, other.name)]
-            ghost = Slot(group, other.name, slot.seq + 1, SlotState.CLAIM, other.guardian.holder, held.token - 1, lease_ms)
+            ghost = Slot(
+                group, other.name, slot.seq + 1, SlotState.CLAIM, other.guardian.holder, held.token - 1, lease_ms
+            )
             self.later(self.world.between(dead, 4 * dead), self.world.disk.end_write, ghost, True)
 
     def move_stopped(self) -> None:

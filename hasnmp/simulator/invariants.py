@@ -30,9 +30,7 @@ class Truth:
     def __init__(self, world: World, groups: tuple[str, ...], split_accepted: bool) -> None:
         self.world = world
         self.groups = groups
-        self.split_accepted = (
-            split_accepted  # arbiter none: what a partition may break is not judged
-        )
+        self.split_accepted = split_accepted  # arbiter none: what a partition may break is not judged
         self.newest: dict[str, tuple[int, str]] = {}  # group -> the highest token of a lease, and its holder
         self.keep: dict[str, str] = {}  # group -> the machine that must keep it, in runs where nothing may move
         self.inhibited: set[str] = set()  # groups inhibited for good, as a node confirmed

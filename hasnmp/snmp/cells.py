@@ -45,6 +45,8 @@ class Rows:
         self.rows = [row for _, row in found]
         for column in self.columns:
             column.cells = [None] * len(keys)
+            if len(column.names) > len(keys):
+                column.names.clear()
         self.dirty = False
 
 
@@ -55,7 +57,7 @@ def _key(item: tuple[Oid, Any]) -> Oid:
 class Cells:
     """One column, or one scalar."""
 
-    __slots__ = ("cells", "following", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
+    __slots__ = ("cells", "following", "names", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
 
     def __init__(self, target: Scalar | Column, oid: Oid, rows: Rows, read: Callable[[Reader, Any], Any]) -> None:
         self.target = target
@@ -66,6 +68,7 @@ class Cells:
         self.syntax = int(target.syntax)
         self.volatile = target.volatile
         self.cells: list[bytes | None] = []  # encoded variable bindings; None: not encoded yet, or no such instance
+        self.names: dict[bytes, bytes] = {}  # of a volatile one: suffix -> the encoded name, which is half of the work
         self.following: Cells | None = None
         rows.columns.append(self)
 
@@ -154,7 +157,12 @@ class Store:
             value = column.read(self.reader(), column.rows.rows[at])
             if value is None:
                 return None
-            name = ber.encode(ber.OID, column.raw + column.rows.suffixes[at])
+            suffix = column.rows.suffixes[at]
+            name = column.names.get(suffix)
+            if name is None:
+                name = ber.encode(ber.OID, column.raw + suffix)
+                if column.volatile:
+                    column.names[suffix] = name
             cell = ber.encode(ber.SEQUENCE, name + ber.encode_value(column.syntax, value))
             if not column.volatile:
                 column.cells[at] = cell

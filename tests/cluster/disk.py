@@ -22,7 +22,19 @@ import sys
 import time
 
 HEADER = struct.Struct("<IIQQIIII")  # length, opcode, unique, node id, uid, gid, pid, padding
-GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC, FLUSH, INIT, ACCESS = 3, 4, 14, 15, 16, 17, 18, 20, 25, 26, 34
+GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC, FLUSH, INIT, ACCESS = (
+    3,
+    4,
+    14,
+    15,
+    16,
+    17,
+    18,
+    20,
+    25,
+    26,
+    34,
+)
 SILENT = {2, 36, 42}  # FORGET, INTERRUPT, BATCH_FORGET want no answer
 DISK = {READ, WRITE, FSYNC}
 _libc = ctypes.CDLL(None, use_errno=True)

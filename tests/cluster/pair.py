@@ -183,7 +183,9 @@ log: {{format: json, level: debug}}
         host = self.lab[node]
         host.signal(signal.SIGKILL, [pid for pid, comm in host.processes().items() if comm == "sh"])
         at_ns = host.signal(signal.SIGTERM, self.pids(node, "guardian"))
-        wait_for(lambda: not self.pids(node), seconds, lambda: f"{node} has stopped: {self.stack(node)}; {self.tail(node)}")
+        wait_for(
+            lambda: not self.pids(node), seconds, lambda: f"{node} has stopped: {self.stack(node)}; {self.tail(node)}"
+        )
         return at_ns
 
     def service_pids(self, node: str) -> list[int]:
@@ -264,7 +266,7 @@ log: {{format: json, level: debug}}
         return f"on {node}:\n" + "\n".join(f"{(x.ns - now) / 1e9:8.3f} s {x.kind} {x.message}" for x in rows)
 
     def why(self) -> str:
-        lines = [f"stacks {({node: self.stack(node) for node in NODES})}"]
+        lines = [f"stacks { ({node: self.stack(node) for node in NODES}) }"]
         for node in NODES:
             view = self.view(node)
             if view:
@@ -371,7 +373,11 @@ log: {{format: json, level: debug}}
             log="traps",
         )  # fmt: skip
         try:
-            wait_for(lambda: ":162 " in sh("ip", "netns", "exec", self.lab["client"].netns, "ss", "-Hlun"), 5, "snmptrapd listens")
+            wait_for(
+                lambda: ":162 " in sh("ip", "netns", "exec", self.lab["client"].netns, "ss", "-Hlun"),
+                5,
+                "snmptrapd listens",
+            )
             yield out
         finally:
             for pid, comm in self.lab["client"].processes().items():

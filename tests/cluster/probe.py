@@ -45,7 +45,16 @@ def frame(target_mac: bytes, own_mac: bytes, target: bytes, own: bytes, port: in
         return target_mac + own_mac + b"\x08\x00" + head + udp + data
     pseudo = own + target + struct.pack("!II", 8 + len(data), 17)
     udp = udp[:6] + struct.pack("!H", checksum(pseudo + udp + data) or 0xFFFF)
-    return target_mac + own_mac + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, 8 + len(data), 17, 64) + own + target + udp + data
+    return (
+        target_mac
+        + own_mac
+        + b"\x86\xdd"
+        + struct.pack("!IHBB", 6 << 28, 8 + len(data), 17, 64)
+        + own
+        + target
+        + udp
+        + data
+    )
 
 
 def main() -> None:

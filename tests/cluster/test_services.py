@@ -45,7 +45,9 @@ def test_planned_failover_by_snmpset_there_and_back(scene: Scene) -> None:
     pair = scene.pair
     for source, target in (("a", "b"), ("b", "a")):
         asked_ns = time.monotonic_ns()
-        answer = pair.snmp("snmpset", source, "haGroupAction.\"web\"", "i", "failover", "haGroupActionTarget.\"web\"", "s", target)
+        answer = pair.snmp(
+            "snmpset", source, 'haGroupAction."web"', "i", "failover", 'haGroupActionTarget."web"', "s", target
+        )
         assert "failover" in answer
         scene.watch.wait_node(target, 10, pair.why)
         outage_ms = scene.watch.outage_ms(asked_ns)
@@ -61,9 +63,9 @@ def test_planned_failover_by_snmpset_there_and_back(scene: Scene) -> None:
 def test_a_read_only_user_can_not_move_it(scene: Scene) -> None:
     watch_user = ("-v3", "-u", "watch", "-l", "authNoPriv", "-a", "SHA-256", "-A", "watching-word")
     since_ns = time.monotonic_ns()
-    refused = scene.pair.snmp("snmpset", "a", "haGroupAction.\"web\"", "i", "failover", check=False, options=watch_user)
+    refused = scene.pair.snmp("snmpset", "a", 'haGroupAction."web"', "i", "failover", check=False, options=watch_user)
     assert "noAccess" in refused or "authorizationError" in refused, refused
-    assert "running" in scene.pair.snmp("snmpget", "a", "haGroupState.\"web\"", options=watch_user)
+    assert "running" in scene.pair.snmp("snmpget", "a", 'haGroupState."web"', options=watch_user)
     scene.hold(0.5)
     scene.nothing_moved(since_ns)
 

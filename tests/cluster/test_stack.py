@@ -25,6 +25,7 @@ def whole(scene: Scene, node: str) -> list[int]:
 
 def is_whole_again(scene: Scene, node: str, but: list[int]) -> None:
     """Every process of the stack lives, none of them one of these, and engine and agent answer."""
+
     def look() -> bool:
         stack = scene.pair.stack(node)
         return all(len(pids) == 1 and pids[0] not in but for pids in stack.values())

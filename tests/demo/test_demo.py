@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
 from hasnmp.demo.manager import TrapReceiver, decode_trap
-from hasnmp.demo.stage import MARK
+from hasnmp.demo.stage import MARK, Stage
 from hasnmp.model import Kind
 from hasnmp.snmp import ber
 from hasnmp.snmp.notices import NOTICES
@@ -110,6 +111,19 @@ def test_it_says_what_differs(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert "hasnmpd of node-b ended with 2" in ran.stdout and "nonsense: unknown key" in ran.stderr
     assert left_behind(tmp_path) == []
+
+
+def test_two_at_once_have_nothing_in_common() -> None:
+    with Stage() as one, Stage() as other:
+        assert not set(astuple(one.ports)) & set(astuple(other.ports)) - {
+            one.ports.snmp,
+            one.ports.trap,
+        }  # both are from 1161 on, at other addresses
+        assert one.ports.snmp != other.ports.snmp and one.ports.trap != other.ports.trap
+        assert one.folder != other.folder
+        for secret in ("heartbeat.key", "operator.auth", "operator.priv", "community"):
+            assert (one.folder / secret).stat().st_mode & 0o777 == 0o600
+        assert one.operator != other.operator
 
 
 # --------------------------------------------------------------------------------------------------------------- traps

@@ -114,7 +114,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the durable promise of a node that left is forgotten", 1,
-        (Edit("core/durable.py", "            self._restore_leave(lease, (document.get(\"forever\") or {}).get(name))\n", ""),),
+        (Edit("core/durable.py", "            self._restore_leave(lease, mapping(document.get(\"forever\")).get(name))\n", ""),),
         ("restart",),
     ),
     Mutant(
@@ -156,12 +156,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "no read after the write of a claim", 3,
-        (Edit("core/lease.py", "        why = self.standing(ctx.now)\n        if not why:", "        why = self.standing(ctx.now)\n        if True:"),),
+        (Edit("core/lease.py", "        if not why:\n            self.arbiter_until = end", "        if True:\n            self.arbiter_until = end"),),
         ("arbiter", "chaos"),
     ),
     Mutant(
         "an owner heeds a stale claim", 3,
-        (Edit("core/lease.py", "if seen.standing(ctx.now) and seen.slot.token > self.token:", "if seen.standing(ctx.now):"),),
+        (Edit("core/lease.py", "if seen.standing(self.read_at) and seen.slot.token > self.token:", "if seen.standing(self.read_at):"),),
         ("kept ghost",),
     ),
     Mutant(
@@ -203,8 +203,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit("core/guard.py", "elif lease.token < held.token or held.until_ns - self.kill_ns <= now_ns:", "elif lease.token < held.token:"),
             Edit("core/lease.py", "            and ctx.now < self.acked - ctx.config.heartbeat.kill_ms * MS\n", ""),
-            Edit("core/lease.py", "if seen.standing(ctx.now) and seen.slot.token > self.token:", "if False:"),
+            Edit("core/lease.py", "if seen.standing(self.read_at) and seen.slot.token > self.token:", "if False:"),
             Edit("simulator/guardian.py", "    def woke(self) -> None:\n        self.end_due()", "    def woke(self) -> None:\n        pass"),
+            Edit("simulator/guardian.py", "            self.timer_at = NEVER\n            self.end_due()", "            self.timer_at = NEVER"),
             Edit("simulator/guardian.py", "        self.end_due()\n        if isinstance(effect, Extend):", "        if isinstance(effect, Extend):"),
         ),
         ("lapse",),

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -59,12 +60,13 @@ AUTH, PRIV = "authentic-word", "private-word"
 V3 = ["-v3", "-a", "SHA-256", "-A", AUTH, "-x", "AES", "-X", PRIV, "-l", "authPriv"]
 OPERATE = [*V3, "-u", "noc"]
 WATCH = [*V3, "-u", "watch"]
+_SCRATCH = tempfile.TemporaryDirectory(prefix="hasnmp-net-snmp-")  # Net-SNMP's tools make the folder that they are told
 ENVIRONMENT = {
     **os.environ,
     "MIBS": "",
     "MIBDIRS": "",
-    "SNMPCONFPATH": "/nonexistent",
-    "SNMP_PERSISTENT_DIR": "/nonexistent",
+    "SNMPCONFPATH": _SCRATCH.name,
+    "SNMP_PERSISTENT_DIR": _SCRATCH.name,
 }
 
 
