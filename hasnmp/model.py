@@ -494,8 +494,18 @@ class CommandRow:
 
 
 Row = (
-    SystemRow | NodeRow | LinkRow | GroupRow | ServiceRow | ArbiterRow | FenceRow | ConfigRow | StatisticsRow
-    | EventRow | AlarmRow | CommandRow
+    SystemRow
+    | NodeRow
+    | LinkRow
+    | GroupRow
+    | ServiceRow
+    | ArbiterRow
+    | FenceRow
+    | ConfigRow
+    | StatisticsRow
+    | EventRow
+    | AlarmRow
+    | CommandRow
 )
 
 # The tables of a view, in the order in which the control socket sends them.

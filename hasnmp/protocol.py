@@ -30,7 +30,9 @@ from typing import Any, get_type_hints
 from hasnmp.errors import Code, HasnmpError
 from hasnmp.model import TABLES, AlarmRow, CommandRow, EventRow, Row, View
 
-MAX_LINE = 1 << 14  # octets of one client line; longer ones end the connection (parsing a long one would hold the engine)
+MAX_LINE = (
+    1 << 14
+)  # octets of one client line; longer ones end the connection (parsing a long one would hold the engine)
 
 
 class ProtocolError(HasnmpError):

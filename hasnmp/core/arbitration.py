@@ -33,7 +33,9 @@ def look(state: State, lease: Lease) -> None:
         _owner(state, lease)
     elif lease.phase is Phase.TAKING:
         _taker(state, lease)
-    elif lease.phase is Phase.NONE and lease.slot_seq >= 0 and (lease.slot_state is not SlotState.IDLE or lease.rewrite):
+    elif (
+        lease.phase is Phase.NONE and lease.slot_seq >= 0 and (lease.slot_state is not SlotState.IDLE or lease.rewrite)
+    ):
         # A claim withdrawn, a group released, or a record of a former life: nobody is to wait for it.
         if ctx.now >= lease.renew_at:
             lease.renew_at = ctx.now + POLL_MS * MS
@@ -113,7 +115,9 @@ def _may_claim(state: State, lease: Lease) -> bool:
 def _none(state: State, lease: Lease) -> None:
     """`none`: promises only, and the accepted risk that a silent peer still runs the group."""
     ctx, hb = state.ctx, state.config.heartbeat
-    silent = all(not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left for n in lease.others)
+    silent = all(
+        not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left for n in lease.others
+    )
     granted = ctx.now + state.config.arbiter.lease_ms * MS * OWNER_PART // 100
     if lease.phase is Phase.HELD and lease.needs_arbiter(ctx) and silent:
         if lease.arbiter_until - ctx.now < state.config.arbiter.lease_ms * MS // 2 and lease.alive(ctx):
@@ -155,9 +159,10 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
         health.last_ok_ns, health.latency_us = ctx.now, answer.took_us
         health.uuid = health.uuid or answer.uuid
         health.mismatch.pop(state.me, None)
-    read_only = lease.call.slot is None
+    first = lease.slot_seq < 0
+    waited_for = lease.call.slot is None and not error and (lease.phase is Phase.TAKING or first)
     lease.arbiter_answered(answer, ctx)
-    if read_only and not error and lease.phase in (Phase.TAKING, Phase.HELD) and not lease.standing(ctx.now):
+    if waited_for and not lease.standing(ctx.now):
         lease.renew_at = 0  # what the read was for can begin
     release_checks(lease, ctx)
     refresh(state)
@@ -194,7 +199,11 @@ def refresh(state: State) -> None:
     elif new is ArbiterState.MISMATCH:
         text = "; ".join(health.mismatch.values())
         state.journal.happened(
-            ctx, Kind.ARBITER_MISMATCH, f"arbiter {kind}: {text}; nothing is claimed until all nodes use one", of=kind, **more
+            ctx,
+            Kind.ARBITER_MISMATCH,
+            f"arbiter {kind}: {text}; nothing is claimed until all nodes use one",
+            of=kind,
+            **more,
         )
     elif new in (ArbiterState.RESTING, ArbiterState.ACTIVE):
         state.journal.clear(ctx, Kind.ARBITER_RESTORED, kind, f"arbiter {kind} is good", **more)

@@ -118,7 +118,9 @@ class GroupFacts:
 
     def load(self, data: Any, ctx: Context) -> None:
         """Raises TypeError, ValueError or KeyError: not of this form; nothing is changed then."""
-        owner, token, state, changed, transitions, failovers, moves, reason, text, duration, lease, proof, decided = data
+        owner, token, state, changed, transitions, failovers, moves, reason, text, duration, lease, proof, decided = (
+            data
+        )
         new = GroupFacts(
             str(owner), int(token), GroupState(state), _since(changed, ctx), int(transitions), int(failovers),
             [int(m) for m in moves], Reason(reason), clip(str(text)), int(duration),

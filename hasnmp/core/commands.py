@@ -101,9 +101,7 @@ class Commands:
         else:
             groups = [g for g in names if state.owner(g) == state.me] or (names if len(names) == 1 else [])
             if not groups:
-                raise Refused(
-                    Code.NOT_FOUND, f"{state.me} runs no group, so name the one to move: {', '.join(names)}"
-                )
+                raise Refused(Code.NOT_FOUND, f"{state.me} runs no group, so name the one to move: {', '.join(names)}")
         if row.to:
             self._known(row.to, [n.name for n in state.config.nodes], "node")
         follows: list[Follow] = []
@@ -183,7 +181,8 @@ class Commands:
         if excluded:
             service = state.config.group(group).services[0].name
             raise Refused(
-                Code.TARGET_EXCLUDED, f"{what}{to} is excluded: {excluded}; mend it, then: hasnmp service clear {service}"
+                Code.TARGET_EXCLUDED,
+                f"{what}{to} is excluded: {excluded}; mend it, then: hasnmp service clear {service}",
             )
         if registers.get(RECOVERING, to):
             raise Refused(
@@ -219,7 +218,9 @@ class Commands:
         else:
             others = state.candidates(group)
             if not others:
-                raise Refused(Code.NO_TARGET, f"{what}no other node is able; {placement.why_not_others(state, settings)}")
+                raise Refused(
+                    Code.NO_TARGET, f"{what}no other node is able; {placement.why_not_others(state, settings)}"
+                )
             to = others[0]
         why = f"ordered by {by}" + (f": {reason}" if reason else "")
         kind = Reason.OPERATOR_FORCED if force else Reason.OPERATOR
@@ -310,11 +311,15 @@ class Commands:
         elif verb in (Verb.SERVICE_START, Verb.SERVICE_STOP):
             stop = verb is Verb.SERVICE_STOP
             state.set_register(LOCKED, service.name, (row.reason or f"by {row.requester}") if stop else "")
-            return self._done(row, f"service {service.name} " + ("is kept stopped" if stop else "is started with its group"))
+            return self._done(
+                row, f"service {service.name} " + ("is kept stopped" if stop else "is started with its group")
+            )
         elif not owner:
             raise Refused(Code.NOT_OWNER, f"restart {service.name} refused: nobody runs group {service.group}")
         self._tell_owner(owner, service.group, f"v/{service.name}", int(verb))
-        return self._done(row, f"service {service.name} " + ("is cleared" if verb is Verb.SERVICE_CLEAR else "is restarted"))
+        return self._done(
+            row, f"service {service.name} " + ("is cleared" if verb is Verb.SERVICE_CLEAR else "is restarted")
+        )
 
     def _tell_owner(self, owner: str, group: str, key: str, value: Any) -> None:
         if owner == self.state.me:
@@ -333,7 +338,10 @@ class Commands:
         if service is None:
             code, text = Code.NOT_FOUND, f"no service {event.target!r}"
         elif service.agent != "passive":
-            code, text = Code.NOT_PASSIVE, f"{service.name} is checked by its agent {service.agent}; only passive ones are reported"
+            code, text = (
+                Code.NOT_PASSIVE,
+                f"{service.name} is checked by its agent {service.agent}; only passive ones are reported",
+            )
         else:
             owner = state.owner(service.group)
             if not owner:
@@ -359,7 +367,9 @@ class Commands:
         if kind == "c":
             try:
                 if state.owner(value["group"]) == state.me:
-                    to = self._move_away(value["group"], value["to"], bool(value["force"]), value["reason"], value["by"])
+                    to = self._move_away(
+                        value["group"], value["to"], bool(value["force"]), value["reason"], value["by"]
+                    )
                 else:
                     to = state.me
                     self._take_here(value["group"], bool(value["force"]), value["reason"], value["by"])
@@ -385,7 +395,12 @@ class Commands:
             if Verb(value) is Verb.SERVICE_CLEAR:
                 running.cleared(state.ctx)
                 state.board.groups[service.group].moves.clear()
-            elif run is not None and state.owner(service.group) == state.me and running.stage is Stage.RUNNING and run.idle():
+            elif (
+                run is not None
+                and state.owner(service.group) == state.me
+                and running.stage is Stage.RUNNING
+                and run.idle()
+            ):
                 running.restart(run, state.ctx, counted=False)
         elif kind == "p":
             service = next(s for s in state.config.services() if s.name == name)

@@ -44,7 +44,9 @@ class Durable:
         ceiling = number_of(document.get("ceiling"))
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         nodes = {n.name for n in self.config.nodes}
-        state.last_owner = {g: n for g, n in mapping(document.get("last_owner")).items() if isinstance(n, str) and n in nodes}
+        state.last_owner = {
+            g: n for g, n in mapping(document.get("last_owner")).items() if isinstance(n, str) and n in nodes
+        }
         state.owned = {g: number_of(t) for g, t in mapping(document.get("owned")).items() if g in state.leases}
         for name, lease in state.leases.items():
             lease.holder = event.holder
@@ -80,7 +82,9 @@ class Durable:
         state.persist_at = ctx.now + PERSIST_MS * MS
         self.counters_at = ctx.now + COUNTERS_MS * MS
         self.version += 1
-        ceiling = max(max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + ROOM, state.ceiling)
+        ceiling = max(
+            max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + ROOM, state.ceiling
+        )
         self.persisting[self.version] = ceiling
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,

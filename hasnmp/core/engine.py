@@ -59,7 +59,9 @@ class Engine:
         mine = config.node(node)
         ctx = Context(config, node)
         journal = Journal(node, config.events_keep)
-        board = Board({g.name: GroupFacts() for g in config.groups}, {s.name: ServiceFacts() for s in config.services()})
+        board = Board(
+            {g.name: GroupFacts() for g in config.groups}, {s.name: ServiceFacts() for s in config.services()}
+        )
         self.ctx = ctx
         self.config = config
         self.state = State(
@@ -202,6 +204,10 @@ class Engine:
         ctx.deadline = ctx.now + 1000 * MS
         self._look_peers()
         self._look_start()
+        unable = {g: state.unable(g) for g in state.leases}
+        if unable != state.unable_why:
+            ctx.beat |= any(bool(why) is not bool(state.unable_why.get(g, "?")) for g, why in unable.items())
+            state.unable_why = unable
         for group in self.config.groups:
             lease, running = state.leases[group.name], state.running[group.name]
             self._look_taken(group.name, lease)
@@ -231,7 +237,7 @@ class Engine:
             if lost:
                 self._lost(peer)
                 continue
-            if late and not peer.late:
+            if late and not peer.late and not peer.flags & NodeFlag.LEAVING:
                 peer.late = True
                 peer.late_count += 1
                 state.journal.count("heartbeats_late")
@@ -259,7 +265,11 @@ class Engine:
                 )  # fmt: skip
             elif state.journal.alarms and peer.heard():
                 state.journal.clear(
-                    ctx, Kind.CONFIG_RESOLVED, peer.name, f"the configuration of {peer.name} equals ours", peer=peer.name
+                    ctx,
+                    Kind.CONFIG_RESOLVED,
+                    peer.name,
+                    f"the configuration of {peer.name} equals ours",
+                    peer=peer.name,
                 )
 
     def _lost(self, peer: Peer) -> None:
@@ -329,7 +339,11 @@ class Engine:
             horizon = ctx.wall_ms() - running.group.failover_within_s * 1000
             if state.journal.alarms and len([m for m in facts.moves if m > horizon]) < running.group.failover_limit:
                 state.journal.clear(
-                    ctx, Kind.FAILOVER_LIMIT_CLEARED, name, f"group {name} may be moved again for a failed service", group=name
+                    ctx,
+                    Kind.FAILOVER_LIMIT_CLEARED,
+                    name,
+                    f"group {name} may be moved again for a failed service",
+                    group=name,
                 )
         elif facts.owner == state.me and not state.owns(name):
             facts.owner, facts.lease_until_ns, facts.proof = "", 0, Proof.NONE
@@ -340,7 +354,9 @@ class Engine:
                     ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {facts.owner} now",
                     group=name, service=run.settings.name,
                 )  # fmt: skip
-            state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} is with {state.owner(name)} now", group=name)
+            state.journal.clear(
+                ctx, Kind.GROUP_RESTORED, name, f"group {name} is with {state.owner(name)} now", group=name
+            )
             state.journal.clear(
                 ctx, Kind.FAILOVER_LIMIT_CLEARED, name, f"group {name} is with {state.owner(name)} now", group=name
             )

@@ -185,8 +185,19 @@ class Shutdown:
 
 
 Event = (
-    Started | Tick | Received | Rejected | Sent | Extended | Released | ArbiterAnswer | AgentResult | ServiceExited
-    | CommandIn | Persisted | Shutdown
+    Started
+    | Tick
+    | Received
+    | Rejected
+    | Sent
+    | Extended
+    | Released
+    | ArbiterAnswer
+    | AgentResult
+    | ServiceExited
+    | CommandIn
+    | Persisted
+    | Shutdown
 )
 
 # --------------------------------------------------------------------------------------------------------- effects

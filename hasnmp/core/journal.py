@@ -106,9 +106,7 @@ class Journal:
         while len(self.events) > self.keep:
             del self.events[next(iter(self.events))]
         if kind in ALARMS:
-            raised = AlarmRow(
-                key, kind, severity, self.node, of, ctx.now, event.wall_ms, event.id, event.message
-            )
+            raised = AlarmRow(key, kind, severity, self.node, of, ctx.now, event.wall_ms, event.id, event.message)
             self.alarms[key] = raised
         elif cleared:
             del self.alarms[cleared]

@@ -130,9 +130,9 @@ class Lease:
             again = (self.promised_to, self.promised_token) == (asker.holder, entry.token)
             if not again and entry.token < self.next_token():
                 return None
-        elif not stands and (entry.token < self.token_seen or (
-            entry.token == self.token_seen and self.seen_owner != asker.sender
-        )):
+        elif not stands and (
+            entry.token < self.token_seen or (entry.token == self.token_seen and self.seen_owner != asker.sender)
+        ):
             return None  # a lease that somebody has outbid is not begun again
         if entry.flags & GroupFlag.OWNER:
             self.learn(entry.token, asker.sender)
@@ -225,7 +225,9 @@ class Lease:
         self.token_floor = max(self.token_floor, self.token)
         self.conflict = why
         self.until = self.arbiter_until = 0
-        self.retry_at = ctx.now + ctx.config.heartbeat.interval_ms * MS + ctx.jitter(ctx.config.heartbeat.dead_after_ms * MS)
+        self.retry_at = (
+            ctx.now + ctx.config.heartbeat.interval_ms * MS + ctx.jitter(ctx.config.heartbeat.dead_after_ms * MS)
+        )
         ctx.dirty = True
 
     def promised(self, node: str, entry: GroupEntry, asked_ns: int) -> None:
@@ -264,7 +266,15 @@ class Lease:
         if self.phase not in (Phase.HELD, Phase.RELEASING):
             return Proof.NONE
         promises, arbiter = self.promise_until(now) > now, self.arbiter_until > now
-        return Proof.BOTH if promises and arbiter else Proof.PROMISES if promises else Proof.ARBITER if arbiter else Proof.NONE
+        return (
+            Proof.BOTH
+            if promises and arbiter
+            else Proof.PROMISES
+            if promises
+            else Proof.ARBITER
+            if arbiter
+            else Proof.NONE
+        )
 
     def grant(self, ctx: Context) -> HeldLease | None:
         """The expiry to hand to the guardian if it has grown worth while; turns TAKING into HELD."""
@@ -397,7 +407,9 @@ class Lease:
         if call.slot is None or call.slot.state is SlotState.IDLE or isinstance(own, str) or own is None:
             return
         if own.seq != call.slot.seq:
-            self.conflict = f"own slot reads back sequence {own.seq} instead of {call.slot.seq}: not the disk that was written"
+            self.conflict = (
+                f"own slot reads back sequence {own.seq} instead of {call.slot.seq}: not the disk that was written"
+            )
             return
         if call.slot.token != self.token or self.phase in (Phase.NONE, Phase.LOST):
             return  # given up meanwhile

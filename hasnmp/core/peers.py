@@ -116,7 +116,9 @@ def take_in(peer: Peer, link: str, datagram: Datagram, incarnation: int, ctx: Co
     if first:
         peer.seq = datagram.seq
         peer.echo = (datagram.incarnation, datagram.seq)
-        peer.holder, peer.digest = datagram.holder, datagram.digest
+        if (peer.holder, peer.digest) != (datagram.holder, datagram.digest):
+            peer.holder, peer.digest = datagram.holder, datagram.digest
+            ctx.dirty = True
     if datagram.kind is DatagramKind.ANSWER and asked.heartbeat:
         asked.answered.add(link)
         way.round_trip_us = (ctx.now - asked.sent_ns) // 1000
@@ -156,5 +158,3 @@ def silence(peer: Peer, ctx: Context) -> tuple[bool, bool, list[Link]]:
         else:
             ctx.wake(end)
     return ctx.now >= late_at, ctx.now >= lost_at, down
-
-

@@ -102,7 +102,10 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
         return f"frozen ({registers.get(FREEZE, name)}); to end that: hasnmp thaw {name}", 0
     inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
     if inhibit and last not in ("", state.me):
-        return f"automatic failover is inhibited ({inhibit}); hasnmp permit {name}, or: hasnmp failover {name} --to {state.me}", 0
+        return (
+            f"automatic failover is inhibited ({inhibit}); hasnmp permit {name}, or: hasnmp failover {name} --to {state.me}",
+            0,
+        )
     if ctx.now < state.yield_until.get(name, 0):
         return "it was just given up here", state.yield_until[name]
     order_of = [last, *(n for n in group.nodes if n != last)] if last in group.nodes else list(group.nodes)
@@ -146,6 +149,7 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         state.orders.pop(name, None)
         state.handed.pop(name, None)
         state.journal.changed = True
+        state.persist_at = 0  # at once: a node that dies now must know afterwards that it had the group
         running.start(ctx, state.adopted.pop(name, {}))
         return
     move = state.moves.get(name)
@@ -214,7 +218,9 @@ def _service_failed(state: State, group: Group, running: Running) -> None:
             reason=Reason.SERVICE_FAILED,
         )  # fmt: skip
     elif not others:
-        state.decided(name, f"stays on {state.me} although {why}: no other node is able; {why_not_others(state, group)}")
+        state.decided(
+            name, f"stays on {state.me} although {why}: no other node is able; {why_not_others(state, group)}"
+        )
     else:
         facts.moves.append(ctx.wall_ms())
         begin_move(state, group, Move(others[0], Reason.SERVICE_FAILED, why))
@@ -362,7 +368,9 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
     ctx, name = state.ctx, group.name
     lease, facts, registers = state.leases[name], state.board.groups[name], state.board.registers
     owner = state.owner(name)
-    lines = [f"group {name}: {state.group_state(name).name.lower()}" + (f" on {owner}" if owner else ", owned by nobody")]
+    lines = [
+        f"group {name}: {state.group_state(name).name.lower()}" + (f" on {owner}" if owner else ", owned by nobody")
+    ]
     if state.owns(name):
         left = max(0, lease.acked - ctx.now) // MS
         lines.append(f"lease: token {lease.token}, {left} ms left, by {lease.proof(ctx.now).name.lower()}")

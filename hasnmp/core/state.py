@@ -82,12 +82,15 @@ class State:
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
     handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
+    unable_why: dict[str, str] = field(default_factory=dict)  # group -> unable(), as of the last look
     yield_until: dict[str, int] = field(default_factory=dict)
     came_from: dict[str, str] = field(default_factory=dict)  # group -> the node that handed it to this one
     unowned_ns: dict[str, int] = field(default_factory=dict)
     last_owner: dict[str, str] = field(default_factory=dict)
     owned: dict[str, int] = field(default_factory=dict)  # group -> token of ours that was never released
-    adopted: dict[str, dict[str, int]] = field(default_factory=dict)  # group -> service -> pid, before the group's start
+    adopted: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # group -> service -> pid, before the group's start
     decisions: dict[str, list[Decision]] = field(default_factory=dict)
     fit_since: dict[str, int] = field(default_factory=dict)  # node -> since when it is up, for failback
     limit_told: set[str] = field(default_factory=set)
@@ -137,7 +140,9 @@ class State:
         if registers.get(RECOVERING, self.me):
             return f"{self.me} is recovering ({registers.get(RECOVERING, self.me)}); when it is sound: hasnmp recover {self.me}"
         if registers.get(STANDBY, self.me):
-            return f"{self.me} is on standby ({registers.get(STANDBY, self.me)}); to take it back: hasnmp online {self.me}"
+            return (
+                f"{self.me} is on standby ({registers.get(STANDBY, self.me)}); to take it back: hasnmp online {self.me}"
+            )
         excluded = registers.get(EXCLUDED, f"{group}/{self.me}")
         if excluded:
             return f"{self.me} is excluded: {excluded}; when that is mended: hasnmp service clear NAME"

@@ -43,7 +43,9 @@ class Talk:
             return
         if not d.flags & NodeFlag.LEAVING and d.incarnation not in peer.retired:
             for lease in state.leases.values():
-                if lease.left.pop(peer.name, None) is not None:  # before any answer: it must not think that we count on it
+                if (
+                    lease.left.pop(peer.name, None) is not None
+                ):  # before any answer: it must not think that we count on it
                     state.journal.changed = True
         heard, refused = take_in(peer, link, d, state.incarnation, ctx)
         if refused:
@@ -235,7 +237,7 @@ class Talk:
             flags, token = GroupFlag.RELEASED, lease.released_token
             if state.handed.get(group) == (lease.released_token, to):
                 flags |= GroupFlag.HANDOVER
-        if not state.unable(group):
+        if not state.unable_why.get(group, "not looked yet"):
             flags |= GroupFlag.ABLE
         return GroupEntry(group, flags, token)
 

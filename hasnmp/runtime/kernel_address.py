@@ -106,13 +106,16 @@ class KernelAddresses:
         try:
             self._mended(lambda: self._filter.protect(ip, f"{service} {interface}/{prefix}"))
             self._protected[ip] = f"{service} {interface}/{prefix}"
-            self._mended(lambda: self._filter.shut_out(ip))
             self._delete(ip, prefix, index)
-            self._filter.let_in(ip, FIRST_MS)
+            try:
+                self._mended(lambda: self._filter.let_in(ip, FIRST_MS))
+            except FileExistsError:  # left by an addition that failed half-way
+                self._filter.shut_out(ip)
+                self._filter.let_in(ip, FIRST_MS)
             live = Live(service, ip, prefix, interface, index, self._clock())
             self._arm(live, until_ns)
             self._live[service] = live
-            set_address(self._route, ip, prefix, index, self._valid_s(until_ns))
+            self._set(live, until_ns)
         except Lapsed:
             self.remove(service)
             raise AddressError(f"{ip} not added: the lease ended, or the machine stalled, meanwhile") from None
@@ -121,19 +124,14 @@ class KernelAddresses:
             raise AddressError(f"{ip}/{prefix} not added to {interface}: {error}") from None
 
     def renew(self, service: str, until_ns: int) -> None:
-        """Let the address answer until until_ns at most. Raises AddressError: its own lease has ended, so it is off now.
-
-        A process that freezes between reading the clock and the kernel's taking the renewal, for less than the old
-        element's life, would give too much by as long as it was frozen: so the time is looked at afterwards, and the
-        renewal done again.
-        """
+        """Let the address answer until until_ns at most. Raises AddressError: its own lease has ended, so it is off now."""
         live = self._live[service]
         try:
             try:
                 self._arm(live, until_ns)
             except Damaged as damage:
                 self._restore(str(damage), until_ns, live)
-            set_address(self._route, live.ip, live.prefix, live.index, self._valid_s(until_ns))
+            self._set(live, until_ns)
         except Lapsed:
             self.remove(service)
             raise AddressError(f"{live.ip} ended by the kernel: not renewed within its lease") from None
@@ -168,6 +166,11 @@ class KernelAddresses:
     # ------------------------------------------------------------------------------------------------------- the parts
 
     def _arm(self, live: Live, until_ns: int) -> None:
+        """Give the element what is left of the lease. Raises Lapsed: nothing is, or the element has lapsed.
+
+        Its timer is a relative one: if we are stopped between the look at the clock and the deed, it outlives the
+        lease. So the time is looked at again, and the deed done again if it came late.
+        """
         while True:
             now = self._clock()
             left_ms = (until_ns - now) // 1_000_000
@@ -179,8 +182,16 @@ class KernelAddresses:
             if self._clock() - now < LATE_NS:
                 return
 
-    def _valid_s(self, until_ns: int) -> int:
-        return max(1, (until_ns - self._clock()) // 1_000_000_000)
+    def _set(self, live: Live, until_ns: int) -> None:
+        """Put the address on its interface, or renew it there. Raises Lapsed: the lease ended meanwhile."""
+        while True:
+            now = self._clock()
+            if now >= until_ns:
+                raise Lapsed(live.ip)
+            valid_s = max(1, (until_ns - now) // 1_000_000_000)
+            set_address(self._route, live.ip, live.prefix, live.index, valid_s)
+            if self._clock() - now < LATE_NS:
+                return
 
     def _mended(self, change: Callable[[], None]) -> None:
         """Do the change; if the tables were tampered with, restore them and do it once more."""
@@ -194,9 +205,13 @@ class KernelAddresses:
         """Make the tables anew, with every address that is live; for `only` a lease is known, others keep theirs."""
         self._filter.install(self._protected)
         for live in self._live.values():
-            self._filter.let_in(live.ip, FIRST_MS)
+            until = until_ns if live is only else live.until_ns
             try:
-                self._arm(live, until_ns if live is only else live.until_ns)
+                # The address is there already, so what has no lease must not answer even for FIRST_MS.
+                if until - self._clock() < FIRST_MS * 1_000_000:
+                    raise Lapsed(live.ip)
+                self._filter.let_in(live.ip, FIRST_MS)
+                self._arm(live, until)
             except Lapsed:
                 if live is only:
                     raise
