@@ -15,7 +15,6 @@ Source: linux/netfilter/nf_tables.h; RFC 826 (ARP), RFC 4861 sections 4.3 and 4.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import os
@@ -213,16 +212,12 @@ class PacketFilter:
 
     def shut_out(self, ip: str) -> None:
         """End the address's life at once; quietly if it has ended. Raises Damaged."""
-        requests = [self._element(DELSETELEM, family, ip) for family in self._families(ip)]
-        try:
-            self._batch(requests)
-            return
-        except FileNotFoundError:
-            if damage := self.damage():
-                raise Damaged(damage) from None
-        for request in requests if len(requests) > 1 else ():  # one of them may have lapsed, and the other not yet
-            with contextlib.suppress(FileNotFoundError):
-                self._batch([request])
+        for family in self._families(ip):  # a batch each: one of them may have lapsed, and the other not yet
+            try:
+                self._batch([self._element(DELSETELEM, family, ip)])
+            except FileNotFoundError:
+                if damage := self.damage():
+                    raise Damaged(damage) from None
 
     def damage(self) -> str:
         """What is missing of our tables; "" if they are as install() left them."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from hasnmp.model import Verb
 from tests.bench.peers import Keepalived
-from tests.cluster.lab import Lab, wait_for
-from tests.cluster.pair import LAN, NODES, PROJECT, PYTHON, SECRETS, VIP, Group, Pair, Timing, cpu_s, pss_kb
+from tests.cluster.lab import PROJECT, Lab, wait_for
+from tests.cluster.pair import LAN, NODES, PYTHON, SECRETS, VIP, Group, Pair, Timing, cpu_s, pss_kb
 from tests.cluster.watch import Watch
 
 PERIOD_MS = 2.0

@@ -8,7 +8,6 @@ every failover that is measured.
 
 import os
 import sys
-
 from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_DGRAM, SOL_SOCKET, socket
 
 sock = socket(AF_INET6 if ":" in sys.argv[1] else AF_INET, SOCK_DGRAM)

@@ -29,7 +29,7 @@ FLUSH_NS = 20_000_000
 
 def checksum(data: bytes) -> int:
     """RFC 1071, data of even length."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -104,12 +105,12 @@ class Watch:
         times = [x.at_ns for x in self.routed(0, until_ns)]
         first = bisect_left(times, since_ns)
         points = [times[first - 1] if first else since_ns, *times[first:], until_ns]
-        gaps = zip(points, points[1:], strict=False)
+        gaps = itertools.pairwise(points)
         return max(0.0, max((end - begin) / MS - self._deaf_ms(begin, end) for begin, end in gaps))
 
     def _deaf_ms(self, begin_ns: int, end_ns: int) -> float:
         inside = [ns for ns in list(self.sent_ns) if begin_ns <= ns <= end_ns]
-        late = zip(inside, inside[1:], strict=False)
+        late = itertools.pairwise(inside)
         return sum(gap for a, b in late if (gap := (b - a) / MS - self.period_ms) > self.period_ms)
 
     def doubles(self, since_ns: int = 0) -> list[str]:
@@ -121,7 +122,7 @@ class Watch:
         answers = [x for x in list(self.answers) if x.at_ns >= since_ns]
         direct = sorted((x for x in answers if x.kind == "d"), key=lambda x: x.number)
         for order, what in ((direct, "number"), (sorted(answers, key=lambda x: x.at_ns), "at_ns")):
-            for one, two in zip(order, order[1:], strict=False):
+            for one, two in itertools.pairwise(order):
                 near = two.number - one.number <= 1 if what == "number" else two.at_ns - one.at_ns < self.period_ms * MS
                 if one.node != two.node and near:
                     found.append(f"{one.node} (token {one.token}) and {two.node} (token {two.token}) answered probes "
@@ -133,4 +134,4 @@ class Watch:
         """Where a later answer carried a lower token than an earlier one: tokens only rise."""
         routed = self.routed()
         return [f"{two.node} token {two.token} after {one.node} token {one.token}"
-                for one, two in zip(routed, routed[1:], strict=False) if two.token < one.token]  # fmt: skip
+                for one, two in itertools.pairwise(routed) if two.token < one.token]  # fmt: skip

@@ -7,7 +7,8 @@ answer can be late, bad or missing.
     cluster a b [c]  me=a links=lan,cross groups=nfs,db order=nfs:b,a services=web,ip:address,feed:passive arbiter=none
             restart=0 then=stop limit=1 failback=automatic recovery=automatic fail_after=2
     start   holder=aaaa lease=nfs:5:900ms adopted=web:77 cleaned=web durable=saved|{json}    a new engine, on the same disk
-    at 1500ms | +200ms                        let time pass; the engine is woken at each of its deadlines (nap: only at the end)
+    at 1500ms | +200ms                        let time pass; the engine is woken at each of its deadlines
+    nap 900ms | sleep 900ms                   the same without waking it: one late tick at the end, or none
     peer b  nfs=able:3 silent|back promises=no flags=leaving holder=b2 restart digest=other   b answers and beats by itself
     hear b heartbeat|answer nfs=owner,ask:5 nfs=promise:5:1000ms echo=none|older|-1500ms inc=7 link=lan seq=-1 flags=starting
     replay b                                  the last datagram of b once more
@@ -402,6 +403,10 @@ class Driver:
 
     def do_at(self, words: list[str], _: dict[str, str]) -> None:
         self.advance(BOOT + milliseconds(words[0]))
+
+    def do_sleep(self, words: list[str], _: dict[str, str]) -> None:
+        """The engine is not scheduled for so long, and whatever follows reaches it before any tick does."""
+        self.now += milliseconds(words[0])
 
     def do_nap(self, words: list[str], _: dict[str, str]) -> None:
         """The engine is not scheduled for so long: one late tick at the end."""
