@@ -100,7 +100,11 @@ class AddressAgent:
 
     def _announce_once(self) -> None:
         try:
-            self._neighbours.announce(self._ip, neighbours.interface(self._interface))
+            where = neighbours.interface(self._interface)
+            # ARP by a packet socket passes no packet filter: nothing but this look keeps an engine that was frozen past
+            # its lease from drawing the clients away from the new owner.
+            if self._host.lease_alive(self._service.group):
+                self._neighbours.announce(self._ip, where)
         except OSError as error:
             # The check says what is wrong with the interface; a lost announcement is repeated anyway.
             self._host.log.warning("announcement_failed", service=self._service.name, ip=str(self._ip), why=str(error))

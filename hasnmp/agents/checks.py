@@ -7,6 +7,8 @@ its time limit (acting.py). Names are never looked up, for a look-up would need 
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import ipaddress
 import os
 import socket
@@ -28,6 +30,35 @@ class Verdict(NamedTuple):
     outcome: Outcome
     message: str
     pid: int = 0
+
+
+def glance(check: settings.Check) -> Verdict | None:
+    """The verdict of a check that is a mere connection, if it is there (or refused) at once, as from this machine it is.
+
+    None: it takes its time, or the check wants more. A tenth of what it costs to wait for it in the loop.
+    """
+    if check.type != "tcp" or check.send or check.expect:
+        return None
+    place = f"{check.host}:{check.port}"
+    try:
+        family = _family(check.host)
+        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
+            error = sock.connect_ex((check.host, check.port))
+            if error == errno.EINPROGRESS:  # on one machine all of the handshake is done by now: ask what came of it
+                error = sock.connect_ex((check.host, check.port))
+    except (OSError, ValueError) as problem:
+        return Verdict(Outcome.FAILED, f"{place}: {_why(problem)}")
+    if error in (errno.EINPROGRESS, errno.EALREADY):
+        return None
+    if error:
+        return Verdict(Outcome.FAILED, f"{place}: {os.strerror(error)}")
+    return Verdict(Outcome.OK, f"{place} accepts connections")
+
+
+@functools.cache
+def _family(host: str) -> socket.AddressFamily:
+    """Raises ValueError: host is not an IP address."""
+    return socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
 
 
 async def ask(service: settings.Service, host: Host, timeout_ms: int) -> Verdict:
@@ -65,9 +96,8 @@ class _Connection:
     def __init__(self, host: str, port: int) -> None:
         """Raises ValueError: host is not an IP address; OSError: no socket can be had."""
         self._place = (host, port)
-        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
         self._loop = asyncio.get_running_loop()
-        self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._sock = socket.socket(_family(host), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
     async def __aenter__(self) -> _Connection:
         """Raises OSError: no connection."""

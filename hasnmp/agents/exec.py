@@ -32,6 +32,7 @@ class ExecAgent:
         self._cwd, self._user = str(options.get("cwd") or ""), str(options.get("user") or "")
         self._stop_signal = signal.Signals[f"SIG{options.get('stop_signal') or 'TERM'}"]
         self._program: Program | None = None
+        self._at_once = True  # its check may be answered at a glance
 
     def adopt(self, running: Running) -> None:
         """Go on with a program from before this engine's start."""
@@ -131,7 +132,11 @@ class ExecAgent:
             return Verdict(Outcome.NOT_RUNNING, "its program does not run")
         if self._service.check.type == "process":
             return Verdict(Outcome.OK, "its program lives", program.pid)
-        return None
+        if not self._at_once:
+            return None
+        verdict = checks.glance(self._service.check)
+        self._at_once = verdict is not None  # once was enough to know that it has to be waited for
+        return verdict._replace(pid=program.pid) if verdict is not None else None
 
     async def check(self, act: Act) -> Verdict:
         pid = self._program.pid if self._program is not None else 0

@@ -11,6 +11,7 @@ from hasnmp import settings
 from hasnmp.core.events import Event, HeldLease, Outcome, ServiceExited
 from hasnmp.errors import HasnmpError
 from hasnmp.runtime import messages
+from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import AddressDone, AddressLost, AddressOp, Exited, Purpose, RunFailed, RunStarted
 
 
@@ -66,6 +67,21 @@ class Host:
         self._addresses: dict[tuple[str, AddressOp], asyncio.Future[AddressDone]] = {}
         self._on_lost: dict[str, Callable[[str], None]] = {}
         self._tokens: dict[str, int] = {}
+        self._until_ns: dict[str, int] = {}
+
+    def extended(self, leases: tuple[HeldLease, ...]) -> None:
+        """The guardian acknowledged these."""
+        for lease in leases:
+            self._until_ns[lease.group] = max(lease.until_ns, self._until_ns.get(lease.group, 0))
+
+    def released(self, group: str) -> None:
+        """The guardian confirmed that the lease is given up."""
+        self._until_ns.pop(group, None)
+
+    def lease_alive(self, group: str) -> bool:
+        """Is there an acknowledged lease of the group now? To be asked right before what only its owner may do, and the
+        kernel would not stop: an engine that was frozen goes on in the middle of what it did."""
+        return boottime_ns() < self._until_ns.get(group, 0)
 
     def token(self, lease: HeldLease) -> None:
         """A lease went to the guardian: what starts from now on is told this token."""

@@ -157,7 +157,9 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
     else:
         health.failing.pop(answer.group, None)
         health.last_ok_ns, health.latency_us = ctx.now, answer.took_us
-        health.uuid = health.uuid or answer.uuid
+        if not health.uuid and answer.uuid:
+            health.uuid = answer.uuid
+            compare(state)
         health.mismatch.pop(state.me, None)
     first = lease.slot_seq < 0
     waited_for = lease.call.slot is None and not error and (lease.phase is Phase.TAKING or first)
@@ -166,6 +168,19 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
         lease.renew_at = 0  # what the read was for can begin
     release_checks(lease, ctx)
     refresh(state)
+
+
+def compare(state: State) -> None:
+    """Do the peers use the lease disk that this node uses? By the UUID that each tells."""
+    health = state.arbiter
+    before = dict(health.mismatch)
+    for node, doc in state.peer_docs.items():
+        uuid = str(doc.get("uuid") or "")
+        health.mismatch.pop(node, None)
+        if uuid and health.uuid and uuid != health.uuid:
+            health.mismatch[node] = f"{node} uses arbiter {uuid}, this node {health.uuid}"
+    if health.mismatch != before:
+        refresh(state)
 
 
 def refresh(state: State) -> None:

@@ -20,6 +20,8 @@ from hasnmp.core.state import Move, Order, State
 from hasnmp.errors import Code, Refused
 from hasnmp.model import CommandRow, CommandState, GroupState, Kind, NodeState, Reason, Verb
 
+KEEP_MS = 3000  # how long a register may take to become durable before the command says that it is not
+
 
 @dataclass(slots=True)
 class Follow:
@@ -32,6 +34,8 @@ class Follow:
     token: int = 0  # of the lease that is to be given up
     node: str = ""  # of a standby: done when it owns nothing
     asked: str = ""  # a peer whose answer is awaited
+    kept: int = 0  # of a register: done when the document of this version is on the disk
+    text: str = ""
     until_ns: int = 0
 
 
@@ -69,6 +73,13 @@ class Commands:
 
     def _done(self, row: CommandRow, text: str) -> CommandRow:
         return self.state.journal.update(self.state.ctx, row, CommandState.DONE, Code.DONE, text)
+
+    def _kept(self, row: CommandRow, text: str) -> CommandRow:
+        """A register is set and in force; the command is done once a restart can't undo it."""
+        state = self.state
+        state.persist_at = 0
+        follow = Follow(row, kept=state.persist_version + 1, text=text, until_ns=state.ctx.now + KEEP_MS * MS)
+        return self._running(row, f"{text}; being made durable", follow)
 
     def _running(self, row: CommandRow, text: str, follow: Follow) -> CommandRow:
         state = self.state
@@ -274,7 +285,7 @@ class Commands:
             state.ctx, Kind.INHIBIT_CHANGED, f"{word}, by {row.requester}" + (f": {row.reason}" if row.reason else ""),
             group=row.target, reason=Reason.OPERATOR, state=int(on) + 1,
         )  # fmt: skip
-        return self._done(row, word)
+        return self._kept(row, word)
 
     def _node(self, row: CommandRow) -> CommandRow:
         state, verb = self.state, row.verb
@@ -284,17 +295,17 @@ class Commands:
             if not registers.get(RECOVERING, node):
                 raise Refused(Code.NOT_RECOVERING, f"recover {node} refused: it is not recovering")
             state.set_register(RECOVERING, node, "")
-            return self._done(row, f"{node} is recovered and may take groups again")
+            return self._kept(row, f"{node} is recovered and may take groups again")
         if verb is Verb.ONLINE:
             if not registers.get(STANDBY, node):
                 raise Refused(Code.ALREADY_THERE, f"online {node} refused: it is not on standby")
             state.set_register(STANDBY, node, "")
-            return self._done(row, f"{node} may take groups again")
+            return self._kept(row, f"{node} may take groups again")
         if registers.get(STANDBY, node):
             raise Refused(Code.ALREADY_THERE, f"standby {node} refused: it is on standby already")
         state.set_register(STANDBY, node, row.reason or f"by {row.requester}")
         if not any(state.owner(g.name) == node for g in state.config.groups):
-            return self._done(row, f"{node} is on standby; it ran no group")
+            return self._kept(row, f"{node} is on standby; it ran no group")
         return self._running(row, f"{node} moves its groups away", Follow(row, node=node))
 
     def _service(self, row: CommandRow) -> CommandRow:
@@ -311,7 +322,9 @@ class Commands:
         elif verb in (Verb.SERVICE_START, Verb.SERVICE_STOP):
             stop = verb is Verb.SERVICE_STOP
             state.set_register(LOCKED, service.name, (row.reason or f"by {row.requester}") if stop else "")
-            return self._done(
+            if not stop:
+                self._tell_owner(owner, service.group, f"v/{service.name}", int(verb))
+            return self._kept(
                 row, f"service {service.name} " + ("is kept stopped" if stop else "is started with its group")
             )
         elif not owner:
@@ -395,12 +408,12 @@ class Commands:
             if Verb(value) is Verb.SERVICE_CLEAR:
                 running.cleared(state.ctx)
                 state.board.groups[service.group].moves.clear()
-            elif (
-                run is not None
-                and state.owner(service.group) == state.me
-                and running.stage is Stage.RUNNING
-                and run.idle()
-            ):
+            elif run is None or not state.leases[service.group].alive(state.ctx) or running.stage is not Stage.RUNNING:
+                return
+            elif Verb(value) is Verb.SERVICE_START:
+                run.given_up = False
+                state.ctx.dirty = True
+            elif run.idle():
                 running.restart(run, state.ctx, counted=False)
         elif kind == "p":
             service = next(s for s in state.config.services() if s.name == name)
@@ -423,10 +436,21 @@ class Commands:
         for follow in list(self.follows):
             if follow not in self.follows:
                 continue
-            if follow.node:
+            if follow.kept:
+                self._look_kept(follow)
+            elif follow.node:
                 self._look_standby(follow)
             else:
                 self._look_failover(follow)
+
+    def _look_kept(self, follow: Follow) -> None:
+        if self.state.persisted_version >= follow.kept:
+            self._end(follow, CommandState.DONE, Code.DONE, follow.text)
+        elif self.state.ctx.now >= follow.until_ns:
+            text = f"{follow.text}; but not durable after {KEEP_MS} ms: the store does not answer, see its log"
+            self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
+        else:
+            self.state.ctx.wake(follow.until_ns)
 
     def _look_standby(self, follow: Follow) -> None:
         state, node = self.state, follow.node

@@ -82,6 +82,7 @@ class Durable:
         state.persist_at = ctx.now + PERSIST_MS * MS
         self.counters_at = ctx.now + COUNTERS_MS * MS
         self.version += 1
+        state.persist_version = self.version
         ceiling = max(
             max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + ROOM, state.ceiling
         )
@@ -106,6 +107,7 @@ class Durable:
         ctx.dirty = True
         if event.ok:
             state.ceiling = max(state.ceiling, ceiling)
+            state.persisted_version = max(state.persisted_version, event.version)
             if self.leave_stage == 2 and event.version >= self.leave_version:
                 self.leave_stage, self.leave_at = 3, ctx.now
                 for lease in state.leases.values():

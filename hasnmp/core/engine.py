@@ -40,7 +40,7 @@ from hasnmp.core.events import (
     Tick,
 )
 from hasnmp.core.exchange import Stream
-from hasnmp.core.journal import Journal
+from hasnmp.core.journal import Journal, mapping
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Link, Peer, silence
 from hasnmp.core.running import Run, Running, Stage
@@ -105,6 +105,7 @@ class Engine:
             if rounds >= 8:  # parts that answer each other within one moment come to rest long before this
                 ctx.wake(now_ns + MS)
                 break
+        ctx.deadline = max(ctx.deadline, now_ns + MS // 2)  # a moment that is past already must not make us spin
         if ctx.beat or now_ns >= self.talk.beat_at:
             self.talk.beat()
         self.talk.pump()
@@ -181,7 +182,7 @@ class Engine:
             group = next((s.group for s in self.config.services() if s.name == adopted.service), "")
             if group and state.owns(group):
                 state.adopted.setdefault(group, {})[adopted.service] = adopted.pid
-        if event.durable and not event.durable.get("left_in_order"):
+        if event.durable and not mapping(event.durable).get("left_in_order"):
             me = state.me
             state.journal.happened(
                 ctx, Kind.ENGINE_DOWN, f"the engine of {me} had ended without leaving", of=me, reason=Reason.RESTART
@@ -348,7 +349,7 @@ class Engine:
         elif facts.owner == state.me and not state.owns(name):
             facts.owner, facts.lease_until_ns, facts.proof = "", 0, Proof.NONE
             running.gone(ctx)
-        elif state.journal.alarms and state.owner(name):
+        elif state.journal.alarms and not state.owns(name) and state.owner(name):
             for run in running.runs:  # it is the new owner's to tell of its services
                 state.journal.clear(
                     ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {facts.owner} now",

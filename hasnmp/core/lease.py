@@ -195,6 +195,7 @@ class Lease:
             self.token = self.next_token()
             self.promises.clear()
             self.asked.clear()
+            self.arbiter_until = 0  # a claim that was won with the old number is none with the new
             ctx.beat = True
 
     def _yields_to(self, sender: str, entry: GroupEntry) -> bool:
@@ -435,11 +436,11 @@ class Lease:
             self.learn(slot.token, node)
 
     def _claimed(self, end: int, ctx: Context) -> None:
-        why = self.standing(self.read_at)  # as it was when it was read: a late answer knows nothing of later
+        # As it was when it was read: a late answer knows nothing of later.
+        why = self.conflict = self.standing(self.read_at)
         if not why:
-            self.arbiter_until = end
+            self.arbiter_until = 0 if self.outbid() else end
             return
-        self.conflict = why
         order = self.group.nodes
         rivals = [n for n, s in self.seen.items() if s.standing(self.read_at)]
         later = all(

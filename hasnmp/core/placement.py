@@ -63,11 +63,11 @@ def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> No
     elif facts.decided_ms == 0:
         last = state.last_owner[name]
         peer = state.peers.get(last)
-        facts.reason = Reason.NODE_LOST
-        facts.reason_text = (
-            f"{last} was last heard {state.seconds(peer.heard_ns)} ago"
-            if peer and peer.heard_ns else f"{last}, its last owner, is not heard"
-        )  # fmt: skip
+        if peer is not None and peer.heard():
+            facts.reason, facts.reason_text = Reason.LEASE_LOST, f"{last} had it and does not take it up again"
+        else:
+            silent = f"was last heard {state.seconds(peer.heard_ns)} ago" if peer and peer.heard_ns else "is not heard"
+            facts.reason, facts.reason_text = Reason.NODE_LOST, f"{last}, its last owner, {silent}"
     if not facts.decided_ms:
         facts.decided_ms = ctx.wall_ms(since)
     state.decided(name, f"taking it with token {token}: {facts.reason_text}")
@@ -94,7 +94,7 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
             ), 0
         left = max(0, lease.promised_until - ctx.now) // MS
         whom = "whoever had it before this start" if lease.promised_to == UNKNOWN_HOLDER else lease.promised_node
-        return f"promised to {whom} for {left} ms more", lease.promised_until
+        return f"promised to {whom} for {left} ms more", lease.promised_until if left else 0
     if order is not None:
         return "", 0
     last = state.last_owner.get(name, "")

@@ -43,6 +43,7 @@ class Run:
     retry_at: int = 0
     failing: int = 0  # checks that failed in a row
     restarting: bool = False  # the stop under way is followed by a start
+    given_up: bool = False  # `then: stop`: it stays stopped until the administrator says otherwise
     reported_ns: int = 0  # passive: the last good word
     probe_ok: bool = True  # of a group that another node owns: could it run here?
     probe_text: str = ""
@@ -121,7 +122,7 @@ class Running:
         self.start_failed = self.move_wanted = ""
         self.announced = bool(adopted)
         for run in self.runs:
-            run.failing, run.retry_at, run.restarting, run.action = 0, 0, False, None
+            run.failing, run.retry_at, run.restarting, run.given_up, run.action = 0, 0, False, False, None
             if run.settings.name in adopted or (run.passive and adopted):
                 run.facts.pid = adopted.get(run.settings.name, 0)
                 self._up(run, ctx, "adopted")
@@ -132,7 +133,7 @@ class Running:
     def _start_next(self, ctx: Context) -> None:
         """Start the next in order, or find that all are up."""
         for run in self.runs:
-            if run.action in (Action.START, Action.STOP) or self.start_failed:
+            if not run.idle() or self.start_failed or run.facts.state is ServiceState.STOP_FAILED:
                 return
             if run.facts.state is ServiceState.STOPPED and not self._locked(run):
                 if run.retry_at > ctx.now:
@@ -337,6 +338,7 @@ class Running:
         starting = run.facts.state is ServiceState.STARTING
         run.facts.failures += 1
         run.failing = 0
+        run.check_at = self._in_step(run, ctx)
         self.journal.count("service_failures")
         previous = int(run.facts.state)
         self._become(run, ServiceState.FAILED, ctx, why)
@@ -361,6 +363,7 @@ class Running:
         if self.restarts_left(run, ctx) > 0:
             self.restart(run, ctx)
         elif rule.then == "stop":
+            run.given_up = True
             self._stop_one(run, ctx)
         elif rule.then == "failover" and run.settings.critical:
             self.move_wanted = f"service {name} failed: {run.facts.message}"
@@ -409,13 +412,14 @@ class Running:
 
     def unlock(self, run: Run, ctx: Context) -> None:
         idle = run.facts.state is ServiceState.STOPPED and run.action is None and not run.retry_at
-        if self.stage is Stage.RUNNING and idle and run.settings.on_failure.then != "stop":
+        if self.stage is Stage.RUNNING and idle and not run.given_up:
             self._start_one(run, ctx)
 
     def cleared(self, ctx: Context) -> None:
         """`hasnmp service clear`: forget the failures that stand, and try again what stands failed."""
         for run in self.runs:
             run.facts.restarts.clear()
+            run.given_up = False
             if run.facts.state is ServiceState.STOP_FAILED and run.action is None:
                 self._stop_one(run, ctx)
             elif run.facts.state is ServiceState.FAILED and run.action is None and self.stage is Stage.RUNNING:

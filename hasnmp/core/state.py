@@ -96,6 +96,8 @@ class State:
     limit_told: set[str] = field(default_factory=set)
     peer_docs: dict[str, dict[str, object]] = field(default_factory=dict)  # node -> what it says of itself
     persist_at: int = 0
+    persist_version: int = 0  # of the newest document handed to the store
+    persisted_version: int = 0  # of the newest that is on the disk
     tell_at: int = 0  # when the counters are told to the peers again
 
     # ------------------------------------------------------------------------------------------------- questions
@@ -173,13 +175,15 @@ class State:
             return self.board.groups[group].state
         if self.hopeless(group):
             return GroupState.FAILED
-        unheard = [n for n in self.config.group(group).nodes if n != self.me and not self.peers[n].heard()]
-        return GroupState.UNKNOWN if unheard and lease.promise_stands(self.ctx.now) else GroupState.STOPPED
+        nodes = self.config.group(group).nodes
+        unheard = any(n != self.me and not self.peers[n].heard() for n in nodes)
+        bound = lease.promise_stands(self.ctx.now) or self.me not in nodes
+        return GroupState.UNKNOWN if unheard and bound else GroupState.STOPPED
 
     def hopeless(self, group: str) -> bool:
         """Did it fail to start on every node of it that is heard, this one included?"""
         excluded = self.board.registers.get
-        return all(
+        return self.me in self.config.group(group).nodes and all(
             excluded(EXCLUDED, f"{group}/{n}") or (n != self.me and not self.peers[n].heard())
             for n in self.config.group(group).nodes
         )

@@ -192,22 +192,11 @@ class Talk:
                     state.board.hear_service(name, value, ctx)
             elif kind == "n" and isinstance(value, dict):
                 state.peer_docs[peer.name] = value
-                self._compare_arbiter(peer.name, value)
+                arbitration.compare(state)
             else:
                 self.commands.told(key, value, peer.name)
         except (TypeError, ValueError, KeyError, IndexError, StopIteration, OverflowError):
             state.journal.count("rejected_malformed")
-
-    def _compare_arbiter(self, node: str, doc: dict[str, Any]) -> None:
-        """Do the peer and this node use one lease disk? By its UUID, and by the sequence numbers that it wrote there."""
-        health = self.state.arbiter
-        uuid = str(doc.get("uuid") or "")
-        before = dict(health.mismatch)
-        health.mismatch.pop(node, None)
-        if uuid and health.uuid and uuid != health.uuid:
-            health.mismatch[node] = f"{node} uses arbiter {uuid}, this node {health.uuid}"
-        if health.mismatch != before:
-            arbitration.refresh(self.state)
 
     # --------------------------------------------------------------------------------------------------- sending
 
@@ -237,7 +226,7 @@ class Talk:
             flags, token = GroupFlag.RELEASED, lease.released_token
             if state.handed.get(group) == (lease.released_token, to):
                 flags |= GroupFlag.HANDOVER
-        if not state.unable_why.get(group, "not looked yet"):
+        if not state.unable_why.get(group, "not looked yet") and not state.over(group):
             flags |= GroupFlag.ABLE
         return GroupEntry(group, flags, token)
 

@@ -32,9 +32,8 @@ from hasnmp.errors import HasnmpError
 from hasnmp.model import TABLES, Row, Verb, View
 
 DELTA_S = 0.1  # a change of state is told within this
-VOLATILE_S = 1.0  # a change of nothing but times and counters is told this often
-SOON_S = 0.5  # a change of state that `changed` did not announce is told within this, and
-#               an empty delta at every VOLATILE_S, so that a reader knows how old its picture is
+VOLATILE_S = 1.0  # a change of nothing but times and counters, or one of state that `changed` did not announce, is told
+#                   this often; an empty delta, too, so that a reader knows how old its picture is
 CLIENTS = 64
 BUFFER_LIMIT = 1 << 20  # octets that may wait for one reader, besides its snapshot
 QUEUE = 16  # lines of one client that wait to be worked off; more stay in its socket
@@ -233,7 +232,7 @@ class Server:
         if not self.clients:
             return
         now_s = time.monotonic()
-        volatile = now_s - self._last_volatile_s >= VOLATILE_S - SOON_S / 2
+        volatile = now_s - self._last_volatile_s >= VOLATILE_S - DELTA_S / 2
         self._changed = False
         self._last_look_s = now_s
         if volatile:
@@ -246,11 +245,11 @@ class Server:
         self._arm()
 
     def _arm(self) -> None:
-        """Look again DELTA_S after the last look if something changed, or somebody is behind; else after SOON_S."""
+        """Look again DELTA_S after the last look if something changed, or somebody is behind; else when times are due."""
         if not self.clients:
             return
         soon = self._changed or any(client.behind for client in self.clients)
-        at_s = self._last_look_s + (DELTA_S if soon else SOON_S)
+        at_s = self._last_look_s + DELTA_S if soon else self._last_volatile_s + VOLATILE_S
         if self._timer is not None:
             if self._timer_at_s <= at_s:
                 return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import secrets
 import signal
@@ -132,6 +133,7 @@ class Loop:
         self._loop.add_reader(self._guardian.fileno(), self._from_guardian)
         for lease in self._hello.leases:
             self._host.token(lease)
+        self._host.extended(self._hello.leases)
         adopted = self._agents.adopt(self._hello.running, self._hello.addresses)
         self.tell(
             Started(
@@ -189,7 +191,7 @@ class Loop:
 
     def _matters(self, what: Event | Effect) -> bool:
         """May it go with a change of state, rather than only of times and counters? A guess that saves most of the
-        control socket's work on an idle node; where it is wrong, readers hear within half a second all the same."""
+        control socket's work on an idle node; where it is wrong, readers hear within a second all the same."""
         match what:
             case Act(attempt, _, action):
                 if action is not Action.CHECK:
@@ -229,9 +231,11 @@ class Loop:
                 self._notify(effect)
             case Reply():
                 self.server.reply(effect)
-            case Exit(text):
-                self._log.info("engine_left", why=text)
-                self._finish(0)
+            case Exit(text, force):
+                if force:
+                    self._end_by_force()
+                self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
+                self._finish(int(force))
 
     def _notify(self, effect: Notify) -> None:
         event = effect.event
@@ -305,7 +309,13 @@ class Loop:
                 case None:
                     self._guardian_gone()
                     return
-                case Extended() | Released():
+                case Extended(leases, ok):
+                    if ok:
+                        self._host.extended(leases)
+                    self.tell(message)
+                case Released(group, _, ok):
+                    if ok:
+                        self._host.released(group)
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
@@ -321,6 +331,9 @@ class Loop:
             return
         self._log.critical("guardian_lost", next="end every service of this node")
         self._finish(1)
+        self._end_by_force()
+
+    def _end_by_force(self) -> None:
         left = programs.end_everything(self._config, self._node)
         self._log.critical("services_ended", left=left)
 

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import gc
 import json
+import logging
 import os
 import secrets
 import selectors
@@ -65,7 +66,7 @@ from hasnmp.runtime.messages import (
     Stop,
     channel_pair,
 )
-from hasnmp.runtime.processes import MS, Children, Family, S, log
+from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.settings import Config
 
@@ -89,12 +90,13 @@ class PendingRelease:
 
 def run(config: Config, node: str, children: Children) -> int:
     """Be the guardian of this node until SIGTERM. Returns the exit status."""
+    set_up_log(config.log, node)
     os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
     lock = open(Path(config.run_dir, f"{node}.lock"), "w")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
     except OSError:
-        log("guardian_refused", why=f"another hasnmpd runs node {node} ({lock.name} is locked)")
+        log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({lock.name} is locked)")
         return EXIT_LOCKED
     guardian = Guardian(config, node, children)
     try:
@@ -103,7 +105,7 @@ def run(config: Config, node: str, children: Children) -> int:
         return 0
     except Exception:
         # A defect here must not leave services behind that nobody guards.
-        log("guardian_failed", traceback=traceback.format_exc())
+        log("guardian_failed", logging.ERROR, traceback=traceback.format_exc())
         return 1
     finally:
         guardian.finish()
@@ -178,7 +180,7 @@ class Guardian:
         notes += prefer_this_process() + lock_memory()
         self.cleaned, self.notes = tuple(cleaned), tuple(notes)
         for line in cleaned:
-            log("leftover_ended", what=line, why="it ran without a lease when the guardian started")
+            log("leftover_ended", logging.WARNING, what=line, why="it ran without a lease when the guardian started")
         path = Path(config.run_dir, f"{node}.holder")
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
             json.dump({"holder": self.holder, "boot_id": self.boot, "pid": os.getpid()}, file)
@@ -259,8 +261,8 @@ class Guardian:
         if self.stopping:
             self._tell(Stop())
 
-    def _kill_engine(self, why: str) -> None:
-        """SIGKILL: it never runs another instruction, frozen or not. What it had said is never read."""
+    def _kill_engine(self, why: str = "") -> None:
+        """SIGKILL: it never runs another instruction, frozen or not. What it had said is never read. why: "" = no news."""
         if self.channel:
             self.selector.unregister(self.channel)
             self.channel.close()
@@ -268,7 +270,8 @@ class Guardian:
         if self.family.engine.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.family.engine.pid, signal.SIGKILL)
-            log("engine_killed", why=why, pid=self.family.engine.pid)
+            if why:
+                log("engine_killed", logging.WARNING, why=why, pid=self.family.engine.pid)
 
     def _on_signal(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -282,7 +285,7 @@ class Guardian:
                 if self.channel:
                     self._tell(Stop())
             if signal.SIGHUP in numbers:
-                log("reload_refused", why="this version does not reload its configuration: restart it")
+                log("reload_refused", logging.WARNING, why="this version does not reload its configuration: restart it")
         self._reap()
 
     def _reap(self) -> None:
@@ -348,7 +351,7 @@ class Guardian:
         self.selector.modify(channel, events, lambda: self._on_engine(channel))
 
     def _alarm(self, text: str) -> None:
-        log("alarm", text=text)
+        log("alarm", logging.ERROR, text=text)
         self._tell(Alarm(text))
 
     def _on_engine(self, channel: Channel) -> None:
@@ -366,10 +369,10 @@ class Guardian:
             except BlockingIOError:
                 return
             except MessageError as error:
-                log("message_refused", why=error)
+                log("message_refused", logging.WARNING, why=error)
                 continue
             if message is None:
-                self._kill_engine("it closed its channel")
+                self._kill_engine()  # it is gone, or is about to: how, its exit status tells
                 return
             if self.heard_ns:
                 self.heard_ns = boottime_ns()
@@ -394,7 +397,7 @@ class Guardian:
             case Alive():
                 self.heard_ns = boottime_ns()
             case _:
-                log("message_refused", why=f"an engine does not say {type(message).__name__}")
+                log("message_refused", logging.WARNING, why=f"an engine does not say {type(message).__name__}")
 
     def _extend(self, leases: tuple[HeldLease, ...]) -> None:
         taken: list[HeldLease] = []
@@ -429,6 +432,7 @@ class Guardian:
             self.programs.start(message, not_after)
         except OSError as error:
             self._tell(RunFailed(message.run, Outcome.FAILED, f"not started: {error}"))
+        self._end_what_is_due(boottime_ns())  # it may have been stopped between the look at the lease and the deed
 
     def _release(self, group: str, token: int) -> None:
         lease = self.guard.leases.get(group)
@@ -460,6 +464,7 @@ class Guardian:
             text = f"refused: no live lease of group {message.group}"
         else:
             text = self.addresses.add(message)
+        self._end_what_is_due(boottime_ns())  # as in _run: before the engine is told that it may announce it
         self._tell(AddressDone(message.service, AddressOp.ADD, not text, text))
 
     def _remove_address(self, message: Address) -> None:
@@ -468,7 +473,7 @@ class Guardian:
 
     def _renew_addresses(self) -> None:
         for service, why in self.addresses.renew():
-            log("address_lost", service=service, why=why)
+            log("address_lost", logging.WARNING, service=service, why=why)
             self._tell(AddressLost(service, why))
 
     # --------------------------------------------------------------------------------------------------- ending by force
@@ -480,7 +485,8 @@ class Guardian:
                 if group not in self.ending:
                     self.ending[group] = self.guard.leases[group].until_ns
                     self.releases.pop(group, None)
-                    log("lease_ended", group=group, next="end by force", left_ms=(self.ending[group] - now) // MS)
+                    left_ms = (self.ending[group] - now) // MS
+                    log("lease_ended", logging.WARNING, group=group, next="end by force", left_ms=left_ms)
                     self._kill_engine(f"the lease of {group} ends")
                     self.programs.end_group(group)
             self._continue_ending(now)
@@ -590,7 +596,7 @@ class Guardian:
             with contextlib.suppress(OSError, AddressError):
                 self.addresses.kernel.uninstall()
         for line in self.programs.clean():
-            log("not_ended", what=line)
+            log("not_ended", logging.ERROR, what=line)
         with contextlib.suppress(OSError):
             self._engine_record().unlink()
         log("guardian_ended", worst_late_us=self.worst_late_us)

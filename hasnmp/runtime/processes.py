@@ -8,36 +8,44 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import select
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from hasnmp.runtime import log as logs
 from hasnmp.runtime.kernel import boottime_ns, die_with, prefer_this_process, set_name, set_oom_score
 from hasnmp.runtime.messages import Channel, Hello
-from hasnmp.settings import Config
+from hasnmp.settings import Config, Log
 
 MS = 1_000_000
 S = 1_000_000_000
 STEADY_NS = 5 * S  # a process that lived for this long is restarted at once when it dies
 BACK_OFF_NS = (100 * MS, 5 * S)
-LINE = 4000  # octets of a log line, below PIPE_BUF
 SOFTWARE = 70  # exit status after a defect: EX_SOFTWARE of sysexits.h
 
 
-def log(event: str, **values: object) -> None:
+_logger: Any = None
+
+
+def set_up_log(settings: Log, node: str) -> None:
+    """From here on the guardian logs as the configuration wants it; before, one JSON object a line."""
+    global _logger
+    _logger = logs.set_up(settings, node, "guardian")
+
+
+def log(event: str, level: int = logging.INFO, **values: object) -> None:
     """A line to stderr: systemd's journal, or the terminal. Lost if nobody reads there: the guardian waits for no one."""
-    line = json.dumps({"event": event, "process": "guardian", **values}, default=str).encode()[:LINE]
-    with contextlib.suppress(OSError):
-        waiter = select.poll()
-        waiter.register(2, select.POLLOUT)
-        if any(events & select.POLLOUT for _, events in waiter.poll(0)):
-            os.write(2, line + b"\n")  # a pipe that says it is writable takes PIPE_BUF octets at once
+    if _logger is not None:
+        _logger.log(level, event, **values)
+        return
+    line = json.dumps({"event": event, "process": "guardian", **values}, default=str).encode()[: logs.LONGEST - 1]
+    logs.Output(2).write(line.decode(errors="replace") + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,7 @@ class Family:
         except SystemExit as leave:
             status = leave.code if isinstance(leave.code, int) else 1
         except BaseException:
-            log("process_failed", name=child.name, traceback=traceback.format_exc())
+            log("process_failed", logging.ERROR, name=child.name, traceback=traceback.format_exc())
         finally:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from hasnmp.core.events import Outcome
 from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
-from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, die_with, set_oom_score
+from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, die_with, fork_into, set_oom_score
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
 from hasnmp.settings import Config
@@ -140,9 +140,9 @@ class Programs:
         errors, errors_in = os.pipe2(os.O_CLOEXEC)
         try:
             parent, now = os.getpid(), boottime_ns()
-            pid = os.fork()
+            pid, there = fork_into(folder) if folder else (os.fork(), True)
             if pid == 0:
-                self._become(run, parent, not_after_ns, folder, output_in, errors_in)
+                self._become(run, parent, not_after_ns, None if there else folder, output_in, errors_in)
         except OSError:
             os.close(output)
             os.close(errors)
@@ -163,7 +163,7 @@ class Programs:
     def _become(
         self, run: Run, parent: int, not_after_ns: int, folder: Path | None, output: int, errors: int
     ) -> NoReturn:
-        """In the child: turn into the program."""
+        """In the child: turn into the program. folder: the control group to go to, None: it is there."""
         what = "not started"
         try:
             signal.set_wakeup_fd(-1)

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 
 from hasnmp.simulator import story
-from hasnmp.simulator.faults import PROFILES
+from hasnmp.simulator.profiles import PROFILES
 from hasnmp.simulator.runs import Result, run
 
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seed is not None:
         story.WITH_HEARTBEATS = args.heartbeats
-        result = run(args.seed, args.profile, story.Teller())
+        result = run(args.seed, args.profile, story.tell)
         print(verdict(result))
         return 1 if result.broken else 0
     if args.seeds <= 0:

@@ -1,97 +1,22 @@
 """What happens to the simulated cluster: single faults, and combinations that aim at one rule each; always healed.
 
-A profile says which faults a run may meet. Each fault is drawn when it strikes, from the world's one generator, so that
-it can aim at whoever owns a group just then.
+Each fault is drawn when it strikes, from the world's one generator, so that it can aim at whoever owns a group just then.
+Which of them a run meets, profiles.py says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hasnmp.core.events import CommandIn
 from hasnmp.model import Verb
 from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.profiles import Profile
 from hasnmp.simulator.world import MS, World, world_choice
 from hasnmp.wire import Slot, SlotState
 
 POINTS = ("effect", "effect", "spawn", "address", "renew", "release", "kill", "write", "read", "answer")
-
-
-@dataclass(frozen=True)
-class Profile:
-    """faults: name -> weight. strikes: how many in the safety phase, at least and at most."""
-
-    faults: dict[str, float]
-    strikes: tuple[int, int] = (3, 10)
-    nodes: tuple[int, ...] = (2, 2, 2, 3)
-    groups: tuple[int, ...] = (1, 2)
-    links: tuple[int, ...] = (1, 2)
-    arbiter: str = "disk"  # disk | gone: a disk that fails for everybody until the end | none
-    rough: float = 0.5  # the share of runs with a network that loses, doubles and delays all the time
-    early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
-    keep: bool = False  # nothing may interrupt any group
-    taken: bool = False  # one owner fails for good, in whatever way, and its groups must be taken soon
-    drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
-    mixed: float = 0.0  # the share of runs whose nodes have different lease times
-    intervals: tuple[int, int] = (25, 65)  # length of the safety phase
-
-
-_CHAOS: dict[str, float] = {
-    "cut_all": 3, "cut_link": 1, "cut_one_way": 3, "cut_node": 1, "burst": 1, "replays": 1,
-    "pause_engine": 2, "pause_guardian": 2, "pause_lease_io": 2, "pause_store": 0.5, "pause_stack": 2, "trap": 4,
-    "kill_engine": 2, "kill_lease_io": 1, "kill_guardian": 1, "kill_stack": 2, "power_cycle": 3, "power_all": 0.7,
-    "disk_bad": 3, "disk_bad_all": 1, "slot_unreadable": 0.5, "store_bad": 0.7,
-    "program_dies": 1, "program_bad": 1, "operator": 3, "leave": 1,
-    "isolate_owner": 4, "restart_promiser": 3, "leave_cut": 2, "replay_cut": 2, "duel": 2, "move_under_fire": 2,
-}  # fmt: skip
-
-PROFILES: dict[str, Profile] = {
-    "chaos": Profile(_CHAOS),
-    "mixed": Profile(_CHAOS | {"disk_bad": 8, "power_cycle": 6}, mixed=1.0),
-    "promises": Profile(_CHAOS, arbiter="gone"),
-    "arbiter": Profile(
-        {"isolate_owner": 6, "duel": 4, "disk_bad": 4, "cut_all": 3, "trap": 4, "power_cycle": 2, "operator": 1},
-        rough=0.2,
-    ),
-    "restart": Profile({"restart_promiser": 6, "leave_cut": 3, "kill_engine": 2, "power_cycle": 3, "cut_all": 2}, rough=0.2),
-    "freeze": Profile({"trap": 5, "pause_stack": 3, "pause_engine": 3, "pause_guardian": 3, "isolate_owner": 4, "cut_all": 2}, rough=0.2),
-    "replay": Profile(links=(2,), faults={"replay_cut": 6, "replays": 2, "cut_one_way": 3, "cut_all": 2, "pause_engine": 1, "power_cycle": 1}, rough=0.3),
-    "moves": Profile({"move_under_fire": 6, "operator": 6, "cut_all": 1, "leave": 2, "pause_engine": 1, "kill_engine": 1}, rough=0.3),
-    "services": Profile({"program_dies": 4, "program_bad": 6, "operator": 2, "power_cycle": 1}, rough=0.2),
-    "split": Profile(
-        {"program_dies": 2, "program_bad": 2, "operator": 3, "power_cycle": 3, "kill_engine": 2, "leave": 1},
-        arbiter="none", rough=0.0, early=0.0,
-    ),
-    # Aimed at one thing each; what they aim at is said at the faults' own functions.
-    "late": Profile({"late_words": 1}, (1, 2), rough=0, early=0),
-    "late record": Profile({"late_record": 1}, (1, 2), rough=0, early=0),
-    "drift": Profile({"freeze_owner": 1}, (1, 2), rough=0, early=0, drift=True),
-    "lapse": Profile({"lapsed_owner": 1, "freeze_owner": 1}, (1, 3), rough=0, early=0),
-    "unreadable": Profile({"unreadable_cut": 1}, (1, 2), rough=0, early=0),
-    "ghost": Profile({"ghost_idle": 1}, (1, 3), nodes=(2,), rough=0, early=0),
-    "handover": Profile({"move_stopped": 1}, (2, 4), rough=0, early=0),
-    "taken": Profile({}, (0, 0), rough=0, early=0, taken=True),
-    # One fault class that must interrupt nothing.
-    "kept arbiter": Profile({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, rough=0, early=0, keep=True),
-    "kept link": Profile(links=(2,), faults={"cut_link": 1}, strikes=(2, 6), rough=0, early=0, keep=True),
-    "kept loss": Profile(links=(2,), faults={"lossy_link": 1}, strikes=(1, 3), rough=0, early=0, keep=True),
-    "kept store": Profile({"store_bad": 1, "pause_store": 1}, rough=0, early=0, keep=True),
-    "kept engine": Profile({"kill_one_engine": 1}, (2, 5), rough=0, early=0, keep=True),
-    "kept cut": Profile({"cut_all": 1, "cut_one_way": 1}, (1, 3), nodes=(2,), rough=0, early=0, keep=True),
-    "kept calm": Profile({"replays": 1}, rough=0, early=0, keep=True),
-    "kept ghost": Profile({"ghost_claim": 1}, (1, 1), nodes=(2,), groups=(1,), rough=0, early=0, keep=True),
-    "kept standby": Profile({"standby_lost": 1}, (1, 3), nodes=(2,), groups=(1,), rough=0, early=0, keep=True),
-}  # fmt: skip
-
-# How the seeds are spread over the profiles.
-MIX: tuple[tuple[str, float], ...] = (
-    ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
-    ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
-    ("lapse", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("kept ghost", 1), ("split", 2),
-    ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
-    ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1),
-)  # fmt: skip
 
 
 @dataclass
@@ -101,12 +26,9 @@ class Faults:
     inhibits: bool = False
     reply: int = 0
     engine_killed: int = -(1 << 62)
-    ends: int = 0  # when the safety phase ends: nothing strikes after that
-    methods: dict[str, Callable[[], None]] = field(default_factory=dict)
 
     def schedule(self, start_ns: int, end_ns: int) -> None:
         world, profile = self.world, self.profile
-        self.ends = end_ns
         names, weights = list(profile.faults), list(profile.faults.values())
         for _ in range(world.rng.randint(*profile.strikes)):
             name = world.rng.choices(names, weights)[0]
@@ -205,18 +127,18 @@ class Faults:
         network.loss[network.links[0]] = 0.2
         network.double = 0.1
 
-    def replays(self, duration: int = 0, newest: int = 300) -> None:
+    def replays(self, duration: int = 0, newest: int = 300, answers: bool = False) -> None:
         a = self.machine()
         b = self.other(a)
         end = self.world.now + (duration or self.some())
         while_ns = world_choice(self.world.rng, (10, 30, 80)) * MS
-        self.replay_on(a.name, b.name, end, while_ns, newest)
+        self.replay_on(a.name, b.name, end, while_ns, newest, answers)
 
-    def replay_on(self, a: str, b: str, end: int, every: int, newest: int) -> None:
+    def replay_on(self, a: str, b: str, end: int, every: int, newest: int, answers: bool) -> None:
         if self.world.now < end:
-            self.world.network.replay(a, b, newest)
-            self.world.network.replay(b, a, newest)
-            self.later(every, self.replay_on, a, b, end, every, newest)
+            self.world.network.replay(a, b, newest, answers)
+            self.world.network.replay(b, a, newest, answers)
+            self.later(every, self.replay_on, a, b, end, every, newest, answers)
 
     # ------------------------------------------------------------------------------------------ processes
 
@@ -434,6 +356,15 @@ class Faults:
         for process in (owner.engine, owner.guardian, owner.lease_io):
             self.later(2 * dead, process.pause, duration + self.world.between(0, 3 * MS))
 
+    def start_while_frozen(self) -> None:
+        """A program is to be started again, and the guardian is stopped until its lease is over and taken. Rule 4."""
+        owner = self.owner()
+        lease, dead = owner.config.arbiter.lease_ms * MS, owner.config.heartbeat.dead_after_ms * MS
+        self.cut_node(owner, 8 * dead + 4 * lease)
+        for service in list(owner.programs):
+            self.later(dead, owner.die, service)
+        self.later(dead + self.world.between(0, 3 * MS), owner.guardian.pause, 2 * lease + 2 * dead)
+
     def unreadable_cut(self) -> None:
         """The owner has nothing but its record on the disk, and that can't be read. Rule 3."""
         owner = self.owner()
@@ -514,7 +445,7 @@ class Faults:
             wait = duration // 2
             self.later(wait, self.disk_fails, self.owner(), duration)
             self.later(wait, self.cut_all, duration)
-            self.later(wait, self.replays, duration, 10)
+            self.later(wait, self.replays, duration, 5, True)
             return
         if self.world.rng.random() < 0.5:
             self.cut_all(duration)
@@ -544,6 +475,18 @@ class Faults:
             self.trap, self.disk_bad, self.burst, self.kill_stack,
         )  # fmt: skip
         self.soon(200 * MS, world_choice(rng, hits))
+
+    def inhibit_then_crash(self) -> None:
+        """An inhibit is confirmed; what the administrator was told must stay so, whatever happens then."""
+        machine, group = self.machine(), world_choice(self.world.rng, self.world.truth.groups)
+        self.world.truth.asked_inhibit.add(group)
+        if self.world.rng.random() < 0.5:
+            self.cut_node(machine)
+        self.order(machine, Verb.INHIBIT, group)
+        self.soon(700 * MS, world_choice(self.world.rng, (self.power_cycle, self.crash_engine)), machine)
+
+    def crash_engine(self, machine: Machine) -> None:
+        machine.kill_engine()
 
     def standby_lost(self) -> None:
         """The machine that runs nothing fails, in whatever way."""

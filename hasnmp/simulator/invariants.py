@@ -167,8 +167,19 @@ class Truth:
 
     def replied(self, machine: Machine, row: CommandRow) -> None:
         self.world.count(f"command {row.verb.name.lower()} {row.state.name.lower()}")
+        self.noted(row)
+
+    def noted(self, row: CommandRow) -> None:
+        """A node says what became of a command: from `done` on, an inhibit must stay."""
         if row.verb is Verb.INHIBIT and row.state is CommandState.DONE and row.target in self.asked_inhibit:
             self.inhibited.add(row.target)
+
+    def stored(self, machine: Machine) -> None:
+        """A document was made durable there: a command may have been done with that."""
+        view = machine.engine.view() if self.asked_inhibit else None
+        for row in view.tables["commands"].values() if view is not None else ():
+            assert isinstance(row, CommandRow)
+            self.noted(row)
 
     def check_inhibited(self) -> None:
         """Every node shows every inhibit that was confirmed."""

@@ -16,6 +16,7 @@ from hasnmp.core.events import (
     HeldLease,
     Notify,
     Persist,
+    Persisted,
     Received,
     Release,
     Reply,
@@ -98,6 +99,8 @@ class EngineProcess(Process):
         except Exception as e:
             raise Broken("crashed", f"{self.name} raised {type(e).__name__}: {e} at {event!r}") from e
         self.perform(effects, 0)
+        if isinstance(event, Persisted):
+            world.truth.stored(self.machine)
 
     def perform(self, effects: tuple[Effect, ...] | list[Effect], at: int) -> None:
         """Carry out the effects from that one on; a stopped process goes on where it was, with what it had decided."""
@@ -295,6 +298,7 @@ class Machine:
         self.world.tell(self.name, "left in order")
         self.world.count("left in order")
         self.end_everything()
+        self.store.flush()
         self.stopped = True
         for process in (self.lease_io, self.store, self.guardian, self.engine):
             process.kill()

@@ -10,9 +10,10 @@ from hasnmp.core.engine import Engine
 from hasnmp.core.guard import Guard
 from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb, View
 from hasnmp.settings import Arbiter, Check, Config, Group, Heartbeat, NodeSettings, OnFailure, Service
-from hasnmp.simulator.faults import MIX, PROFILES, Faults, Profile
+from hasnmp.simulator.faults import Faults
 from hasnmp.simulator.invariants import Truth
 from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.profiles import MIX, PROFILES, Profile
 from hasnmp.simulator.storage import Disk
 from hasnmp.simulator.world import MS, Broken, Network, NewCore, NewGuard, Say, World
 
@@ -63,12 +64,13 @@ def make_config(rng: random.Random, profile: Profile) -> Config:
     return Config(
         "sim",
         nodes,
-        Heartbeat(5405, interval, 250, dead, 1500, 10000, kill, (b"k" * 32,)),
+        Heartbeat(5405, interval, 250, dead, 1000, 10000, kill, (b"k" * 32,)),
         Arbiter("none", "", lease, io_timeout, True)
         if profile.arbiter == "none"
         else Arbiter("disk", "/dev/lease", lease, io_timeout),
         tuple(groups),
         recovery_automatic=rng.random() < 0.4,
+        events_keep=50,
         digest="d" * 16,
     )
 
@@ -187,10 +189,10 @@ def _settle(world: World, config: Config, profile: Profile) -> None:
         amiss = world.truth.unsettled()
         if not amiss:
             quiet += 1
-            if quiet == 3 and not checked:
+            if quiet == 2 and not checked:
                 world.truth.check_inhibited()
                 checked = True
-            if quiet >= 4:
+            if quiet >= 3:
                 return
             continue
         quiet = 0

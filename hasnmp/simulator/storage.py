@@ -205,6 +205,13 @@ class Store(Process):
     def load(self) -> dict[str, Any] | None:
         return json.loads(self.document) if self.document is not None else None
 
+    def flush(self) -> None:
+        """An orderly end waits for what was handed over, unless the store does not answer."""
+        newest = self.waiting or self.writing
+        if newest is not None and not self.mode and not self.paused:
+            self.document = newest[1]
+            self.writing = None
+
     def persist(self, effect: Persist) -> None:
         self.waiting = (effect.version, json.dumps(effect.document))
         if self.writing is None:

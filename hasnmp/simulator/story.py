@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TextIO
-
 from hasnmp.core.events import (
     Act,
     Action,
@@ -100,11 +97,6 @@ def effect_text(effect: Effect) -> str:
             return ""
 
 
-class Teller:
-    """Prints each line as it comes: true time in ms, who, what."""
-
-    def __init__(self, to: TextIO = sys.stdout) -> None:
-        self.to = to
-
-    def __call__(self, now_ns: int, who: str, text: str) -> None:
-        self.to.write(f"{now_ns / 1e6:11.3f} ms  {who:<16} {text}\n")
+def tell(now_ns: int, who: str, text: str) -> None:
+    """Print a line as it comes: true time in ms, who, what."""
+    print(f"{now_ns / 1e6:11.3f} ms  {who:<16} {text}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hasnmp.core.events import Effect, Event, HeldLease
 from hasnmp.model import View
 from hasnmp.settings import Config
-from hasnmp.wire import Datagram
+from hasnmp.wire import Datagram, DatagramKind
 
 if TYPE_CHECKING:
     from hasnmp.simulator.invariants import Truth
@@ -175,11 +175,15 @@ class Network:
                     delay += int(chance() * self.slow_ns)
                 world.post_at(world.now + delay, None, receiver.arrive, over, datagram)
 
-    def replay(self, sender: str, receiver: str, newest: int = REMEMBERED) -> None:
-        kept = self.heard.get((sender, receiver))
+    def replay(self, sender: str, receiver: str, newest: int = REMEMBERED, answers: bool = False) -> None:
+        """Let the receiver have one of the newest again; answers: of those that may promise, over the first link."""
+        kept = self.heard.get((sender, receiver), [])
+        if answers:
+            kept = [d for d in kept if d.kind is DatagramKind.ANSWER]
         if kept:
             datagram = world_choice(self.world.rng, kept[-newest:])
-            self.world.machines[receiver].arrive(world_choice(self.world.rng, self.links), datagram)
+            over = self.links[0] if answers else world_choice(self.world.rng, self.links)
+            self.world.machines[receiver].arrive(over, datagram)
 
     def heal(self) -> None:
         self.cut.clear()

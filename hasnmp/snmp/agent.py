@@ -13,13 +13,14 @@ import os
 import signal
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 import hasnmp
 from hasnmp import protocol
-from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity
+from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
 from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
 from hasnmp.snmp import identity, objects, sets, standard
@@ -31,6 +32,7 @@ from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.responder import Done, ErrorStatus, Responder, SetRequest
 from hasnmp.snmp.sets import Assignment, SetError
 from hasnmp.snmp.throttle import Throttle
+from hasnmp.snmp.told import Told
 from hasnmp.snmp.traps import Originator
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine
 
@@ -41,6 +43,7 @@ START_GRACE_S = 10.0  # but not while this node is only starting
 SET_TIMEOUT_S = 0.9  # below the second after which managers repeat a request
 SETS_WAITING = 16
 EVENTS_WAITING = 1000  # until the originator is warm
+LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
 
@@ -64,7 +67,7 @@ class Agent:
         self._lost_ns = self._boot_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
         self._down_told = False
         self._fresh = False
-        self._last_event = 0
+        self._told = Told(Path(config.run_dir) / f"{node}.told")
         self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
         self._next_id = 0
         self._spin_lock = 0
@@ -103,8 +106,9 @@ class Agent:
 
     def _reader(self) -> Reader:
         return Reader(
-            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self._spin_lock, self._config.events_keep
-        )
+            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self._spin_lock, self._config.events_keep,
+            self._node,
+        )  # fmt: skip
 
     def _read_failed(self, error: Exception) -> None:
         self._log.error("object_read_failed", error=repr(error))
@@ -132,6 +136,7 @@ class Agent:
             await asyncio.gather(*self._tasks, stop, return_exceptions=True)
             for listener in self._listeners:
                 listener.close(loop)
+            self._told.close()
             if self._originator is not None:
                 self._originator.close()
         return 0
@@ -199,7 +204,7 @@ class Agent:
             case "event":
                 self.store.changed(("events", "alarms"))
                 assert isinstance(result, EventRow)
-                self._last_event = max(self._last_event, result.id)
+                self._told.last = max(self._told.last, result.id)
                 self._notify(result)
             case "reply" | "error":
                 number = message.get("id")
@@ -209,14 +214,24 @@ class Agent:
         self._judge_freshness()
 
     def _tell_missed(self) -> None:
-        """Events that happened while the engine was out of reach, or its line to us was full, are late, not lost."""
-        events = [row for row in self._mirror.view.tables["events"].values() if isinstance(row, EventRow)]
+        """Events that happened while the engine was out of reach, its line to us was full, or no agent ran, are late,
+        not lost."""
+        view = self._mirror.view
+        events = [row for row in view.tables["events"].values() if isinstance(row, EventRow)]
         newest = max((row.id for row in events), default=0)
-        if self._last_event:
-            for row in sorted(events, key=lambda row: row.id):
-                if row.id > self._last_event:
-                    self._notify(row)
-        self._last_event = newest
+        since_ms = view.wall_ms - LATE_S * 1000
+        if not 0 < self._told.last <= newest:
+            # No agent before us, or the engine's numbers begin anew. The engine starts beside us and is there first: what
+            # it said since is ours to send; what it said before we were meant to be there is not.
+            self._told.last = 0
+            system = view.tables["system"].get("")
+            started_ns = system.started_ns if isinstance(system, SystemRow) else 0
+            together = started_ns > 0 and abs(self._boot_ns - started_ns) < START_GRACE_S * 1e9
+            since_ms = view.wall_ms - (view.now_ns - started_ns) / 1e6 - 1 if together else float("inf")
+        for row in sorted(events, key=lambda row: row.id):
+            if row.id > self._told.last and row.wall_ms >= since_ms:
+                self._notify(row)
+        self._told.last = newest
 
     def _judge_freshness(self) -> None:
         """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""
@@ -311,7 +326,7 @@ class Agent:
         """Send what the throttle lets through, and come back when it may let through more."""
         for event in events:
             try:
-                self._send(*notification_varbinds(event, self._reader()))
+                self._send(*notification_varbinds(event, self._reader(), self._config.cluster))
             except Exception as error:  # one event that can't be said must not cost the agent its life
                 self._log.error("notification_failed", kind=event.kind, error=repr(error))
         throttle = self._throttle

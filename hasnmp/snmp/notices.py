@@ -26,13 +26,16 @@ _EVENTS = next(table for table in TABLES if table.name == "haEventTable")
 _COLUMNS = tuple(column for name in NOTICE_OBJECTS[1:] for column in _EVENTS.columns if column.name == name)
 
 
-def notification_varbinds(event: EventRow, reader: Reader) -> tuple[Oid, list[tuple[Oid, Syntax, Value]]]:
+def notification_varbinds(
+    event: EventRow, reader: Reader, cluster: str = ""
+) -> tuple[Oid, list[tuple[Oid, Syntax, Value]]]:
     """A notification's snmpTrapOID and its variables after sysUpTime.0 and snmpTrapOID.0: (OID with instance, syntax, value).
 
-    The values are the event's alone, true when it happened: the view may have gone on since.
+    The values are the event's alone, true when it happened: the view may have gone on since. cluster: its name by the
+    configuration, for a notification from an agent that never had an engine to ask.
     """
-    # The cluster's name is in every notification, even in one from an agent that has no engine to ask.
-    variables: list[tuple[Oid, Syntax, Value]] = [((*_CLUSTER.oid, 0), _CLUSTER.syntax, _CLUSTER.read(reader) or b"")]
+    named = _CLUSTER.read(reader) or cluster.encode()
+    variables: list[tuple[Oid, Syntax, Value]] = [((*_CLUSTER.oid, 0), _CLUSTER.syntax, named)]
     for column in _COLUMNS:
         value = column.read(reader, event)
         assert value is not None  # an event's columns are never absent

@@ -57,6 +57,7 @@ class Reader:
 
     fresh False = the engine is not there to be believed (its socket is gone): every state then reads unknown, never
     the last good one. spin_lock: haActionSpinLock, which the agent keeps. events_keep: the configuration's events.keep.
+    node: whose agent this is.
     """
 
     view: View
@@ -65,6 +66,7 @@ class Reader:
     fresh: bool = True
     spin_lock: int = 0
     events_keep: int = 1000
+    node: str = ""
 
     def timestamp(self, ns: int) -> int:
         """sysUpTime when it was ns; 0 for "never" and for what was before the agent's start (RFC 2579 TimeStamp)."""
@@ -291,8 +293,13 @@ def _inet(r: Reader, row: Any) -> bytes:
 
 
 def _lease_remaining_ms(r: Reader, row: Any) -> int:
-    # Rounded down: a console must never believe in a lease that is over.
-    return max(0, row.lease_until_ns - r.now_ns) // 1_000_000 if row.lease_until_ns else 0
+    """By the moment of the row, for a lease is renewed many times before the engine tells of it again: by the clock it
+    would seem to run out each second. Once the engine is silent nobody vouches for a renewal, and it does run out."""
+    if not row.lease_until_ns:
+        return 0
+    # data_ns is the row's own moment where this node is the owner, and else the owner's last word, which is older.
+    at_ns = r.now_ns if not r.fresh else row.data_ns if row.owner == r.node else r.view.now_ns
+    return int(max(0, row.lease_until_ns - at_ns) // 1_000_000)  # rounded down: none is to be believed in that is over
 
 
 def _constant(value: int | str) -> _Source:

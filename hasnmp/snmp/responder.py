@@ -4,7 +4,8 @@
 
 A community or user is checked before the variable bindings are looked at, so that a stranger's datagram costs a few
 microseconds whatever its size. GET, GETNEXT and GETBULK are answered before handle() returns; a SET goes to `setter`, which
-answers when the engine has. Of the answers only a Report can go to somebody unproven, and those are few a second.
+answers when the engine has. Of the answers only a Report and an authorizationError (no larger than what came) can go to
+somebody unproven, and those are few a second.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.cells import Store, exception
 from hasnmp.snmp.sets import Assignment
 from hasnmp.snmp.standard import Counters
-from hasnmp.snmp.usm import MAX_MESSAGE, Engine, Incoming, Report
+from hasnmp.snmp.usm import MAX_MESSAGE, NO_AUTH, Engine, Incoming, Report
 
 GET, NEXT, RESPONSE, SET, BULK, INFORM, TRAP, REPORT = 0xA0, 0xA1, 0xA2, 0xA3, 0xA5, 0xA6, 0xA7, 0xA8
 _PDUS = frozenset((GET, NEXT, RESPONSE, SET, BULK, INFORM, TRAP, REPORT))
@@ -27,6 +28,7 @@ _CONFIRMED = frozenset((GET, NEXT, SET, BULK, INFORM))
 
 REPORTS_A_SECOND = 100  # to one address; far above what a console's discovery needs, far below a useful flood
 REPORTS_A_SECOND_TO_ALL = 1000
+UNPROVEN_SIZE = 1500  # octets of a scoped PDU that comes without authentication: no manager sends more
 
 
 class ErrorStatus(IntEnum):
@@ -198,15 +200,22 @@ class Responder:
         if context:
             self._counters.add("unknown_contexts")
             raise Report("unknown_contexts", message, message.level)
-        assert message.user is not None  # receive() hands out nothing else
+        user = message.user
+        assert user is not None  # receive() hands out nothing else
+        principal: Principal | None = user.principal
+        if message.level < user.level:
+            # VACM has no entry for it: a group may do nothing below its level (RFC 3415 section 3.2 (3), noAccessEntry).
+            principal = None
+            if message.level == NO_AUTH and (end - message.start > UNPROVEN_SIZE or not self._may_report(host)):
+                return
 
         def wrap(answer: bytes) -> bytes:
             return self._engine.send(message, answer, message.level)
 
         room = min(message.max_size, MAX_MESSAGE)
         # Headers, engine ID twice, name, digest and salt, each with the longest lengths that may come.
-        overhead = 98 + 2 * len(self._engine.id) + len(message.user.name)
-        self._serve(pdu, message.user.principal, host, room, overhead, wrap, reply)
+        overhead = 98 + 2 * len(self._engine.id) + len(user.name)
+        self._serve(pdu, principal, host, room, overhead, wrap, reply)
 
     def _may_report(self, host: str) -> bool:
         """An unproven sender's address may be forged: what goes there is limited, so that a flood gains nothing."""
@@ -225,10 +234,11 @@ class Responder:
     # ------------------------------------------------------------------------------------------------ requests
 
     def _serve(
-        self, pdu: Pdu, principal: Principal, host: str, limit: int, overhead: int, wrap: Callable[[bytes], bytes],
-        reply: Reply,
+        self, pdu: Pdu, principal: Principal | None, host: str, limit: int, overhead: int,
+        wrap: Callable[[bytes], bytes], reply: Reply,
     ) -> None:  # fmt: skip
-        """Answer a request whose sender may read. limit: octets of the largest answer; overhead: around the PDU."""
+        """Answer a request. principal None: its sender may do nothing. limit: octets of the largest answer; overhead:
+        around the PDU."""
         request_id = ber.encode_integer(pdu.request_id)
         room = limit - overhead - len(request_id) - 26  # two integers of at most 6 octets, two headers
 
@@ -244,6 +254,12 @@ class Responder:
                 self._counters.add("silent_drops")
 
         bindings = pdu.names()
+        if principal is None or (pdu.tag == SET and not principal.operate):
+            # No access entry, or no write view at all: the whole request is refused (RFC 3413 section 3.2 (3)).
+            if not all(_is_oid(raw) for raw, _, _, _ in bindings):
+                raise BerError("a name that is no OBJECT IDENTIFIER")
+            answer(ErrorStatus.AUTHORIZATION_ERROR, 0, pdu.data[pdu.start : pdu.stop])
+            return
         self._store.begin()
         if pdu.tag == SET:
             self._set(pdu, bindings, principal, host, answer)
@@ -255,16 +271,11 @@ class Responder:
             elif not self._plain(pdu, bindings, room, found):
                 answer(ErrorStatus.TOO_BIG, 0, b"")
                 return
-        except BerError as error:
-            if len(found) < len(bindings) and _is_oid(bindings[len(found)][0]):
-                self._failed(error)  # a value of ours that can't be encoded
-                answer(ErrorStatus.GEN_ERR, len(found) + 1, pdu.data[pdu.start : pdu.stop])
-                return
-            raise
         except Exception as error:
-            self._failed(error)
-            index = min(len(found), len(bindings) - 1) + 1
-            answer(ErrorStatus.GEN_ERR, index, pdu.data[pdu.start : pdu.stop])
+            if isinstance(error, BerError) and not all(_is_oid(raw) for raw, _, _, _ in bindings):
+                raise
+            self._failed(error)  # an object of ours that can't be read, or has a value that can't be encoded
+            answer(ErrorStatus.GEN_ERR, _at_fault(pdu, len(found), len(bindings)), pdu.data[pdu.start : pdu.stop])
             return
         answer(ErrorStatus.NO_ERROR, 0, b"".join(found))
 
@@ -329,10 +340,6 @@ class Responder:
         """SetRequest (RFC 3416 4.2.5): what can be said without the objects' own rules; the rest is the setter's."""
         echo = pdu.data[pdu.start : pdu.stop]
         names = [ber.decode_oid(raw) for raw, _, _, _ in bindings]
-        if not principal.operate:
-            # No write view at all is noSuchView, hence authorizationError for the whole request (RFC 3413 3.2 (3)).
-            answer(ErrorStatus.AUTHORIZATION_ERROR, 0, echo)
-            return
         assignments = []
         for position, (raw, tag, start, stop) in enumerate(bindings, 1):
             column = self._store.column(raw)
@@ -356,6 +363,12 @@ class Responder:
 
         identity = (host, principal.tag, pdu.request_id, echo)
         self._setter(SetRequest(assignments, principal, host, identity), done)
+
+
+def _at_fault(pdu: Pdu, found: int, bindings: int) -> int:
+    """The error-index of a request that failed after so many values: its place in the request, also of a repetition."""
+    once = min(max(pdu.first, 0), bindings) if pdu.tag == BULK else bindings
+    return (found if found < once else once + (found - once) % (bindings - once)) + 1
 
 
 def _is_oid(raw: bytes) -> bool:

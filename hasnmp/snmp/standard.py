@@ -3,8 +3,9 @@
 SNMPv2-MIB (RFC 3418): system, sysORTable, snmp. SNMP-FRAMEWORK-MIB (RFC 3411): snmpEngine. SNMP-MPD-MIB (RFC 3412):
 snmpMPDStats. SNMP-TARGET-MIB (RFC 3413): the two context counters. SNMP-USER-BASED-SM-MIB (RFC 3414): usmStats.
 
-sysContact, sysName and sysLocation are read-only, for they come from elsewhere; snmpEnableAuthenTraps is read-only and
-disabled, since this agent sends no authenticationFailure.
+sysName is the node's name, by which the configuration, the MIB and the notifications call it. sysContact and sysLocation
+are unknown, which is the empty string, and all three are read-only; so is snmpEnableAuthenTraps, and disabled, since this
+agent sends no authenticationFailure.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def scalars(identity: Identity) -> tuple[Scalar, ...]:
         fixed("sysObjectID", (*MIB2, 1, 2), Syntax.OID, ROOT),
         live("sysUpTime", (*MIB2, 1, 3), Syntax.TIMETICKS, up),
         fixed("sysContact", (*MIB2, 1, 4), Syntax.OCTETS, b""),
-        fixed("sysName", (*MIB2, 1, 5), Syntax.OCTETS, system.nodename.encode()[:255]),
+        fixed("sysName", (*MIB2, 1, 5), Syntax.OCTETS, identity.node.encode()),
         fixed("sysLocation", (*MIB2, 1, 6), Syntax.OCTETS, b""),
         fixed("sysServices", (*MIB2, 1, 7), Syntax.INTEGER32, 72),  # layers 4 and 7: a host that offers applications
         fixed("sysORLastChange", (*MIB2, 1, 8), Syntax.TIMETICKS, 0),

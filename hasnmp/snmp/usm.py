@@ -110,7 +110,10 @@ class User:
 
 @dataclass(slots=True)
 class Incoming:
-    """A message's header and, once it is known to be authentic, its plain scoped PDU: octets[start:stop] of `data`."""
+    """A message's header and, once it passed USM, its plain scoped PDU: octets[start:stop] of `data`.
+
+    It is as authentic as its level says: at NO_AUTH `user` is only a name that its sender knows.
+    """
 
     msg_id: int
     max_size: int  # octets that the sender takes
@@ -196,10 +199,12 @@ class Engine:
         user = self.users.get(name)
         if user is None:
             raise self._refuse("usm_unknown_users", message)
-        # Each user is configured for one level. A lower one is no less "unsupported" than a higher one, and saying so is
-        # clearer to a manager than VACM's authorizationError, which would come of it.
-        if level != user.level:
+        # A level below the user's own is supported, and nothing is allowed at it: that is the access check's to say.
+        if level > user.level:
             raise self._refuse("usm_unsupported_levels", message)
+        if level == NO_AUTH:
+            message.user, message.data, message.start, message.stop = user, data, start, stop
+            return message
         # (6) authentic?
         if auth_end - auth_at != DIGEST:
             raise self._refuse("usm_wrong_digests", message)
@@ -226,9 +231,9 @@ class Engine:
         return message
 
     def send(self, message: Incoming, pdu: bytes, level: int) -> bytes:
-        """The answer to a message, at this security level (0 < level <= what its user has)."""
+        """The answer to a message, at this security level (at most the one that it came with)."""
         scoped = ber.encode(ber.SEQUENCE, ber.encode(ber.OCTETS, self.id) + b"\x04\x00" + pdu)
-        user = message.user if level > NO_AUTH else None
+        user, proven = message.user, level > NO_AUTH
         seconds = self.seconds()
         salt = b""
         if level == PRIV:
@@ -240,7 +245,7 @@ class Engine:
         params = (
             ber.encode(ber.OCTETS, self.id) + ber.encode_integer(self.boots) + ber.encode_integer(seconds)
             + ber.encode(ber.OCTETS, user.name if user is not None else b"")
-            + ber.encode(ber.OCTETS, bytes(DIGEST) if user is not None else b"")
+            + ber.encode(ber.OCTETS, bytes(DIGEST) if proven else b"")
         )  # fmt: skip
         privacy = ber.encode(ber.OCTETS, salt)
         header = ber.encode(
@@ -250,7 +255,8 @@ class Engine:
         )  # fmt: skip
         security = ber.encode(ber.OCTETS, ber.encode(ber.SEQUENCE, params + privacy))
         whole = ber.encode(ber.SEQUENCE, b"\x02\x01\x03" + header + security + scoped)
-        if user is not None:
+        if proven:
+            assert user is not None
             at = len(whole) - len(scoped) - len(privacy) - DIGEST
             whole = whole[:at] + user.digest(whole) + whole[at + DIGEST :]
         return whole

@@ -14,7 +14,7 @@ import structlog
 from hasnmp import settings
 from hasnmp.agents.acting import Agents
 from hasnmp.agents.host import Host
-from hasnmp.core.events import Act, Action, AgentResult, Event, Outcome, ServiceExited
+from hasnmp.core.events import Act, Action, AgentResult, Event, HeldLease, Outcome, ServiceExited
 from hasnmp.runtime import messages
 
 
@@ -38,7 +38,13 @@ class Bench:
         self._attempt = 0
         log = structlog.get_logger()
         self.host = Host(1, self._send, self.events.append, log)
+        self.lease_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9)
         self.agents = Agents(services, self.host, log)
+
+    def lease_until(self, until_ns: int) -> None:
+        """The lease of group g as the guardian acknowledged it last, under a new token."""
+        self.host.released("g")
+        self.host.extended((HeldLease("g", 1, until_ns),))
 
     async def act(self, name: str, action: Action, timeout_ms: int = 3000, owned: bool = True) -> AgentResult:
         """Do one Act and wait for its result, for a second longer than the Act may take."""

@@ -90,6 +90,30 @@ def test_an_address_is_announced_when_it_has_come(cable: Cable) -> None:
     assert heard[0] < 0.1 and 0.9 < heard[1] < 1.3
 
 
+def test_a_lapsed_lease_is_announced_no_more(cable: Cable) -> None:
+    """ARP passes the kernel's filter: an engine that was frozen past its lease must not draw the clients back."""
+    announced: list[float] = []
+
+    async def story(bench: Bench) -> None:
+        agent = bench.agents._agents["address"]
+        real = agent._neighbours.announce  # type: ignore[attr-defined]
+        agent._neighbours.announce = lambda *a: (announced.append(time.monotonic()), real(*a))  # type: ignore[attr-defined]
+        give(cable, "192.0.2.100/24")
+        bench.lease_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 400_000_000)
+        await bench.act("address", Action.START)
+        assert len(announced) == 1
+        assert bench.host.lease_alive("g")
+        await asyncio.sleep(1.3)  # the repetition at 1 s came
+        assert not bench.host.lease_alive("g")
+        assert len(announced) == 1
+        bench.lease_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9)
+        await bench.until(lambda: len(announced) == 2)  # extended in time it goes on, at 3 s
+        bench.host.released("g")
+        assert not bench.host.lease_alive("g")
+
+    play(cable, address(), story)
+
+
 def neighbour_mac(cable: Cable, spelt: str) -> str:
     words = cable.run(cable.client, "ip", "neigh", "show", spelt, "dev", "cli0").stdout.split()
     return words[words.index("lladdr") + 1] if "lladdr" in words else ""

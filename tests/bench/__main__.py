@@ -77,7 +77,7 @@ def failovers(rounds: int) -> tuple[dict[str, Numbers], dict[str, Numbers]]:
     """(power off, planned) by product."""
     lost = {"hasnmp": Numbers(), "keepalived": Numbers()}
     planned = {"hasnmp": Numbers(), "keepalived": Numbers()}
-    with Pair(timing=FAST) as pair:
+    with Pair((Group("web", VIP, worker=False),), FAST, log_level="info") as pair:
         peer = Keepalived(pair.lab, VIP)
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
@@ -135,9 +135,8 @@ def idle() -> Idle:
     )
     started = Numbers()
     timing = Timing(lease_ms=3000)
-    with Pair(
-        groups=(Group("web", VIP, more=services),), timing=timing
-    ) as pair:  # the address, its program and eight more
+    # Ten: the address, its program and eight more.
+    with Pair((Group("web", VIP, more=services),), timing, log_level="info") as pair:
         for node in NODES:
             asker = pair.lab["client"].spawn(
                 sys.executable, "-I", str(PROJECT / "tests/bench/first_answer.py"), LAN[node], SECRETS["community"],
@@ -202,11 +201,13 @@ def main() -> int:
     print(
         f"\nhasnmp: interval {FAST.interval_ms} ms, dead_after {FAST.dead_after_ms} ms; keepalived: advert_int 0.1 s\n"
     )
-    head = ("", "hasnmp", "keepalived", "ratio", "goal")
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(5)]
-    for row in (head, *rows):
-        line = "  ".join(str(cell).ljust(width) for cell, width in zip(row[:5], widths, strict=True))
-        print(line.rstrip() if row is head else f"{line}  {'met' if row[5] else 'MISSED'}")
+    cells = [
+        ("", "hasnmp", "keepalived", "ratio", "goal", ""),
+        *((*row[:5], "met" if row[5] else "MISSED") for row in rows),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     print("\n" + "\n".join(details))
     return 0 if all(row[5] for row in rows) else 1
 

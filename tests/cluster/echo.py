@@ -1,6 +1,8 @@
 """The service that the laboratory's clusters run: answers each datagram with "NODE TOKEN DATAGRAM".
 
-    python -I -S echo.py ADDRESS PORT
+    python -I -S echo.py ADDRESS PORT [worker]
+
+worker: a forked child answers, as many servers have it. A child does not die with the guardian that started its parent.
 
 Bound to the virtual address alone, so that an answer leaves from it. It imports next to nothing: its start is part of
 every failover that is measured.
@@ -10,6 +12,9 @@ import os
 import sys
 from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_DGRAM, SOL_SOCKET, socket
 
+if sys.argv[3:] == ["worker"] and os.fork():
+    os.wait()
+    sys.exit(1)
 sock = socket(AF_INET6 if ":" in sys.argv[1] else AF_INET, SOCK_DGRAM)
 sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
 sock.setsockopt(0, 15, 1)  # IP_FREEBIND: a test of the probe itself binds before the address is there

@@ -33,6 +33,7 @@ SUPERVISE = 'while :; do "$@"; sleep 1; done'  # as systemd's Restart=always wit
 PYTHON = (sys.executable, "-I", "-S")
 # What scheduling, the services' start and the probe's period add on this machine while it is busy.
 START_MS = 600
+DAEMON_MS = 2000  # from starting hasnmpd to its first heartbeat
 
 
 def boot_ns() -> int:
@@ -46,12 +47,13 @@ class Group:
     home: str = "a"
     limit: int = 1000  # failover_limit.times
     restart: int = 1  # of the echo service
+    worker: bool = True  # the program that answers is a child of the one that was started
     more: str = ""  # further services, as YAML list items at column 6
 
     def yaml(self) -> str:
         other = "b" if self.home == "a" else "a"
         prefix = 64 if ":" in self.ip else 24
-        command = ", ".join((*PYTHON, str(HERE / "echo.py"), f'"{self.ip}"', f'"{PORT}"'))
+        command = ", ".join((*PYTHON, str(HERE / "echo.py"), f'"{self.ip}"', f'"{PORT}"', *["worker"] * self.worker))
         return f"""
   {self.name}:
     nodes: [{self.home}, {other}]
@@ -86,6 +88,10 @@ class Timing:
         """
         return self.dead_after_ms * 1.01 + self.io_timeout_ms + START_MS
 
+    def alone_ms(self) -> float:
+        """At most this long from the start of a daemon on the only node to the first answer."""
+        return DAEMON_MS + self.startup_wait_ms + self.io_timeout_ms + START_MS
+
     def arbiter_takeover_ms(self) -> float:
         """The same where the owner's lease had gone over to the arbiter: its record is waited out, too."""
         return self.takeover_ms() + self.lease_ms * 1.01 + self.interval_ms
@@ -98,6 +104,7 @@ class Pair:
     groups: tuple[Group, ...] = (Group("web", VIP),)
     timing: Timing = field(default_factory=Timing)
     extra: str = ""  # further top-level YAML
+    log_level: str = "debug"
 
     def __enter__(self) -> Pair:
         self.lab = Lab()
@@ -150,7 +157,7 @@ snmp:
   notify: [{{to: "192.0.2.50:162", version: 2c, community_file: {ETC}/community, type: trap}}]
   throttle: {{same_within_ms: 0}}
 state_dir: {STATE}
-log: {{format: json, level: debug}}
+log: {{format: json, level: {self.log_level}}}
 {self.extra}""")
         self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
         self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
@@ -359,6 +366,17 @@ log: {{format: json, level: debug}}
             "env", *(f"{k}={self.environment[k]}" for k in ("MIBDIRS", "MIBS", "SNMPCONFPATH", "SNMP_PERSISTENT_DIR")),
             program, *options, "-t", "2", "-r", "1", "-Oqs", f"{LAN[node]}:161", *words, check=check,
         )  # fmt: skip
+
+    def wait_snmp(self, node: str, instance: str, value: str, seconds: float = 5) -> None:
+        """Until the node's agent gives this value for the object."""
+        wait_for(lambda: self.snmp("snmpget", node, instance, check=False).strip().endswith(f" {value}"), seconds,
+                 lambda: f"{instance} on {node} is {value}: {self.snmp('snmpget', node, instance, check=False)}")  # fmt: skip
+
+    @staticmethod
+    def wait_trap(traps: Path, words: str, seconds: float = 5) -> str:
+        """The first line of a trap_receiver's file that has these words."""
+        return wait_for(lambda: [line for line in traps.read_text().splitlines() if words in line], seconds,
+                        lambda: f"a trap with {words!r} in\n{traps.read_text()}")[0]  # fmt: skip
 
     @contextlib.contextmanager
     def trap_receiver(self) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hasnmp.model import Kind
+from hasnmp.model import Kind, Verb
 from tests.cluster.conftest import Scene
 from tests.cluster.lab import wait_for
 
@@ -54,10 +54,10 @@ def test_planned_failover_by_snmpset_there_and_back(scene: Scene) -> None:
         print(f"{source} -> {target}: nobody answered for {outage_ms:.0f} ms")
         scene.wait_owner(target)
         assert outage_ms < PLANNED_MS, pair.why()
-        wait_for(lambda s=source, t=target: f'haGroupOwner."web" {t}' in pair.snmp("snmpget", s, "haGroupOwner.\"web\""), 5,
-                 "the old owner's agent names the new one")  # fmt: skip
-        table = pair.snmp("snmpwalk", source, "haCommandTable")
-        wait_for(lambda s=source: "done" in pair.snmp("snmpwalk", s, "haCommandState"), 5, table)
+        pair.wait_snmp(source, 'haGroupOwner."web"', target)  # the old owner's agent names the new one
+        command = max(pair.rows(source, "commands").values(), key=lambda row: row.id)
+        pair.wait_snmp(source, f"haCommandState.{command.id}", "done")
+        assert command.verb is Verb.FAILOVER and command.to == target and "noc" in command.requester, command
 
 
 def test_a_read_only_user_can_not_move_it(scene: Scene) -> None:
@@ -111,8 +111,7 @@ def test_a_clean_stop_of_both_and_the_last_one_back_alone(scene: Scene) -> None:
     pair.stop("a")
     scene.watch.wait_node("")
     begun_ns = pair.start("a")
-    t = pair.timing
-    scene.back("a", begun_ns, 2000 + t.startup_wait_ms + t.arbiter_takeover_ms())
+    scene.back("a", begun_ns, pair.timing.alone_ms())
 
 
 def test_a_node_in_need_of_recovery_takes_nothing_until_it_was_told(scene: Scene) -> None:

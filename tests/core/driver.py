@@ -63,6 +63,7 @@ from hasnmp.core.events import (
     Tick,
 )
 from hasnmp.core.lease import Phase
+from hasnmp.errors import Code
 from hasnmp.model import Failback, Kind, Role, Verb
 from hasnmp.settings import Arbiter, Check, Config, Group, Heartbeat, NodeSettings, OnFailure, Service
 from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState
@@ -75,7 +76,7 @@ MAX_EVENTS = 20_000  # of one command: more is an engine that never rests
 
 
 def milliseconds(text: str) -> int:
-    """"900ms" in nanoseconds."""
+    """Nanoseconds of a text like 900ms."""
     assert text.endswith("ms"), f"{text!r}: durations end in ms"
     return int(text[:-2]) * MS
 
@@ -86,10 +87,8 @@ def holder_of(short: str) -> str:
 
 def make_config(words: list[str], options: dict[str, str]) -> Config:
     links = options.get("links", "lan").split(",")
-    names = [w for w in words]
-    nodes = tuple(
-        NodeSettings(n, {k: f"192.0.{j}.{i + 1}" for j, k in enumerate(links)}) for i, n in enumerate(names)
-    )
+    names = list(words)
+    nodes = tuple(NodeSettings(n, {k: f"192.0.{j}.{i + 1}" for j, k in enumerate(links)}) for i, n in enumerate(names))
     orders = dict(o.split(":") for o in options.get("order", "").split() if o)
     rule = OnFailure(int(options.get("restart", "1")), 900, options.get("then", "failover"))
     groups = []
@@ -120,7 +119,7 @@ def make_config(words: list[str], options: dict[str, str]) -> Config:
 
 
 def entry_of(group: str, text: str) -> GroupEntry:
-    """"owner,ask:5:1000ms" as a group entry."""
+    """A group entry of a text like owner,ask:5:1000ms: flags, token, duration."""
     flags, _, rest = text.partition(":")
     token, _, duration = rest.partition(":")
     total = GroupFlag(0)
@@ -232,10 +231,15 @@ class Driver:
             if not self.queue:
                 return
             assert self.engine is not None
-            for effect in self.engine.step(self.queue.pop(0), self.now):
+            taken = self.queue.pop(0)
+            self.taken(taken)
+            for effect in self.engine.step(taken, self.now):
                 self.effects.append(effect)
                 self.effect(effect)
         raise AssertionError("the engine never comes to rest")
+
+    def taken(self, event: Event) -> None:
+        """An event is about to be handed to the engine: for tests that look themselves."""
 
     def effect(self, effect: Effect) -> None:
         match effect:
@@ -270,7 +274,7 @@ class Driver:
                 self.say("notify " + self.notify_text(effect))
             case Reply():
                 row = effect.command
-                self.say(f"reply {row.state.name.lower()}" + (f" {row.code.name}" if row.code else ""))
+                self.say(f"reply {row.state.name.lower()}" + (f" {Code(row.code).name}" if row.code else ""))
             case Exit():
                 self.say("exit" + (" by force" if effect.force else ""))
 
@@ -315,7 +319,9 @@ class Driver:
     def called(self, call: ArbiterCall) -> None:
         slot = call.slot
         if slot is not None:
-            self.say(f"arbiter {call.group} write {slot.state.name.lower()}:{slot.token}:{slot.seq}:{slot.duration_ms}ms")
+            self.say(
+                f"arbiter {call.group} write {slot.state.name.lower()}:{slot.token}:{slot.seq}:{slot.duration_ms}ms"
+            )
         elif "arbiter" in self.manual:
             self.say(f"arbiter {call.group} read")
         if "arbiter" in self.manual:
@@ -338,7 +344,9 @@ class Driver:
 
     def outcome(self, act: Act, outcome: Outcome, message: str = "") -> AgentResult:
         self.pids += act.action is Action.START
-        return AgentResult(act.attempt, act.service, outcome, message, 1000, self.pids if act.action is Action.START else 0)
+        return AgentResult(
+            act.attempt, act.service, outcome, message, 1000, self.pids if act.action is Action.START else 0
+        )
 
     # ------------------------------------------------------------------------------------------------ the peers
 
@@ -388,15 +396,18 @@ class Driver:
     def advance(self, until: int) -> None:
         assert self.engine is not None
         self.folding = True
-        while True:
+        for _ in range(MAX_EVENTS):
             answer_at = self.reads[0][0] if self.reads else NEVER
             at = min(self.engine.next_deadline_ns(), answer_at)
             if at > until:
-                break
+                self.folding = False
+                self.now = max(self.now, until)
+                return
             self.now = max(self.now, at)
             self.step(self.disk_answer(self.reads.pop(0)[1]) if answer_at == at else Tick(self.wall()))
-        self.folding = False
-        self.now = max(self.now, until)
+        raise AssertionError(
+            f"next_deadline_ns() stays at {(self.engine.next_deadline_ns() - BOOT) / MS} ms: a busy loop"
+        )
 
     def wall(self) -> int:
         return WALL + (self.now - BOOT) // MS
@@ -418,9 +429,7 @@ class Driver:
     def do_cluster(self, words: list[str], options: dict[str, str]) -> None:
         self.config = make_config(words, options)
         self.me = options.get("me", "a")
-        self.others = {
-            n: Other(n, 1000 * (i + 1), holder_of(n)) for i, n in enumerate(words) if n != self.me
-        }
+        self.others = {n: Other(n, 1000 * (i + 1), holder_of(n)) for i, n in enumerate(words) if n != self.me}
         self.disk = {
             g.name: {n: Slot(g.name, n, 0, SlotState.IDLE, "0" * 16, 0, 0) for n in g.nodes} for g in self.config.groups
         }
@@ -575,8 +584,9 @@ class Driver:
     def do_result(self, words: list[str], _: dict[str, str]) -> None:
         if words[0] not in self.acts:
             raise Missing("no action is under way")
+        if self.acts[words[0]].action.value != words[1]:
+            raise Missing(f"{self.acts[words[0]].action.value} is under way")
         act = self.acts.pop(words[0])
-        assert act.action.value == words[1], f"{act.action.value} is under way, not {words[1]}"
         self.event("result", self.outcome(act, Outcome[words[2].upper()], "why"))
 
     def do_exited(self, words: list[str], _: dict[str, str]) -> None:
@@ -588,7 +598,9 @@ class Driver:
         self.replies += 1
         verb = Verb[words[0].replace("-", "_").upper()]
         target = words[1] if len(words) > 1 else ""
-        self.step(CommandIn(self.replies, verb, target, "me", options.get("to", ""), options.get("why", ""), "", self.wall()))
+        self.step(
+            CommandIn(self.replies, verb, target, "me", options.get("to", ""), options.get("why", ""), "", self.wall())
+        )
 
     def do_report(self, words: list[str], _: dict[str, str]) -> None:
         self.replies += 1
@@ -607,7 +619,9 @@ class Driver:
             alive = "alive" if lease.alive(replace(self.engine.ctx, now=self.now)) else "not alive"
             text += f":{lease.token} until {max(0, lease.acked - BOOT) // MS}, {alive}, by {lease.proof(self.now).name.lower()}"
         elif lease.promise_stands(self.now):
-            until = "for ever" if lease.forever_ms else "unsent" if lease.unsent else (lease.promised_until - BOOT) // MS
+            until = (
+                "for ever" if lease.forever_ms else "unsent" if lease.unsent else (lease.promised_until - BOOT) // MS
+            )
             text += f", promised {lease.promised_token} to {lease.promised_node or 'nobody known'} until {until}"
         self.say(text + (f"; conflict: {lease.conflict}" if lease.conflict else ""))
 
@@ -633,7 +647,7 @@ class Driver:
     def do_commands(self, _: list[str], __: dict[str, str]) -> None:
         assert self.engine is not None
         for row in self.engine.state.journal.commands.values():
-            code = f" {row.code.name}" if row.code else ""
+            code = f" {Code(row.code).name}" if row.code else ""
             self.say(f"command {row.id} {row.verb.name.lower()} {row.target}: {row.state.name.lower()}{code}")
 
     def do_alarms(self, _: list[str], __: dict[str, str]) -> None:
@@ -643,7 +657,9 @@ class Driver:
     def do_services(self, _: list[str], __: dict[str, str]) -> None:
         assert self.engine is not None
         for name, facts in self.engine.state.board.services.items():
-            self.say(f"service {name}: {facts.state.name.lower()} failures={facts.failures} restarts={len(facts.restarts)}")
+            self.say(
+                f"service {name}: {facts.state.name.lower()} failures={facts.failures} restarts={len(facts.restarts)}"
+            )
 
 
 def finished(driver: Driver) -> bool:

@@ -183,6 +183,15 @@ def main() -> int:
             return look(self, group) + (["process 1 (stuck)"] if stuck else [])
 
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
+    if mode == "late":  # stopped between the look at the lease and the fork
+        fork = programs.fork_into
+
+        def late(where: Path) -> tuple[int, bool]:
+            if Path(folder, "late").exists():
+                time.sleep(0.5)
+            return fork(where)
+
+        programs.fork_into = late  # type: ignore[attr-defined]
     ip = {"ip": address, "interface": "srv0"} if address else None
     return guardian.run(make_config(folder, cluster, ip), "n", guardian.Children(engine, lease_io=silent_child))
 

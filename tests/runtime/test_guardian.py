@@ -152,6 +152,24 @@ def test_a_guardian_that_was_frozen_kills_before_it_obeys(stack: Stack) -> None:
     assert not (stack.folder / "obeyed").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="control groups need root")
+def test_stopped_between_the_look_at_the_lease_and_the_fork(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, "late")
+    try:
+        engine = stack.engine_pid
+        stack.lease(400)
+        (tmp_path / "late").touch()
+        stack.program("sh", "-c", f"echo ran > {tmp_path}/ran; sleep 60")
+        stack.accept()  # the engine was killed at once: the time is looked at before it is told of the program
+        assert not lives(engine)
+        assert stack.hello.leases == ()
+        until(lambda: not any(lives(program.pid) for program in stack.hello.running))
+        assert not (tmp_path / "ran").exists()
+        assert "lease_ended" in stack.log()
+    finally:
+        stack.close()
+
+
 def test_release_only_when_nothing_is_left(stack: Stack) -> None:
     stack.lease(5000, token=7)
     run = stack.program(*SLEEP)

@@ -31,7 +31,9 @@ class Edit:
 
     def apply(self, source: str) -> str:
         found = source.count(self.old)
-        assert found == 1, f"hasnmp/{self.file}: {self.old!r} occurs {found} times, not once: bring the mutant up to date"
+        assert found == 1, (
+            f"hasnmp/{self.file}: {self.old!r} occurs {found} times, not once: bring the mutant up to date"
+        )
         return source.replace(self.old, self.new)
 
 
@@ -156,7 +158,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "no read after the write of a claim", 3,
-        (Edit("core/lease.py", "        if not why:\n            self.arbiter_until = end", "        if True:\n            self.arbiter_until = end"),),
+        (Edit("core/lease.py", "        if not why:\n            self.arbiter_until =", "        if True:\n            self.arbiter_until ="),),
         ("arbiter", "chaos"),
     ),
     Mutant(
@@ -196,7 +198,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit("simulator/guardian.py", "        self.end_due()\n        if isinstance(effect, Extend):", "        if isinstance(effect, Extend):"),
             Edit("core/guard.py", " and now_ns < held.until_ns - self.kill_ns", ""),
         ),
-        ("freeze", "lapse"),
+        ("frozen start",),
     ),
     Mutant(
         "a lease that lapsed is renewed, over the claim of another", 4,
@@ -218,6 +220,6 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an old word counts as life and as a promise", 8,
         (Edit("core/peers.py", "    asked = peer.asked.get(datagram.echo_seq) if datagram.echo_incarnation == incarnation else None\n", "    asked = Asked(ctx.now, False)\n"),),
-        ("late", "replay"),
+        ("replay",),
     ),
 )  # fmt: skip

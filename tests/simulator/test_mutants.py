@@ -22,7 +22,9 @@ def test_mutant_is_caught(mutant: Mutant) -> None:
                     caught = result
             if caught is not None:
                 break
-    assert caught is not None, f"{mutant.name}: survived {RUNS} runs of {mutant.profiles} (rule {mutant.rule} of the design)"
+    assert caught is not None, (
+        f"{mutant.name}: survived {RUNS} runs of {mutant.profiles} (rule {mutant.rule} of the design)"
+    )
     assert caught.broken != "crashed", f"{mutant.name}: not a mutant but a broken program: {caught.text}"
     real = run(caught.seed, caught.profile)
     assert not real.broken, f"the real core breaks it too: {real.broken}: {real.text}"

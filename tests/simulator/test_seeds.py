@@ -12,28 +12,42 @@ from collections import Counter
 import pytest
 
 from hasnmp.simulator.__main__ import main, verdict
-from hasnmp.simulator.faults import PROFILES
+from hasnmp.simulator.profiles import PROFILES
 from hasnmp.simulator.runs import Result, run
 
 SEEDS = range(1, 2001)
 
 # (seed, profile) that once broke an invariant, and what it was.
-ONCE_BROKEN: tuple[tuple[int, str, str], ...] = ()
+ONCE_BROKEN: tuple[tuple[int, str, str], ...] = (
+    (214, "arbiter", "a claim with a token that another had used"),
+    (50, "arbiter", "a claim with a token that another had used"),
+    (267, "chaos", "a claim with a token that another had used"),
+    (215, "chaos", "a lease beside another"),
+    (359, "chaos", "an inhibit that was confirmed and lost"),
+    (30, "durable", "an inhibit that was confirmed and lost"),
+    (94, "durable", "an inhibit that was confirmed and lost"),
+)
 
 # What the runs have to meet for their silence to mean anything: event -> how often at least in all of them.
 MET = {
-    "power lost": 500,
-    "engines killed": 500,
-    "groups ended by force": 300,
+    "power lost": 1000,
+    "engines killed": 1000,
+    "groups ended by force": 1000,
     "leases": 4000,
-    "arbiter calls timed out": 300,
-    "takeoverCompleted": 1000,
-    "left in order": 100,
-    "command failover accepted": 30,
-    "command force_failover accepted": 30,
-    "serviceRestarted": 50,
-    "fault trap": 500,
-    "fault isolate_owner": 500,
+    "arbiter calls timed out": 500,
+    "takeoverCompleted": 3000,
+    "left in order": 200,
+    "command failover running": 80,
+    "command force_failover running": 80,
+    "command inhibit done": 20,
+    "serviceRestarted": 80,
+    "groupBlocked": 3,
+    "recoveryNeeded": 300,
+    "fault trap": 300,
+    "fault isolate_owner": 300,
+    "fault restart_promiser": 300,
+    "fault duel": 150,
+    "fault ghost_idle": 20,
 }
 
 
@@ -55,7 +69,7 @@ def test_two_thousand_seeds() -> None:
         counts.update(result.counts)
     missed = {what: counts[what] for what, least in MET.items() if counts[what] < least}
     assert not missed, f"the runs hardly meet {missed}: {counts}"
-    assert took < 240, f"2,000 runs took {took:.0f} s"
+    assert took < 300, f"2,000 runs took {took:.0f} s"
 
 
 @pytest.mark.parametrize("seed", [3, 11, 12])
@@ -66,7 +80,9 @@ def test_a_seed_replays_exactly(seed: int) -> None:
     program = f"from hasnmp.simulator.runs import run; r = run({seed}); print(r.signature, r.steps, r.at_ns)"
     for hash_seed in ("1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        out = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout
+        out = subprocess.run(
+            [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+        ).stdout
         assert out.split() == [str(here.signature), str(here.steps), str(here.at_ns)]
 
 
@@ -80,7 +96,9 @@ def test_once_broken(seed: int, profile: str, what: str) -> None:
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "5"]) == 0
     story = capsys.readouterr().out
-    assert "was switched on" in story and "took the lease of" in story and "HEALED" in story and story.endswith("steps]\n")
+    assert (
+        "was switched on" in story and "took the lease of" in story and "HEALED" in story and story.endswith("steps]\n")
+    )
     assert main(["--seeds", "4", "--jobs", "1"]) == 0
     assert capsys.readouterr().out.startswith("4 runs, 0 broken")
     with pytest.raises(SystemExit) as wrong:

@@ -346,19 +346,23 @@ def running(config: Config, **more: Any) -> Iterator[AgentProcess]:
 
 
 @contextlib.contextmanager
-def trap_receiver(folder: Path, port: int, *lines: str) -> Iterator[Path]:
-    """snmptrapd on 127.0.0.1; gives the file that it writes, a notification a line."""
+def trap_receiver(folder: Path, port: int, *lines: str, mibs: dict[str, str] | None = None) -> Iterator[Path]:
+    """snmptrapd on 127.0.0.1; gives the file that it writes, a notification a line.
+
+    mibs: an environment in which it knows MIBs; without one it prints numbers only.
+    """
     settings, output = folder / "snmptrapd.conf", folder / "traps.log"
     settings.write_text("\n".join(("disableAuthorization yes", *lines)) + "\n")
     state = folder / "snmptrapd"
     state.mkdir(exist_ok=True)
     with output.open("w") as log:
-        line = ["snmptrapd", "-f", "-Lo", "-C", "-c", str(settings), "-On", "-Oe", "-F", "%V~%v\\n", "-Ob"]
+        numbers = [] if mibs else ["-On", "-Oe", "-Ob"]
+        line = ["snmptrapd", "-f", "-Lo", "-C", "-c", str(settings), *numbers, "-F", "%V~%v\\n"]
         process = subprocess.Popen(
             [*line, f"127.0.0.1:{port}"],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**ENVIRONMENT, "SNMP_PERSISTENT_DIR": str(state)},
+            env={**(mibs or ENVIRONMENT), "SNMP_PERSISTENT_DIR": str(state)},
         )
         try:
             wait_for(lambda: "NET-SNMP version" in output.read_text())

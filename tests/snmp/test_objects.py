@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_some_values_by_hand() -> None:
     lan, cross = name("node-b") + "." + name("lan"), name("node-b") + "." + name("cross")
     assert found["haLinkAddressType"] == {lan: 1, cross: 2}
     assert found["haLinkAddress"][lan] == bytes((192, 0, 2, 12))
-    assert found["haGroupLeaseRemaining"] == {name("web"): 800, name("db"): 0}
+    assert found["haGroupLeaseRemaining"] == {name("web"): 840, name("db"): 0}
     assert found["haGroupExcludedNodes"][name("web")] == b"node-c,node-b"
     assert found["haGroupDataAge"] == {name("web"): 20, name("db"): 2**32 - 1}
     assert found["haGroupAction"] == {name("web"): 1, name("db"): 1}
@@ -110,7 +111,7 @@ def test_without_an_engine_no_state_is_the_last_good_one() -> None:
     }  # fmt: skip
     for n, value in unknown.items():
         assert set(after[n].values()) == {value}, n
-    assert {n for n in before if before[n] != after[n]} <= set(unknown)
+    assert {n for n in before if before[n] != after[n]} <= {*unknown, "haGroupLeaseRemaining"}  # it runs down
 
 
 def test_before_the_engine_was_ever_heard() -> None:
@@ -124,8 +125,11 @@ def test_before_the_engine_was_ever_heard() -> None:
 
 def test_what_moves_with_the_clock_is_volatile() -> None:
     """A value that differs a second later, or with the spin lock, must not be kept; everything else may be."""
-    at, later = values(reader()), values(Reader(a_view(), BOOT_NS, NOW_NS + 1_000_000_000, spin_lock=1))
-    assert {t.name for t in OBJECTS.values() if t.volatile} == {n for n in at if at[n] != later[n]}
+    moved = set()
+    for fresh in (True, False):
+        at, later = (values(Reader(a_view(), BOOT_NS, NOW_NS + n * 1_000_000_000, fresh, n)) for n in (0, 1))
+        moved |= {n for n in at if at[n] != later[n]}
+    assert {t.name for t in OBJECTS.values() if t.volatile} == moved
 
 
 def test_values_rest_on_the_tables_that_are_named() -> None:
@@ -210,3 +214,19 @@ def test_the_mib_is_beside_the_package() -> None:
     import hasnmp
 
     assert (Path(hasnmp.__file__).parents[1] / "mibs" / "HASNMP-MIB.txt").is_file()
+
+
+def test_a_lease_that_is_renewed_never_reads_as_over_and_one_of_a_silent_engine_does() -> None:
+    """The engine tells of renewals once a second, and a lease may last less: so it is read by the row's own moment."""
+    column: Any = OBJECTS["haGroupLeaseRemaining"]
+    view = a_view()
+    row: Any = view.tables["groups"]["web"]
+    told = replace(row, data_ns=NOW_NS, lease_until_ns=NOW_NS + 300_000_000)
+    theirs = replace(told, owner="node-b", data_ns=NOW_NS - 5_000_000_000)
+    view.now_ns = NOW_NS
+    for later_ms in (0, 299, 900, 5000):
+        fresh = Reader(view, BOOT_NS, NOW_NS + later_ms * 1_000_000, node="node-a")
+        assert (column.read(fresh, told), column.read(fresh, theirs)) == (300, 300)
+        silent = replace(fresh, fresh=False)
+        assert column.read(silent, told) == column.read(silent, theirs) == max(0, 300 - later_ms)
+    assert column.read(fresh, replace(told, lease_until_ns=0)) == 0

@@ -174,7 +174,7 @@ def test_getbulk_is_cut_to_the_managers_message_size(agent: AgentProcess) -> Non
 def test_system_and_engine_groups(agent: AgentProcess) -> None:
     assert "hasnmp" in agent.value(WATCH, "1.3.6.1.2.1.1.1.0")
     assert agent.value(WATCH, "1.3.6.1.2.1.1.2.0") == "." + dotted(ROOT)
-    assert agent.value(WATCH, "1.3.6.1.2.1.1.5.0") == socket.gethostname()
+    assert agent.value(WATCH, "1.3.6.1.2.1.1.5.0") == "alpha"  # as everywhere else
     assert agent.value(WATCH, "1.3.6.1.6.3.10.2.1.2.0") == "1"
     assert agent.value(WATCH, "1.3.6.1.6.3.10.2.1.4.0") == "65507"
     first = int(agent.value([*WATCH, "-Ot"], SYS_UP_TIME))
@@ -199,8 +199,6 @@ def test_wrong_credentials_are_refused_and_counted(agent: AgentProcess) -> None:
     good = ["-A", AUTH, "-X", PRIV]
     plain = ["-v3", "-u", "plain", "-a", "SHA-256", "-A", AUTH]
     for number, words, text in (
-        (1, [*known, *good, "-l", "authNoPriv"], "nsupported security level"),
-        (1, ["-v3", "-u", "noc", "-l", "noAuthNoPriv"], "nsupported security level"),
         (1, [*plain, "-x", "AES", "-X", PRIV, "-l", "authPriv"], "nsupported security level"),
         (3, [*known, *good, "-l", "authPriv", "-u", "nobody"], "nknown user name"),
         (5, [*known, "-A", "wrong-password", "-X", PRIV, "-l", "authPriv"], "uthentication failure"),
@@ -211,6 +209,14 @@ def test_wrong_credentials_are_refused_and_counted(agent: AgentProcess) -> None:
         assert text in refusal(agent, *words), words
         assert (usm_counter(agent, number), usm_counter(agent, 1)) != before, words
     assert agent.value([*plain, "-l", "authNoPriv"], SYS_UP_TIME)
+    # The protocols are there, the access is not: VACM's word, not USM's, and nothing is counted.
+    unsupported = usm_counter(agent, 1)
+    bare = ["-v3", "-u", "noc", "-l", "noAuthNoPriv"]
+    for words in ([*known, *good, "-l", "authNoPriv"], bare, [*plain, "-l", "noAuthNoPriv"]):
+        for tool, more in (("snmpget", [SYS_UP_TIME]), ("snmpgetnext", [SYS_UP_TIME]), ("snmpset", [SERIAL, "i", "1"])):
+            said = agent.run(tool, words, *more)
+            assert "authorizationError" in said.stderr and not said.stdout, (tool, words, said)
+    assert usm_counter(agent, 1) == unsupported
 
 
 def test_a_message_of_another_time_is_refused_and_counted(agent: AgentProcess) -> None:

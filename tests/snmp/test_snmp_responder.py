@@ -548,6 +548,53 @@ def test_a_foreign_context_is_reported(bench: Bench) -> None:
         assert bench.counters.value(counter) == 1
 
 
+def unproven(bench: Bench, pdu: bytes) -> bytes:
+    """A v3 request under noc's name, without authentication."""
+    header = ber.encode(0x30, b"\2\1\x63" + ber.encode_integer(65507) + b"\4\1\4" + b"\2\1\3")
+    params = ber.encode(4, bench.engine.id) + b"\2\1\0\2\1\0" + ber.encode(4, b"noc") + b"\4\0\4\0"
+    scoped = ber.encode(0x30, ber.encode(4, bench.engine.id) + b"\4\0" + pdu)
+    return ber.encode(0x30, b"\2\1\3" + header + ber.encode(4, ber.encode(0x30, params)) + scoped)
+
+
+@pytest.mark.parametrize("tag", [GET, NEXT, BULK, SET])
+def test_below_a_users_level_nothing_is_allowed_and_nothing_read(bench: Bench, tag: int) -> None:
+    asked = unproven(bench, a_pdu(tag, [binding((*ROOT, 1, 4, 0)), binding((*ROOT, 1, 2, 0))], 0, 50))
+    out = bench.send(asked)
+    assert out is not None and len(out) <= len(asked) + 16  # the engine's own boots and time are longer
+    answer = opened(bench, out)
+    assert (answer.tag, answer.request_id, answer.status, answer.index) == (RESPONSE, 77, 16, 0)
+    assert answer.names == [(*ROOT, 1, 4, 0), (*ROOT, 1, 2, 0)] and answer.tags == [ber.NULL, ber.NULL]
+    assert not bench.reads and not bench.sets
+
+
+def test_an_unproven_sender_is_answered_little_and_seldom(bench: Bench) -> None:
+    asked = unproven(bench, a_pdu(GET, [binding((*ROOT, 1, 1, 0))]))
+    assert sum(bench.send(asked) is not None for _ in range(1000)) == 100
+    bench.second += 1
+    assert bench.send(unproven(bench, a_pdu(GET, [binding((*ROOT, 1, 1, 0))] * 100))) is None
+    for pdu in (a_pdu(RESPONSE, []), a_pdu(TRAP, []), a_pdu(REPORT, [])):
+        assert bench.send(unproven(bench, pdu)) is None
+
+
+def test_a_bulk_that_fails_blames_the_variable_that_failed_whatever_repetition_it_was_in(bench: Bench) -> None:
+    one, wrong = (*ROOT, 1, 1, 0), (*ROOT, 4, 1, 0)
+    for names, once, index in (
+        ([(*ROOT, 4)], 0, 1), ([one, (*ROOT, 4)], 0, 2), ([one, (*ROOT, 4)], 1, 2), ([(*ROOT, 4), one], 1, 1),
+        ([one, one, (*ROOT, 3)], 0, 3),  # big.0 fits, and in the second repetition broken.0 follows it
+        ([one, (*ROOT, 3), one], 1, 2),
+        ([one, one, wrong], 1, 3),  # and the value that is none of its type
+    ):  # fmt: skip
+        answer = bench.ask(BULK, [*names], once, 2)
+        assert (answer.status, answer.index, answer.names) == (5, index, names), (names, once)
+    assert len(bench.failures) == 7
+
+
+def test_a_bulk_with_a_name_that_is_none_is_no_message(bench: Bench) -> None:
+    bad = ber.encode(0x30, ber.encode(ber.OID, b"\x2b\x80\x01") + b"\5\0")
+    assert bench.send(v2c(a_pdu(BULK, [binding((*ROOT, 1, 1)), bad], 0, 2))) is None
+    assert not bench.failures and bench.counters.value("parse_errors") == 1
+
+
 def test_reports_to_one_address_are_limited_so_that_a_flood_gains_nothing(bench: Bench) -> None:
     probe = ber.encode(0x30, b"\2\1\3" + ber.encode(0x30, b"\2\1\1\2\2\5\xdc\4\1\4\2\1\3")
                        + ber.encode(4, ber.encode(0x30, b"\4\0\2\1\0\2\1\0\4\0\4\0\4\0"))

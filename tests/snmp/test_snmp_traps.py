@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from hasnmp.model import Kind, PartState
+from hasnmp.model import Kind, PartState, Severity
 from hasnmp.settings import Config, Receiver, Throttle
 from hasnmp.snmp import identity, objects, standard
 from hasnmp.snmp.notices import NOTICES, notification_varbinds
 from hasnmp.snmp.objects import Reader
+from tests.snmp.mibs import net_snmp_environment
 from tests.snmp.snmp_lab import (
     AUTH,
     PRIV,
@@ -89,6 +91,33 @@ def test_an_event_becomes_a_whole_trap_by_v2c_and_v3(tmp_path: Path) -> None:
     fake.stop()
 
 
+def test_a_receiver_that_knows_the_mib_prints_names_for_everything(tmp_path: Path) -> None:
+    port = free_port()
+    fake = FakeEngine(tmp_path / "control.sock", a_view())
+    receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    known = net_snmp_environment(tmp_path)
+    with trap_receiver(tmp_path, port, mibs=known) as output, running(config_of(tmp_path, port, receiver)):
+        wait_for(lambda: "SNMPv2-MIB::coldStart" in output.read_text())
+        fake.happen(an_event(6, Kind.NODE_LOST, severity=Severity.MAJOR, alarm="node/beta", group="", service=""))
+        line = wait_for(lambda: next((x for x in output.read_text().splitlines() if "::haNodeLost" in x), ""))
+    fields = dict(field.split(" = ", 1) for field in line.split("~"))
+    assert list(fields)[:2] == ["DISMAN-EVENT-MIB::sysUpTimeInstance", "SNMPv2-MIB::snmpTrapOID.0"] or list(fields)[:2] == [
+        "SNMPv2-MIB::sysUpTime.0", "SNMPv2-MIB::snmpTrapOID.0",
+    ]  # fmt: skip
+    assert {name: value for name, value in list(fields.items())[1:]} == {
+        "SNMPv2-MIB::snmpTrapOID.0": "OID: HASNMP-MIB::haNodeLost",
+        "HASNMP-MIB::haClusterName.0": "STRING: bank", "HASNMP-MIB::haEventId.6": "Gauge32: 6",
+        "HASNMP-MIB::haEventSeverity.6": "INTEGER: major(4)", "HASNMP-MIB::haEventNode.6": "STRING: alpha",
+        "HASNMP-MIB::haEventOwnState.6": "INTEGER: primary(1)", "HASNMP-MIB::haEventPeer.6": "STRING: beta",
+        "HASNMP-MIB::haEventPeerState.6": "INTEGER: lost(2)", "HASNMP-MIB::haEventPreviousState.6": "Gauge32: 4",
+        "HASNMP-MIB::haEventState.6": "Gauge32: 5", "HASNMP-MIB::haEventReason.6": "INTEGER: nodeLost(5)",
+        "HASNMP-MIB::haEventGroup.6": "STRING: ", "HASNMP-MIB::haEventService.6": "STRING: ",
+        "HASNMP-MIB::haEventLink.6": "STRING: ", "HASNMP-MIB::haEventAlarmKey.6": "STRING: node/beta",
+        "HASNMP-MIB::haEventCommonId.6": "STRING: c6", "HASNMP-MIB::haEventText.6": "STRING: what happened, 6",
+    }  # fmt: skip
+    fake.stop()
+
+
 def test_every_kind_of_event_can_be_sent(tmp_path: Path) -> None:
     port = free_port()
     fake = FakeEngine(tmp_path / "control.sock", a_view(0))
@@ -120,13 +149,53 @@ def test_coldstart_warmstart_enginedown_engineup_and_what_happened_meanwhile(tmp
             wait_for(lambda: traps_in(output, up) and traps_in(output, NOTICES[Kind.NODE_LOST]), 5)
             fake.happen(an_event(7, Kind.NODE_JOINED))
             wait_for(lambda: traps_in(output, NOTICES[Kind.NODE_JOINED]))
+        # What happens while no agent runs is for the next one to tell, unless it is no news any more.
+        old = int((time.time() - 3600) * 1000)
+        fake.view.tables["events"]["8"] = an_event(8, Kind.LINK_DOWN, wall_ms=old)
+        fake.view.tables["events"]["9"] = an_event(9, Kind.LINK_UP)
         with running(config, warm=True):
-            wait_for(lambda: traps_in(output, standard.WARM_START))
+            wait_for(lambda: traps_in(output, standard.WARM_START) and traps_in(output, NOTICES[Kind.LINK_UP]))
+            fake.happen(an_event(10, Kind.ARBITER_LOST))
+            wait_for(lambda: traps_in(output, NOTICES[Kind.ARBITER_LOST]))
         # Each once, and nothing of what was there before the agent came.
-        for trap in (standard.COLD_START, standard.WARM_START, down, up, NOTICES[Kind.NODE_LOST]):
+        missed_kinds = NOTICES[Kind.NODE_LOST], NOTICES[Kind.LINK_UP]
+        for trap in (standard.COLD_START, standard.WARM_START, down, up, *missed_kinds):
             assert len(traps_in(output, trap)) == 1
+        assert not traps_in(output, NOTICES[Kind.LINK_DOWN])
         assert not traps_in(output, NOTICES[Kind.TAKEOVER_COMPLETED])
     fake.stop()
+
+
+def test_what_the_engine_says_before_its_agent_is_up_is_told_and_nothing_of_its_last_run(tmp_path: Path) -> None:
+    """Both are started together, and the engine is there first; its events of a last run are in its view too."""
+    port = free_port()
+    view = a_view(2)
+    started = now_ns() + 10**7
+    earlier, later = time.time_ns() // 1_000_000 - 5000, time.time_ns() // 1_000_000 + 20
+    view.tables["system"][""] = replace(view.tables["system"][""], started_ns=started)  # type: ignore[type-var, assignment]
+    kinds = (Kind.NODE_LOST, earlier), (Kind.ROLE_CHANGE, later), (Kind.RECOVERY_NEEDED, later)
+    for number, (kind, wall_ms) in enumerate(kinds, 1):
+        view.tables["events"][str(number)] = an_event(number, kind, wall_ms=wall_ms)
+    fake = FakeEngine(tmp_path / "control.sock", view)
+    receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    with trap_receiver(tmp_path, port) as output:
+        for status in (0, 1):  # the second agent finds its mark, and has nothing to tell
+            with running(config_of(tmp_path, port, receiver)):
+                wait_for(lambda: len(traps_in(output, standard.COLD_START)) > status)  # noqa: B023
+                wait_for(lambda: traps_in(output, NOTICES[Kind.RECOVERY_NEEDED]))
+        for kind in (Kind.ROLE_CHANGE, Kind.RECOVERY_NEEDED):
+            assert len(traps_in(output, NOTICES[kind])) == 1
+        assert not traps_in(output, NOTICES[Kind.NODE_LOST])
+    fake.stop()
+
+
+def test_a_notification_names_its_cluster_before_any_engine_was_there(tmp_path: Path) -> None:
+    port = free_port()
+    receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    name = next(dotted((*s.oid, 0)) for s in objects.SCALARS if s.name == "haClusterName")
+    with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, receiver, alive_s=1)):
+        [alive, *_] = wait_for(lambda: traps_in(output, NOTICES[Kind.ALIVE]))
+        assert alive[name] == 'STRING: "bank"'
 
 
 def test_alive_is_said_as_often_as_configured(tmp_path: Path) -> None:

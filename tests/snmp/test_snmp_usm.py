@@ -91,15 +91,26 @@ def test_a_good_message_comes_through_and_its_answer_too() -> None:
         assert again is not None and again.level == level
 
 
+def test_a_level_below_the_users_own_comes_through_and_says_which_it_is() -> None:
+    """The access check refuses it (RFC 3414 section 3.2 (5) asks only whether the user has the protocols)."""
+    engine, counters = an_engine()
+    for name, flags, level in ((b"noc", 5, AUTH), (b"noc", 4, NO_AUTH), (b"plain", 4, NO_AUTH)):
+        message = receive(engine, a_message(engine, name=name, flags=flags))
+        assert message is not None and message.level == level and message.user is engine.users[name]
+        again = receive(engine, engine.send(message, a_pdu(GET, []), level))
+        assert again is not None and (again.level, again.user) == (level, message.user)
+        assert message.data[message.start :].startswith(b"\4\x11" + ENGINE_ID)
+    assert not any(counters._counts.values())
+    with pytest.raises(Report):
+        receive(engine, a_message(engine, flags=5, digest=bytes(24)))
+
+
 REFUSED = {
     "discovery": ({"engine_id": b"", "name": b"", "flags": 4}, "usm_unknown_engines", NO_AUTH),
     "another engine": ({"engine_id": ENGINE_ID + b"x"}, "usm_unknown_engines", NO_AUTH),
     "unknown user": ({"name": b"nobody"}, "usm_unknown_users", NO_AUTH),
     "no user": ({"name": b"", "flags": 4}, "usm_unknown_users", NO_AUTH),
-    "a user of authPriv without authentication": ({"flags": 4}, "usm_unsupported_levels", NO_AUTH),
-    "a user of authPriv without privacy": ({"flags": 5}, "usm_unsupported_levels", NO_AUTH),
     "a user of authNoPriv with privacy": ({"name": b"plain", "flags": 7}, "usm_unsupported_levels", NO_AUTH),
-    "a user of authNoPriv without authentication": ({"name": b"plain", "flags": 4}, "usm_unsupported_levels", NO_AUTH),
     "wrong digest": ({"digest": bytes(24)}, "usm_wrong_digests", NO_AUTH),
     "digest of 12 octets": ({"digest_size": 12}, "usm_wrong_digests", NO_AUTH),
     "no digest": ({"digest_size": 0}, "usm_wrong_digests", NO_AUTH),
@@ -139,7 +150,7 @@ def test_refusals_their_counters_and_the_level_of_their_reports(what: str) -> No
         assert (flags, name) == (b"\1", b"noc")
         assert engine.users[b"noc"].digest(report.replace(digest, bytes(24))) == digest
     else:
-        assert (flags, name, digest) == (b"\0", b"", b"")
+        assert (flags, name, digest) == (b"\0", b"noc" if counter == "usm_decryption_errors" else b"", b"")
     assert ber.octets(report, after, params_end) == (b"", params_end)
     start, end = ber.expect(report, params_end, end, 0x30)
     _, start = ber.octets(report, start, end)

@@ -1,0 +1,104 @@
+"""What a run may meet: which faults, how many, on what cluster. A seed picks one profile of MIX, by weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Profile:
+    """faults: name -> weight. strikes: how many in the safety phase, at least and at most."""
+
+    faults: dict[str, float]
+    strikes: tuple[int, int] = (3, 10)
+    nodes: tuple[int, ...] = (2, 2, 2, 3)
+    groups: tuple[int, ...] = (1, 2)
+    links: tuple[int, ...] = (1, 2)
+    arbiter: str = "disk"  # disk | gone: a disk that fails for everybody until the end | none
+    rough: float = 0.5  # the share of runs with a network that loses, doubles and delays all the time
+    early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
+    keep: bool = False  # nothing may interrupt any group
+    taken: bool = False  # one owner fails for good, in whatever way, and its groups must be taken soon
+    drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
+    mixed: float = 0.0  # the share of runs whose nodes have different lease times
+    intervals: tuple[int, int] = (18, 48)  # length of the safety phase, in heartbeats
+
+
+def _aimed(faults: dict[str, float], strikes: tuple[int, int] = (1, 2), **more: Any) -> Profile:
+    """A cluster that is sound but for what is aimed at it, and time enough for that to work."""
+    return Profile(faults, strikes, rough=0.0, early=0.0, intervals=(25, 65), **more)
+
+
+def _kept(faults: dict[str, float], strikes: tuple[int, int] = (1, 3), **more: Any) -> Profile:
+    return Profile(faults, strikes, rough=0.0, early=0.0, intervals=(25, 65), keep=True, **more)
+
+
+_CHAOS: dict[str, float] = {
+    "cut_all": 3, "cut_link": 1, "cut_one_way": 3, "cut_node": 1, "burst": 1, "replays": 1,
+    "pause_engine": 2, "pause_guardian": 2, "pause_lease_io": 2, "pause_store": 0.5, "pause_stack": 2, "trap": 4,
+    "kill_engine": 2, "kill_lease_io": 1, "kill_guardian": 1, "kill_stack": 2, "power_cycle": 3, "power_all": 0.7,
+    "disk_bad": 3, "disk_bad_all": 1, "slot_unreadable": 0.5, "store_bad": 0.7,
+    "program_dies": 1, "program_bad": 1, "operator": 3, "leave": 1,
+    "isolate_owner": 4, "restart_promiser": 3, "leave_cut": 2, "replay_cut": 2, "duel": 2, "move_under_fire": 2,
+}  # fmt: skip
+
+PROFILES: dict[str, Profile] = {
+    "chaos": Profile(_CHAOS),
+    "mixed": Profile(_CHAOS | {"disk_bad": 8, "power_cycle": 6}, mixed=1.0),
+    "promises": Profile(_CHAOS, arbiter="gone"),
+    "arbiter": Profile(
+        {"isolate_owner": 6, "duel": 4, "disk_bad": 4, "cut_all": 3, "trap": 4, "power_cycle": 2, "operator": 1},
+        rough=0.2,
+    ),
+    "restart": Profile(
+        {"restart_promiser": 6, "leave_cut": 3, "kill_engine": 2, "power_cycle": 3, "cut_all": 2},
+        rough=0.2, intervals=(25, 65),
+    ),
+    "freeze": Profile(
+        {"trap": 5, "pause_stack": 3, "pause_engine": 3, "pause_guardian": 3, "isolate_owner": 4, "cut_all": 2},
+        rough=0.2, intervals=(25, 65),
+    ),
+    "replay": Profile(
+        {"replay_cut": 6, "replays": 2, "cut_one_way": 3, "cut_all": 2, "pause_engine": 1, "power_cycle": 1},
+        links=(2,), rough=0.3, intervals=(25, 65),
+    ),
+    "moves": Profile(
+        {"move_under_fire": 6, "operator": 6, "cut_all": 1, "leave": 2, "pause_engine": 1, "kill_engine": 1}, rough=0.3,
+    ),
+    "services": Profile({"program_dies": 4, "program_bad": 6, "operator": 2, "power_cycle": 1}, rough=0.2),
+    "split": Profile(
+        {"program_dies": 2, "program_bad": 2, "operator": 3, "power_cycle": 3, "kill_engine": 2, "leave": 1},
+        arbiter="none", rough=0.0, early=0.0,
+    ),
+    # Aimed at one thing each; what they aim at is said at the faults' own functions.
+    "late": _aimed({"late_words": 1}),
+    "late record": _aimed({"late_record": 1}),
+    "drift": _aimed({"freeze_owner": 1}, drift=True),
+    "lapse": _aimed({"lapsed_owner": 1, "freeze_owner": 1}),
+    "frozen start": _aimed({"start_while_frozen": 1}),
+    "unreadable": _aimed({"unreadable_cut": 1}),
+    "ghost": _aimed({"ghost_idle": 1}, (1, 3), nodes=(2,)),
+    "handover": _aimed({"move_stopped": 1}, (2, 4)),
+    "durable": _aimed({"inhibit_then_crash": 1, "store_bad": 0.5}, (1, 4)),
+    "taken": _aimed({}, (0, 0), taken=True),
+    # One fault class that must interrupt nothing.
+    "kept arbiter": _kept({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, (3, 10)),
+    "kept link": _kept({"cut_link": 1}, (2, 6), links=(2,)),
+    "kept loss": _kept({"lossy_link": 1}, links=(2,)),
+    "kept store": _kept({"store_bad": 1, "pause_store": 1}, (3, 10)),
+    "kept engine": _kept({"kill_one_engine": 1}, (2, 5)),
+    "kept cut": _kept({"cut_all": 1, "cut_one_way": 1}, nodes=(2,)),
+    "kept calm": _kept({"replays": 1}),
+    "kept ghost": _kept({"ghost_claim": 1}, (1, 1), nodes=(2,), groups=(1,)),
+    "kept standby": _kept({"standby_lost": 1}, nodes=(2,), groups=(1,)),
+}  # fmt: skip
+
+# How the seeds are spread over the profiles.
+MIX: tuple[tuple[str, float], ...] = (
+    ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
+    ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
+    ("lapse", 1), ("frozen start", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 2), ("kept ghost", 1), ("split", 2),
+    ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
+    ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1),
+)  # fmt: skip
