@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -39,6 +40,24 @@ async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(60)
+
+
+def test_a_mere_connection_is_seen_at_a_glance() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        check = settings.Check("tcp", host="127.0.0.1", port=port)
+        assert checks.glance(check) == Verdict(Outcome.FAILED, f"127.0.0.1:{port}: Connection refused")
+        listener.listen(0)
+        assert checks.glance(check) == Verdict(Outcome.OK, f"127.0.0.1:{port} accepts connections")
+        full = []
+        while (verdict := checks.glance(check)) is not None:  # its queue is full: that has to be waited for
+            full.append(verdict.outcome)
+            assert len(full) < 10
+        assert set(full) <= {Outcome.OK}
+        assert checks.glance(settings.Check("tcp", host="127.0.0.1", port=port, expect="+OK")) is None
+    named = checks.glance(settings.Check("tcp", host="localhost", port=port))
+    assert named is not None and named.outcome is Outcome.FAILED
 
 
 async def ask(kind: str, handler: Handler, timeout_s: float = 3.0, **wanted: object) -> Verdict:

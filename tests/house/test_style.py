@@ -119,7 +119,8 @@ def test_every_dependency_has_its_reason_and_is_used() -> None:
     for requirement in project["dependencies"]:
         name = re.split(r"[<>=]", requirement)[0]
         assert re.search(rf'"{re.escape(requirement)}",\s*# \w', text), f"{name}: no reason"
-        assert re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", used, re.MULTILINE), f"{name}: not used"
+        if name != "pyasn1":  # pysnmp's values are made of it: named for its version, imported by way of pysnmp
+            assert re.search(rf"^\s*(import|from) {modules.get(name, name)}\b", used, re.MULTILINE), f"{name}: not used"
 
 
 @pytest.mark.parametrize("script", ["tools/setup", ".ci/run"])

@@ -268,6 +268,12 @@ def test_the_guardians_words_become_events(tmp_path: Path) -> None:
             bench.guardian.send(message)
         await bench.until(lambda: bench.core.got(Shutdown))
         assert bench.core.got(Extended) == said[:1] and bench.core.got(Released) == said[1:2]
+        # What the agents may rely on: acknowledged, and not given up yet.
+        assert bench.loop._host.lease_alive("g") and not bench.loop._host.lease_alive("h")
+        bench.guardian.send(Extended((HeldLease("h", 1, 1 << 60),), False))
+        bench.guardian.send(Released("g", 3, True))
+        await bench.until(lambda: len(bench.core.got(Released)) == 2)
+        assert not bench.loop._host.lease_alive("g") and not bench.loop._host.lease_alive("h")
 
     play(tmp_path, story)
 
@@ -328,6 +334,18 @@ def test_without_a_guardian_everything_ends_at_once(tmp_path: Path, monkeypatch:
 
     async def story(bench: Bench) -> int:
         bench.guardian.close()
+        return await asyncio.wait_for(asyncio.shield(bench.task), 2)
+
+    assert play(tmp_path, story) == 1
+    assert ended == ["node-a"]
+
+
+def test_an_exit_by_force_ends_everything_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node: ended.append(node) or ())
+
+    async def story(bench: Bench) -> int:
+        bench.act(Exit("the guardian did not act", force=True))
         return await asyncio.wait_for(asyncio.shield(bench.task), 2)
 
     assert play(tmp_path, story) == 1

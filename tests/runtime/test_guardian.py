@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import tempfile
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
+from hasnmp.runtime import processes
 from hasnmp.runtime.kernel import boottime_ns, start_time
 from hasnmp.runtime.messages import Alarm, Alive, End, Exited, Purpose, RunFailed, RunStarted, Stop
+from hasnmp.settings import Log
 from tests.runtime.stack import MS, Stack
 
 pytestmark = pytest.mark.serial
@@ -240,6 +243,7 @@ def test_stop_in_order(stack: Stack, tmp_path: Path) -> None:
     assert stack.process.wait(5) == 0
     lease_io = int((tmp_path / "lease_io.pids").read_text().split()[-1])
     assert not lives(lease_io)
+    assert "engine_killed" not in stack.log()  # neither of them was killed by the guardian
 
 
 def test_a_hanging_engine_is_replaced(stack: Stack) -> None:
@@ -322,3 +326,17 @@ def test_a_stop_that_no_engine_survives_is_done_by_force(stack: Stack) -> None:
         os.kill(stack.engine_pid, signal.SIGKILL)
     assert stack.process.wait(5) == 0
     assert not lives(pid)
+
+
+def test_the_log_has_the_form_that_is_wanted(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_logger", None)
+    processes.log("before", left_ms=1)
+    for form in ("json", "console"):
+        processes.set_up_log(Log(format=form), "n")
+        processes.log("lease_ended", logging.WARNING, left_ms=7)
+    before, as_json, as_text = capfd.readouterr().err.splitlines()
+    assert json.loads(before) == {"event": "before", "process": "guardian", "left_ms": 1}
+    line = json.loads(as_json)
+    assert (line["event"], line["level"], line["process"], line["node"], line["left_ms"]) == (
+        "lease_ended", "warning", "guardian", "n", 7)  # fmt: skip
+    assert not as_text.startswith("{") and "lease_ended" in as_text and "left_ms=7" in as_text
