@@ -256,6 +256,10 @@ def _drain(state: State, group: Group) -> None:
     others = state.candidates(group.name)
     reason = Reason.NODE_LEFT if state.leaving else Reason.STANDBY_ORDERED
     text = f"{state.me} is stopping" if state.leaving else f"{state.me} was set to standby"
+    frozen = state.board.registers.get(FREEZE, group.name)
+    if frozen and not state.leaving:
+        state.decided(group.name, f"stays on {state.me} although {text}: it is frozen ({frozen})")
+        return
     if others or state.leaving:
         begin_move(state, group, Move(others[0] if others else "", reason, text))
     else:

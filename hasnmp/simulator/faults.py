@@ -16,7 +16,7 @@ from hasnmp.simulator.profiles import Profile
 from hasnmp.simulator.world import MS, World, world_choice
 from hasnmp.wire import Slot, SlotState
 
-POINTS = ("effect", "effect", "spawn", "address", "renew", "release", "kill", "write", "read", "answer")
+POINTS = ("effect", "effect", "start", "spawn", "address", "renew", "release", "kill", "write", "read", "answer")
 
 
 @dataclass
@@ -127,17 +127,18 @@ class Faults:
         network.loss[network.links[0]] = 0.2
         network.double = 0.1
 
-    def replays(self, duration: int = 0, newest: int = 300, answers: bool = False) -> None:
+    def replays(self, duration: int = 0, newest: int = 300) -> None:
         a = self.machine()
         b = self.other(a)
         end = self.world.now + (duration or self.some())
         while_ns = world_choice(self.world.rng, (10, 30, 80)) * MS
-        self.replay_on(a.name, b.name, end, while_ns, newest, answers)
+        self.replay_on(a.name, b.name, end, while_ns, newest, False)
 
     def replay_on(self, a: str, b: str, end: int, every: int, newest: int, answers: bool) -> None:
         if self.world.now < end:
             self.world.network.replay(a, b, newest, answers)
-            self.world.network.replay(b, a, newest, answers)
+            if not answers:
+                self.world.network.replay(b, a, newest)
             self.later(every, self.replay_on, a, b, end, every, newest, answers)
 
     # ------------------------------------------------------------------------------------------ processes
@@ -363,7 +364,7 @@ class Faults:
         self.cut_node(owner, 8 * dead + 4 * lease)
         for service in list(owner.programs):
             self.later(dead, owner.die, service)
-        self.later(dead + self.world.between(0, 3 * MS), owner.guardian.pause, 2 * lease + 2 * dead)
+        owner.guardian.trap = ("start", 0, 2 * lease + 2 * dead)
 
     def unreadable_cut(self) -> None:
         """The owner has nothing but its record on the disk, and that can't be read. Rule 3."""
@@ -443,9 +444,13 @@ class Faults:
         if self.world.rng.random() < 0.5:  # one link falls behind, so that newer words are new to it
             self.cut_link(duration // 2 + 500 * MS)
             wait = duration // 2
-            self.later(wait, self.disk_fails, self.owner(), duration)
+            owner = self.owner()
+            self.later(wait, self.disk_fails, owner, duration)
             self.later(wait, self.cut_all, duration)
-            self.later(wait, self.replays, duration, 5, True)
+            end = self.world.now + wait + duration
+            for machine in self.world.machines.values():
+                if machine is not owner:  # whoever is to take the group hears nothing
+                    self.later(wait, self.replay_on, machine.name, owner.name, end, 20 * MS, 5, True)
             return
         if self.world.rng.random() < 0.5:
             self.cut_all(duration)

@@ -123,7 +123,7 @@ class Guardian(Process):
         elif isinstance(effect, Release):
             self.at_point("release", self.release, effect, life)
         elif effect.action is Action.START:
-            self.start_service(effect, life)
+            self.at_point("start", self.start_service, effect, life)
         elif effect.action is Action.STOP:
             self.stop_service(effect, life)
         else:

@@ -42,6 +42,8 @@ DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
 START_GRACE_S = 10.0  # but not while this node is only starting
 SET_TIMEOUT_S = 0.9  # below the second after which managers repeat a request
 SETS_WAITING = 16
+REPEAT_S = 5.0  # a SET that comes again within this, with nothing between, is the same one: its answer was lost
+REQUESTERS = 64  # whose last SET is remembered
 EVENTS_WAITING = 1000  # until the originator is warm
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -70,9 +72,11 @@ class Agent:
         self._told = Told(Path(config.run_dir) / f"{node}.told")
         self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
         self._next_id = 0
-        self._spin_lock = 0
+        # Another value at each start, so that nobody's value of before is good again (RFC 2579 section 2, TestAndIncr).
+        self._spin_lock = int.from_bytes(os.urandom(4), "big") & 0x7FFFFFFF
         self._sets: deque[tuple[SetRequest, Done]] = deque()
         self._set_arrived = asyncio.Event()
+        self._answered: dict[str, tuple[object, int, int, float]] = {}  # host -> its last SET, the answer, and when
 
         engine_id, boots, trouble = identity.start(config.state_dir, node)
         if trouble:
@@ -359,6 +363,11 @@ class Agent:
         """Queue a SET: one at a time, so that two can't pass the same spin lock."""
         if any(waiting.identity == request.identity for waiting, _ in self._sets):
             return  # a manager that repeats itself while the engine thinks: the one answer is for both
+        identity, status, index, at_s = self._answered.get(request.host, (None, 0, 0, 0.0))
+        if identity == request.identity and time.monotonic() - at_s < REPEAT_S:
+            # A failover done twice would be a failover back.
+            done(status, index)
+            return
         if len(self._sets) >= SETS_WAITING:
             done(ErrorStatus.RESOURCE_UNAVAILABLE, 1)
             return
@@ -380,6 +389,10 @@ class Agent:
                     self._log.error("set_failed", error=repr(error))
                     status, index = ErrorStatus.GEN_ERR, 1
                 self._sets.popleft()
+                self._answered.pop(request.host, None)
+                self._answered[request.host] = (request.identity, status, index, time.monotonic())
+                if len(self._answered) > REQUESTERS:
+                    del self._answered[next(iter(self._answered))]
                 self.store.begin()
                 done(status, index)
 

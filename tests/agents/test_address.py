@@ -97,7 +97,12 @@ def test_a_lapsed_lease_is_announced_no_more(cable: Cable) -> None:
     async def story(bench: Bench) -> None:
         agent = bench.agents._agents["address"]
         real = agent._neighbours.announce  # type: ignore[attr-defined]
-        agent._neighbours.announce = lambda *a: (announced.append(time.monotonic()), real(*a))  # type: ignore[attr-defined]
+
+        def announce(*words: object) -> None:
+            announced.append(time.monotonic())
+            real(*words)
+
+        agent._neighbours.announce = announce  # type: ignore[attr-defined]
         give(cable, "192.0.2.100/24")
         bench.lease_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 400_000_000)
         await bench.act("address", Action.START)

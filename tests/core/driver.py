@@ -512,7 +512,8 @@ class Driver:
 
     def do_replay(self, words: list[str], _: dict[str, str]) -> None:
         last = self.others[words[0]].last
-        assert last is not None
+        if last is None:
+            raise Missing("it has said nothing yet")
         self.queue.extend(Received(way, last[1]) for way in last[0])
         self.step(self.queue.pop(0))
 

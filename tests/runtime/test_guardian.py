@@ -328,7 +328,9 @@ def test_a_stop_that_no_engine_survives_is_done_by_force(stack: Stack) -> None:
     assert not lives(pid)
 
 
-def test_the_log_has_the_form_that_is_wanted(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_has_the_form_that_is_wanted(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "_logger", None)
     processes.log("before", left_ms=1)
     for form in ("json", "console"):

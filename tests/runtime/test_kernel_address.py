@@ -212,7 +212,12 @@ def test_a_restored_filter_lets_no_lapsed_address_answer(
     time.sleep(0.15)
     let_in: list[str] = []
     real = node._filter.let_in
-    monkeypatch.setattr(node._filter, "let_in", lambda ip, for_ms: (let_in.append(ip), real(ip, for_ms)))
+
+    def noted(ip: str, for_ms: int) -> None:
+        let_in.append(ip)
+        real(ip, for_ms)
+
+    monkeypatch.setattr(node._filter, "let_in", noted)
     cable.run(cable.server, "nft", "flush", "ruleset")
     node.renew("web6", boottime_ns() + 5000 * MS)
     assert let_in == [V6]

@@ -28,10 +28,12 @@ from tests.snmp.snmp_lab import (
     OPERATE,
     PRIV,
     READ,
+    SET,
     SYS_UP_TIME,
     V2C_READ,
     V2C_WRITE,
     WATCH,
+    WRITE,
     AgentProcess,
     Answer,
     FakeEngine,
@@ -340,6 +342,12 @@ def test_a_set_that_cannot_be_is_refused_whole(
     assert engine.commands == before and agent.value(WATCH, SPIN_LOCK) == lock
 
 
+def test_the_spin_lock_starts_anywhere(agent: AgentProcess, tmp_path: Path) -> None:
+    """A console that read it before a restart must not hit it after (RFC 2579, TestAndIncr)."""
+    with running(a_config(tmp_path)) as other:
+        assert other.value(V2C_READ, SPIN_LOCK) != agent.value(V2C_READ, SPIN_LOCK)
+
+
 def test_the_spin_lock_goes_with_the_action_and_lets_one_of_two_through(
     agent: AgentProcess, engine: FakeEngine
 ) -> None:
@@ -387,6 +395,24 @@ def test_an_engine_that_says_nothing_is_a_generr_within_a_second_and_repeats_are
         assert len(engine.commands) == 1
     finally:
         engine.verdict = CommandState.ACCEPTED
+
+
+def test_a_set_whose_answer_was_lost_is_not_done_again(agent: AgentProcess, engine: FakeEngine) -> None:
+    """A manager repeats it word for word; the same words after another SET, or under another number, are a new one."""
+    inhibit = next((*s.oid, 0) for s in objects.SCALARS if s.name == "haInhibit")
+
+    def send(value: int, request_id: int) -> Answer:
+        pdu = a_pdu(SET, [binding(inhibit, bytes((2, 1, value)))], request_id=request_id)
+        out = agent.datagram(v2c(pdu, WRITE), 5.0)
+        assert out is not None
+        answer = Answer(out)
+        assert (answer.request_id, answer.status) == (request_id, 0)
+        return answer
+
+    before = len(engine.commands)
+    for value, request_id, commands in ((1, 5, 1), (1, 5, 1), (1, 6, 2), (2, 5, 3), (1, 5, 4), (1, 5, 4)):
+        send(value, request_id)
+        assert len(engine.commands) - before == commands, (value, request_id)
 
 
 def test_the_agent_answers_while_a_set_waits(agent: AgentProcess, engine: FakeEngine) -> None:
