@@ -76,7 +76,7 @@ class Engine:
                 g.name: Running(g, node, [Run(s, board.services[s.name]) for s in g.services], journal, board.registers)
                 for g in config.groups
             },
-            board=board, journal=journal,
+            board=board, journal=journal, services={s.name: s for s in config.services()},
         )  # fmt: skip
         self.commands = Commands(self.state)
         self.talk = Talk(self.state, self.commands)

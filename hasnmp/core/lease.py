@@ -303,8 +303,8 @@ class Lease:
         if lease.token != self.token or self.phase not in (Phase.HELD, Phase.RELEASING):
             return
         if ok:
+            ctx.dirty |= not self.alive(ctx)  # it begins to count; a longer end of a live lease changes no decision
             self.acked = max(self.acked, lease.until_ns)
-            ctx.dirty = True
         elif self.acked:
             self.phase = Phase.LOST
         else:  # it never began: the guardian runs nothing under this token

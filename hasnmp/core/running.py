@@ -296,7 +296,7 @@ class Running:
 
     def _in_step(self, run: Run, ctx: Context) -> int:
         """When to check next: services with one interval are checked at one moment, for each wake-up costs."""
-        step = max(1, min(ctx.config.heartbeat.interval_ms, run.settings.check.every_ms // 8)) * MS
+        step = min(run.settings.check.every_ms, 1000) * MS
         return -(-(ctx.now + run.settings.check.every_ms * MS - step // 2) // step) * step
 
     def exited(self, service: str, pid: int, message: str, ctx: Context) -> None:

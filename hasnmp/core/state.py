@@ -13,7 +13,7 @@ from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Peer
 from hasnmp.core.running import Running
 from hasnmp.model import ArbiterState, GroupState, Reason, Role
-from hasnmp.settings import Config
+from hasnmp.settings import Config, Service
 from hasnmp.wire import GroupFlag
 
 
@@ -82,6 +82,7 @@ class State:
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
     handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
+    services: dict[str, Service] = field(default_factory=dict)  # name -> settings
     unable_why: dict[str, str] = field(default_factory=dict)  # group -> unable(), as of the last look
     yield_until: dict[str, int] = field(default_factory=dict)
     came_from: dict[str, str] = field(default_factory=dict)  # group -> the node that handed it to this one

@@ -92,7 +92,7 @@ def _promised(state: State, name: str, owner: str) -> int:
 
 
 def _service(state: State, name: str) -> ServiceRow:
-    settings = next(s for s in state.config.services() if s.name == name)
+    settings = state.services[name]
     facts, owner = state.board.services[name], state.owner(settings.group)
     status = facts.state
     if not owner:

@@ -25,12 +25,12 @@ def _lease_io(config: settings.Config, node: str, sock: socket.socket) -> int:
     return lease_io.main(sock, config, node)
 
 
-def _snmp(config: settings.Config, node: str) -> int:
+def _snmp(config: settings.Config, node: str, warm: bool) -> int:
     # Imported in its own process: neither the guardian nor the engine carries SNMP code.
     from hasnmp.snmp import agent
 
     log.set_up(config.log, node, "snmp")
-    return agent.main(config, node)
+    return agent.main(config, node, warm=warm)
 
 
 def _node(wanted: str, config: settings.Config) -> str:

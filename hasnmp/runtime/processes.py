@@ -53,13 +53,13 @@ class Children:
     """What runs in the other processes: each a function that returns its exit status. None: there is no such process.
 
     engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
-    lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node)
+    lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node, warm)
     """
 
     engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
     lease_io: Callable[[Config, str, socket.socket], int] | None = None
     store: Callable[[Config, str, socket.socket], int] | None = None
-    snmp: Callable[[Config, str], int] | None = None
+    snmp: Callable[[Config, str, bool], int] | None = None  # warm: it ran before, under this guardian
 
 
 @dataclass(slots=True)
@@ -104,7 +104,9 @@ class Family:
         if store := children.store:
             others.append(Child("store", "hasnmp-store", lambda: store(config, node, pairs["store"][1])))
         if snmp := children.snmp:
-            others.append(Child("snmp", "hasnmp-snmp", lambda: snmp(config, node)))
+            agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
+            agent.main = lambda: snmp(config, node, agent.deaths > 0)
+            others.append(agent)
         return cls(config, node, Child("engine", "hasnmp-engine", lambda: SOFTWARE), others, pairs)
 
     def all(self) -> tuple[Child, ...]:

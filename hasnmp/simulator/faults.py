@@ -120,6 +120,7 @@ class Faults:
         self.later(self.some(), self.calm, *before)
 
     def calm(self, loss: dict[str, float], slow: float, slow_ns: int) -> None:
+        self.world.network.slow_to = ""
         self.world.network.loss, self.world.network.slow, self.world.network.slow_ns = loss, slow, slow_ns
 
     def lossy_link(self) -> None:
@@ -319,6 +320,7 @@ class Faults:
         if self.world.rng.random() < 0.5:
             network, until = self.world.network, self.world.between(dead // 4, dead)
             network.slow, network.slow_ns = 0.8, world_choice(self.world.rng, (dead // 2, dead, 2 * dead))
+            network.slow_to = world_choice(self.world.rng, ("", owner.name, owner.name))
             self.later(until, self.cut_node, owner, 4 * dead)
             self.later(until, self.calm, dict(network.loss), 0.0, 0)
         else:  # they wait in the socket of an engine that is stopped

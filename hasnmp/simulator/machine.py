@@ -83,7 +83,10 @@ class EngineProcess(Process):
         """What this node shows now; None while there is no engine that could be asked."""
         if not self.alive or self.paused or self.core is None:
             return None
-        return self.core.view(self.machine.clock(), self.world.wall_ms())
+        try:
+            return self.core.view(self.machine.clock(), self.world.wall_ms())
+        except Exception as e:
+            raise Broken("crashed", f"{self.name} raised {type(e).__name__}: {e} when it was to show its view") from e
 
     def step(self, event: Event) -> None:
         world = self.world

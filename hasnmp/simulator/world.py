@@ -153,6 +153,7 @@ class Network:
         self.double = 0.0
         self.slow = 0.0  # the share of datagrams that take up to slow_ns instead of a moment
         self.slow_ns = 0
+        self.slow_to = ""  # only what goes to that machine
         self.heard: dict[tuple[str, str], list[Datagram]] = {}
 
     def send(self, datagram: Datagram, link: str) -> None:
@@ -171,7 +172,7 @@ class Network:
                 if self.loss[over] and chance() < self.loss[over]:
                     continue
                 delay = 50_000 + int(chance() * 300_000)
-                if self.slow and chance() < self.slow:
+                if self.slow and self.slow_to in ("", datagram.receiver) and chance() < self.slow:
                     delay += int(chance() * self.slow_ns)
                 world.post_at(world.now + delay, None, receiver.arrive, over, datagram)
 
@@ -189,6 +190,7 @@ class Network:
         self.cut.clear()
         self.loss = dict.fromkeys(self.links, 0.0)
         self.double = self.slow = 0.0
+        self.slow_to = ""
 
 
 def world_choice(rng: random.Random, values: Any) -> Any:

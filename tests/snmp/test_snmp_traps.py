@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from hasnmp.model import Kind, PartState, Severity
 from hasnmp.settings import Config, Receiver, Throttle
-from hasnmp.snmp import identity, objects, standard
+from hasnmp.snmp import ber, identity, objects, standard
 from hasnmp.snmp.notices import NOTICES, notification_varbinds
 from hasnmp.snmp.objects import Reader
 from tests.snmp.mibs import net_snmp_environment
 from tests.snmp.snmp_lab import (
     AUTH,
+    GET,
     PRIV,
     SYS_UP_TIME,
     V2C_READ,
     FakeEngine,
     a_config,
+    a_pdu,
     a_view,
     an_event,
+    binding,
     dotted,
     free_port,
     now_ns,
     running,
     trap_receiver,
+    v2c,
     wait_for,
 )  # fmt: skip
 
@@ -185,6 +192,34 @@ def test_what_the_engine_says_before_its_agent_is_up_is_told_and_nothing_of_its_
             assert len(traps_in(output, NOTICES[kind])) == 1
         assert not traps_in(output, NOTICES[Kind.NODE_LOST])
     fake.stop()
+
+
+def test_what_comes_to_the_port_that_traps_leave_from_is_ignored(tmp_path: Path) -> None:
+    discovery = ber.encode(0x30, b"\2\1\3" + ber.encode(0x30, b"\2\1\1\2\2\5\xdc\4\1\4\2\1\3")
+                           + ber.encode(4, ber.encode(0x30, b"\4\0\2\1\0\2\1\0\4\0\4\0\4\0"))
+                           + ber.encode(0x30, b"\4\0\4\0" + a_pdu(GET, [])))  # fmt: skip
+    large = v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))] * 4000), b"wrong")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(10)
+        port = receiver.getsockname()[1]
+        receivers = (
+            Receiver(f"127.0.0.1:{port}", "2c", community=b"secret"),
+            Receiver(f"127.0.0.1:{port}", "3", user="noc"),
+        )
+        with running(config_of(tmp_path, port, *receivers)) as process:
+            sources = {receiver.recvfrom(65535)[1] for _ in receivers}
+            for source in sources:
+                for _ in range(20):
+                    receiver.sendto(large, source)
+                receiver.sendto(discovery, source)
+            begun = time.monotonic()
+            assert process.datagram(v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))])), 5.0)
+            print("TOOK", time.monotonic()-begun, sources)
+            assert time.monotonic() - begun < 0.5
+            receiver.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                receiver.recvfrom(65535)
 
 
 def test_alive_is_said_as_often_as_configured(tmp_path: Path) -> None:
