@@ -212,7 +212,7 @@ class Faults:
 
     def disk_bad(self, machine: Machine | None = None, duration: int = 0) -> None:
         chosen = machine or self.machine()
-        mode = world_choice(self.world.rng, ("slow", "late", "failing", "frozen"))
+        mode = world_choice(self.world.rng, ("lazy", "slow", "late", "failing", "frozen"))
         duration = duration or self.some()
         self.world.tell("FAULT", f"{chosen.name}'s disk is {mode} for {duration / MS:.0f} ms")
         self.world.disk.mode[chosen.name] = mode
@@ -470,6 +470,17 @@ class Faults:
                 self.soon(100 * MS, self.power_cycle, machine)
         self.soon(6 * dead, self.trap, self.machine())
         self.soon(6 * dead, self.disk_bad, self.machine())
+
+    def claimants(self) -> None:
+        """The owner is gone, and two that can't hear each other claim at once, on disks that take their time. Rule 3."""
+        owner = self.owner()
+        dead, lease = owner.config.heartbeat.dead_after_ms * MS, owner.config.arbiter.lease_ms * MS
+        self.cut_all(4 * dead + 2 * lease)
+        owner.power_off()
+        for machine in self.world.machines.values():
+            self.world.disk.mode[machine.name] = "lazy"
+            self.later(3 * dead + lease, self.disk_good, machine)
+        self.later(4 * dead + 2 * lease, owner.power_on)
 
     def move_under_fire(self) -> None:
         """A move is ordered, and before it is done something happens."""

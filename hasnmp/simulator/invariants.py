@@ -172,6 +172,8 @@ class Truth:
     def noted(self, row: CommandRow) -> None:
         """A node says what became of a command: from `done` on, an inhibit must stay."""
         if row.verb is Verb.INHIBIT and row.state is CommandState.DONE and row.target in self.asked_inhibit:
+            if row.target not in self.inhibited:
+                self.world.count("inhibits confirmed")
             self.inhibited.add(row.target)
 
     def stored(self, machine: Machine) -> None:

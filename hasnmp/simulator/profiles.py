@@ -77,6 +77,7 @@ PROFILES: dict[str, Profile] = {
     "drift": _aimed({"freeze_owner": 1}, drift=True),
     "lapse": _aimed({"lapsed_owner": 1, "freeze_owner": 1}),
     "frozen start": _aimed({"start_while_frozen": 1}),
+    "claimants": _aimed({"claimants": 1}, nodes=(3,)),
     "unreadable": _aimed({"unreadable_cut": 1}),
     "ghost": _aimed({"ghost_idle": 1}, (1, 3), nodes=(2,)),
     "handover": _aimed({"move_stopped": 1}, (2, 4)),
@@ -98,7 +99,7 @@ PROFILES: dict[str, Profile] = {
 MIX: tuple[tuple[str, float], ...] = (
     ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
     ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
-    ("lapse", 1), ("frozen start", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 2), ("kept ghost", 1), ("split", 2),
+    ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 2), ("kept ghost", 1), ("split", 2),
     ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
     ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1),
 )  # fmt: skip

@@ -27,7 +27,7 @@ class Disk:
         self.world = world
         self.slots = {(g, n): Slot(g, n, 0, SlotState.IDLE, NOBODY, 0, 0) for g in groups for n in nodes}
         self.under_way: dict[tuple[str, str], Slot] = {}
-        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: slow, late, failing, frozen
+        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: lazy, slow, late, failing, frozen
         self.gone = False  # for everybody
         # node -> (state, for how long its next write of such a record hangs before it lands, what happens meanwhile)
         self.ambush: dict[str, tuple[SlotState, int, Callable[[], None]]] = {}
@@ -42,6 +42,8 @@ class Disk:
             return 1 * MS, False
         if mode == "":
             return 100_000 + int(chance * 900_000), True
+        if mode == "lazy":  # slow, but a write and a read fit within the bound
+            return int((0.05 + 0.43 * chance) * bound_ns), True
         if mode == "slow":
             return int((0.1 + 0.85 * chance) * bound_ns), True
         if mode == "late":

@@ -98,6 +98,8 @@ class Agent:
         self._throttle = Throttle(config.snmp.throttle, time.monotonic())
         self._held_timer: asyncio.TimerHandle | None = None
         self._unsent: deque[EventRow] | None = deque(maxlen=EVENTS_WAITING)  # None: the originator is warm
+        self._outbox: deque[EventRow] = deque()  # what the throttle let through
+        self._outbox_filled = asyncio.Event()
 
     # ------------------------------------------------------------------------------------------------ its clock
 
@@ -125,7 +127,14 @@ class Agent:
             loop.add_signal_handler(number, self._stop.set)
         self._tasks = [
             loop.create_task(job)
-            for job in (self._listen(), self._follow(), self._watch(), self._serve_sets(), self._warm_up())
+            for job in (
+                self._listen(),
+                self._follow(),
+                self._watch(),
+                self._serve_sets(),
+                self._warm_up(),
+                self._send_all(),
+            )
         ]
         if self._config.snmp.alive_s:
             self._tasks.append(loop.create_task(self._say_alive()))
@@ -142,6 +151,8 @@ class Agent:
                 listener.close(loop)
             self._told.close()
             if self._originator is not None:
+                while self._outbox:
+                    self._send_next()
                 self._originator.close()
         return 0
 
@@ -327,12 +338,9 @@ class Agent:
         self._pass_on(self._throttle.offer(event, time.monotonic()))
 
     def _pass_on(self, events: list[EventRow]) -> None:
-        """Send what the throttle lets through, and come back when it may let through more."""
-        for event in events:
-            try:
-                self._send(*notification_varbinds(event, self._reader(), self._config.cluster))
-            except Exception as error:  # one event that can't be said must not cost the agent its life
-                self._log.error("notification_failed", kind=event.kind, error=repr(error))
+        """Have sent what the throttle lets through, and come back when it may let through more."""
+        self._outbox.extend(events)
+        self._outbox_filled.set()
         throttle = self._throttle
         if throttle.may_tell():
             text = f"{throttle.dropped} notifications were held back; the event table has them"
@@ -350,6 +358,22 @@ class Agent:
     def _release(self) -> None:
         self._held_timer = None
         self._pass_on(self._throttle.due(time.monotonic()))
+
+    async def _send_all(self) -> None:
+        """One at a time, for each costs milliseconds: in a storm requests get their turn between them."""
+        while True:
+            await self._outbox_filled.wait()
+            self._outbox_filled.clear()
+            while self._outbox:
+                self._send_next()
+                await asyncio.sleep(0)
+
+    def _send_next(self) -> None:
+        event = self._outbox.popleft()
+        try:
+            self._send(*notification_varbinds(event, self._reader(), self._config.cluster))
+        except Exception as error:  # one event that can't be said must not cost the agent its life
+            self._log.error("notification_failed", kind=event.kind, error=repr(error))
 
     def _send(self, trap_oid: tuple[int, ...], variables: Any) -> None:
         assert self._originator is not None

@@ -91,7 +91,7 @@ class Originator:
                 domain = module.DOMAIN_NAME
                 if domain not in transports:
                     kind = module.Udp6Transport if module is udp6 else module.UdpTransport
-                    transports[domain] = kind(loop=loop).open_client_mode()
+                    transports[domain] = _send_only(kind)(loop=loop).open_client_mode()
                     self._config.add_transport(self._engine, domain, transports[domain])
                 self._add_target(name, receiver, domain, (host, port))
             self._names = [name for name, _ in warm]
@@ -130,6 +130,17 @@ class Originator:
     def close(self) -> None:
         if self._engine is not None:
             self._engine.close_dispatcher()
+
+
+def _send_only(base: Any) -> Any:
+    """Nobody has to answer a trap, and pysnmp would take in whatever comes to the port that traps leave from: it answers
+    discovery there, and a few large datagrams a second hold the whole agent up."""
+
+    class SendOnly(base):  # type: ignore[misc]
+        def datagram_received(self, datagram: bytes, address: Any) -> None:
+            pass
+
+    return SendOnly
 
 
 def _engine_time(base: Any, seconds: Callable[[], int]) -> Any:

@@ -56,7 +56,9 @@ def settled(watch: Watch) -> str:
 
     def look() -> str:
         since_ns = time.monotonic_ns() - 500_000_000
-        nodes = {answer.node for answer in watch.routed(since_ns)}
+        nodes = {
+            answer.node for answer in list(watch.answers) if answer.at_ns >= since_ns
+        }  # behind the client's back, too
         return nodes.pop() if len(nodes) == 1 and watch.outage_ms(since_ns) < 100 else ""
 
     return wait_for(look, 20, "the address answers steadily", 0.1)

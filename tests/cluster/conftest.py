@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         why = "makes a lease disk that can fail: needs /dev/fuse"
     elif missing:
         why = f"needs {', '.join(missing)}"
+    elif subprocess.run(["unshare", "-n", "-m", "-p", "-u", "-i", "--fork", "true"], capture_output=True).returncode:
+        why = "makes namespaces: this machine does not let even root do that"
     else:
         return
     for item in items:

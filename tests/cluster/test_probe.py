@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab import HERE, Lab, wait_for
+from tests.cluster.lab import HERE, PROJECT, Lab, sh, sweep, wait_for
 from tests.cluster.watch import PORT, Watch
 
 V4, V6 = "192.0.2.100", "2001:db8::100"
@@ -93,3 +97,20 @@ def test_a_host_without_power_is_silent_and_a_cut_can_be_healed(lab: Lab) -> Non
         assert not [x for x in watch.answers if x.at_ns > off_ns + 50_000_000], "nothing answers after power off"
     assert not lab["a"].processes()
     lab["a"].power_on()
+
+
+def test_what_a_crashed_run_left_is_swept() -> None:
+    script = "from tests.cluster.lab import Lab; lab = Lab(); print(lab.name, flush=True); input()"
+    crashed = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert crashed.stdout
+    name = crashed.stdout.readline().strip()
+    assert name
+    crashed.kill()
+    crashed.wait()
+    sweep()
+    assert not [entry for entry in os.listdir("/run/netns") if entry.startswith(name)]
+    assert not list(Path(tempfile.gettempdir()).glob(f"{name}-*"))
+    assert name not in Path("/proc/self/mountinfo").read_text()
+    assert name not in sh("ps", "ax", "-o", "args")

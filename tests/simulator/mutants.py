@@ -159,7 +159,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no read after the write of a claim", 3,
         (Edit("core/lease.py", "        if not why:\n            self.arbiter_until =", "        if True:\n            self.arbiter_until ="),),
-        ("arbiter", "chaos"),
+        ("claimants",),
     ),
     Mutant(
         "an owner heeds a stale claim", 3,

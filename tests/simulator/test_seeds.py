@@ -39,7 +39,7 @@ MET = {
     "left in order": 200,
     "command failover running": 80,
     "command force_failover running": 80,
-    "command inhibit done": 20,
+    "inhibits confirmed": 20,
     "serviceRestarted": 80,
     "groupBlocked": 3,
     "recoveryNeeded": 300,

@@ -209,17 +209,21 @@ def test_what_comes_to_the_port_that_traps_leave_from_is_ignored(tmp_path: Path)
         )
         with running(config_of(tmp_path, port, *receivers)) as process:
             sources = {receiver.recvfrom(65535)[1] for _ in receivers}
-            for source in sources:
-                for _ in range(20):
-                    receiver.sendto(large, source)
-                receiver.sendto(discovery, source)
-            begun = time.monotonic()
-            assert process.datagram(v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))])), 5.0)
-            print("TOOK", time.monotonic()-begun, sources)
-            assert time.monotonic() - begun < 0.5
             receiver.settimeout(0.5)
-            with pytest.raises(TimeoutError):
-                receiver.recvfrom(65535)
+            for source in sources:
+                receiver.sendto(discovery, source)
+                with pytest.raises(TimeoutError):
+                    receiver.recvfrom(65535)
+            # 200 a second, which a parser of pysnmp's speed would never catch up with.
+            worst = 0.0
+            for _ in range(50):
+                for source in sources:
+                    receiver.sendto(large, source)
+                begun = time.monotonic()
+                assert process.datagram(v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))])), 5.0)
+                worst = max(worst, time.monotonic() - begun)
+                time.sleep(0.005)
+            assert worst < 0.5
 
 
 def test_alive_is_said_as_often_as_configured(tmp_path: Path) -> None:
@@ -262,6 +266,24 @@ def test_a_storm_is_held_back_and_ends_with_the_last_word(tmp_path: Path) -> Non
         assert [trap.get(f"{text}.{number}") for trap, number in zip(traps, (6, 105), strict=True)] == [
             'STRING: "what happened, 6"', 'STRING: "what happened, 105"',
         ]  # fmt: skip
+    fake.stop()
+
+
+def test_requests_get_their_turn_while_a_storm_of_notifications_is_sent(tmp_path: Path) -> None:
+    port = free_port()
+    fake = FakeEngine(tmp_path / "control.sock", a_view())
+    asked = v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))]))
+    receivers = [Receiver(f"127.0.0.1:{port}", "3", user="noc")] * 2
+    with running(config_of(tmp_path, port, *receivers)) as process:
+        wait_for(lambda: "notifications_ready" in process.log.read_text())
+        for number in range(6, 406):  # each of another object, so that the throttle keeps none back
+            fake.happen(an_event(number, group=f"group-{number}"))
+        worst, end = 0.0, time.monotonic() + 1.5
+        while time.monotonic() < end:
+            begun = time.monotonic()
+            assert process.datagram(asked, 5.0)
+            worst = max(worst, time.monotonic() - begun)
+        assert worst < 0.4
     fake.stop()
 
 
