@@ -158,9 +158,12 @@ class Server:
     async def open(self, path: str, group: str) -> None:
         """Listen. A socket that an earlier daemon left is replaced (the daemon holds the node's lock).
 
-        Raises OSError: the place can't be made or is not ours; KeyError: no such group.
+        Raises OSError: the place can't be made or is not ours, or there is no such group.
         """
-        gid = grp.getgrnam(group).gr_gid if group else -1
+        try:
+            gid = grp.getgrnam(group).gr_gid if group else -1
+        except KeyError:
+            raise OSError(f"there is no group {group!r}; groupadd --system {group}") from None
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with contextlib.suppress(FileNotFoundError):

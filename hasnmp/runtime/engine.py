@@ -144,7 +144,7 @@ class Loop:
         )  # fmt: skip
         try:
             await self.server.open(self._config.control.socket, self._config.control.group)
-        except (OSError, KeyError) as error:
+        except OSError as error:
             # The services matter more than those who watch them.
             self._log.error("control_socket_failed", path=self._config.control.socket, why=str(error))
         self._every(ALIVE_S, lambda: self._to_guardian(messages.Alive()))
