@@ -108,23 +108,30 @@ class GroupFacts:
     proof: Proof = Proof.NONE
     data_ns: int = 0
     decided_ms: int = 0  # Unix time in ms at which the move under way was decided, 0 without one
+    fled_from: str = ""  # the node that the group last left because a service failed there
+    fled_ms: int = 0  # Unix time in ms of that
+
+    def forgive(self) -> None:
+        """`service clear`: what failed is mended."""
+        self.moves.clear()
+        self.fled_from = ""
 
     def to_json(self, now: int) -> list[Any]:
         return [
             self.owner, self.token, int(self.state), _age(self.changed_ns, now), self.transitions, self.failovers,
             self.moves, int(self.reason), self.reason_text, self.duration_ms,
-            max(0, (self.lease_until_ns - now) // MS), int(self.proof), self.decided_ms,
+            max(0, (self.lease_until_ns - now) // MS), int(self.proof), self.decided_ms, self.fled_from, self.fled_ms,
         ]  # fmt: skip
 
     def load(self, data: Any, ctx: Context) -> None:
         """Raises TypeError, ValueError or KeyError: not of this form; nothing is changed then."""
-        owner, token, state, changed, transitions, failovers, moves, reason, text, duration, lease, proof, decided = (
-            data
-        )
+        owner, token, state, changed, transitions, failovers, moves, reason, text, duration, lease, proof, *rest = data
+        decided = rest[0]
+        fled_from, fled_ms = rest[1:3] if len(rest) > 2 else ("", 0)  # an earlier version does not say
         new = GroupFacts(
             str(owner), int(token), GroupState(state), _since(changed, ctx), int(transitions), int(failovers),
             [int(m) for m in moves], Reason(reason), clip(str(text)), int(duration),
-            ctx.now + int(lease) * MS if lease else 0, Proof(proof), ctx.now, int(decided),
+            ctx.now + int(lease) * MS if lease else 0, Proof(proof), ctx.now, int(decided), str(fled_from), int(fled_ms),
         )  # fmt: skip
         for name in GroupFacts.__slots__:
             setattr(self, name, getattr(new, name))
@@ -186,10 +193,11 @@ class Board:
         gone = max(0, ctx.wall_ms() - number_of(document.get("wall_ms"))) * MS
         for group in self.groups.values():
             group.changed_ns -= gone if group.changed_ns else 0
-            group.data_ns -= gone
+            group.data_ns -= gone if group.data_ns else 0
+            group.decided_ms = 0  # what a former engine decided and did not carry out is decided anew
             group.owner, group.state, group.lease_until_ns, group.proof = "", GroupState.STOPPED, 0, Proof.NONE
         for service in self.services.values():
             service.changed_ns -= gone if service.changed_ns else 0
             service.last_check_ns -= gone if service.last_check_ns else 0
-            service.data_ns -= gone
+            service.data_ns -= gone if service.data_ns else 0
             service.state, service.pid = ServiceState.STOPPED, 0

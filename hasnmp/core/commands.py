@@ -317,7 +317,7 @@ class Commands:
             for node in state.config.group(service.group).nodes:
                 if state.board.registers.get(EXCLUDED, f"{service.group}/{node}"):
                     state.set_register(EXCLUDED, f"{service.group}/{node}", "")
-            state.board.groups[service.group].moves.clear()
+            state.board.groups[service.group].forgive()
             state.leases[service.group].retry_at = 0
         elif verb in (Verb.SERVICE_START, Verb.SERVICE_STOP):
             stop = verb is Verb.SERVICE_STOP
@@ -407,7 +407,7 @@ class Commands:
             run = running.run(name)
             if Verb(value) is Verb.SERVICE_CLEAR:
                 running.cleared(state.ctx)
-                state.board.groups[service.group].moves.clear()
+                state.board.groups[service.group].forgive()
             elif run is None or not state.leases[service.group].alive(state.ctx) or running.stage is not Stage.RUNNING:
                 return
             elif Verb(value) is Verb.SERVICE_START:

@@ -46,7 +46,7 @@ from hasnmp.core.peers import Link, Peer, silence
 from hasnmp.core.running import Run, Running, Stage
 from hasnmp.core.state import State
 from hasnmp.core.talk import Talk
-from hasnmp.model import Kind, LinkState, NodeState, Proof, Reason, Role, View
+from hasnmp.model import GroupState, Kind, LinkState, NodeState, Proof, Reason, Role, View
 from hasnmp.settings import Config
 from hasnmp.wire import GroupFlag, NodeFlag
 
@@ -330,6 +330,15 @@ class Engine:
         """Keep the facts of an owned group as its owner's word, and end alarms that no longer hold."""
         state, ctx = self.state, self.ctx
         facts, registers = state.board.groups[name], state.board.registers
+        since = state.unserved_since(name)
+        if since and ctx.now < since + state.unserved_limit():
+            ctx.wake(since + state.unserved_limit())
+        elif since and state.me in running.group.nodes:
+            state.journal.happened(
+                ctx, Kind.GROUP_FAILED,
+                f"group {name} is run by nobody that {state.me} knows of, for {state.seconds(since)}; see: hasnmp why {name}",
+                of=name, group=name, state=int(GroupState.FAILED),
+            )  # fmt: skip
         if lease.phase in (Phase.HELD, Phase.RELEASING) and lease.acked:
             now_state = running.state()
             if (facts.owner, facts.state, facts.token) != (state.me, now_state, lease.token):

@@ -5,12 +5,12 @@ The lease decides what is safe; this file decides what is wanted. Every decision
 
 from __future__ import annotations
 
-from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, STANDBY
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, RECOVERING, STANDBY
 from hasnmp.core.context import MS
 from hasnmp.core.lease import UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.running import Running, Stage
 from hasnmp.core.state import Move, Order, State
-from hasnmp.model import Failback, GroupState, Kind, NodeState, Reason
+from hasnmp.model import Failback, GroupState, Kind, NodeState, Reason, ServiceState
 from hasnmp.settings import Group
 
 STEADY_MS = 5000  # how long a home node is up before a group goes back to it by itself
@@ -92,7 +92,7 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
                 f"{state.me} left it to {lease.promised_node} when it stopped, and has not heard it since; start "
                 f"{lease.promised_node}, or if it is off for certain: hasnmp arbiter clear {name}"
             ), 0
-        left = max(0, lease.promised_until - ctx.now) // MS
+        left = -(-max(0, lease.promised_until - ctx.now) // MS)
         whom = "whoever had it before this start" if lease.promised_to == UNKNOWN_HOLDER else lease.promised_node
         return f"promised to {whom} for {left} ms more", lease.promised_until if left else 0
     if order is not None:
@@ -223,33 +223,36 @@ def _service_failed(state: State, group: Group, running: Running) -> None:
         )
     else:
         facts.moves.append(ctx.wall_ms())
+        facts.fled_from, facts.fled_ms = state.me, ctx.wall_ms()
         begin_move(state, group, Move(others[0], Reason.SERVICE_FAILED, why))
+
+
+def why_not(state: State, group: Group, node: str) -> str:
+    """What keeps another node from taking the group; "" when nothing does."""
+    if state.able(group.name, node):
+        return ""
+    peer, registers = state.peers[node], state.board.registers
+    excluded = registers.get(EXCLUDED, f"{group.name}/{node}")
+    if not peer.heard():
+        last = f"last heard {state.seconds(peer.heard_ns)} ago" if peer.heard_ns else "never heard"
+        return f"{peer.state.name.lower()}, {last}"
+    if peer.state is NodeState.STARTING:
+        return "has just started and still listens"
+    if excluded:
+        return f"excluded: {excluded}"
+    if registers.get(RECOVERING, node):
+        return f"recovering ({registers.get(RECOVERING, node)}); when it is sound: hasnmp recover {node}"
+    if registers.get(STANDBY, node):
+        return f"on standby; to take it back: hasnmp online {node}"
+    if peer.digest != state.config.digest:
+        return "has another configuration"
+    return "says that it is not able: its interface or `reach:` check"
 
 
 def why_not_others(state: State, group: Group) -> str:
     """What keeps each other node from taking the group."""
-    parts = []
-    for node in group.nodes:
-        if node == state.me or state.able(group.name, node):
-            continue
-        peer, registers = state.peers[node], state.board.registers
-        excluded = registers.get(EXCLUDED, f"{group.name}/{node}")
-        if not peer.heard():
-            last = f"last heard {state.seconds(peer.heard_ns)} ago" if peer.heard_ns else "never heard"
-            parts.append(f"{node} is {peer.state.name.lower()}, {last}")
-        elif peer.state is NodeState.STARTING:
-            parts.append(f"{node} is starting")
-        elif excluded:
-            parts.append(f"{node} is excluded: {excluded}")
-        elif registers.get("recovering", node):
-            parts.append(f"{node} is recovering")
-        elif registers.get(STANDBY, node):
-            parts.append(f"{node} is on standby")
-        elif peer.digest != state.config.digest:
-            parts.append(f"{node} has another configuration")
-        else:
-            parts.append(f"{node} says that it is not able (its interface or `reach:` check)")
-    return "; ".join(parts) or "every other node is able"
+    reasons = {n: why_not(state, group, n) for n in group.nodes if n != state.me}
+    return "; ".join(f"{n}: {why}" for n, why in reasons.items() if why) or "every other node is able"
 
 
 def _drain(state: State, group: Group) -> None:
@@ -273,6 +276,10 @@ def _fail_back(state: State, group: Group) -> None:
         state.fit_since.pop(f"{name}/{home}", None)
         return
     if registers.get(INHIBIT, name) or registers.get(INHIBIT) or registers.get(FREEZE, name):
+        return
+    facts = state.board.groups[name]
+    if facts.fled_from == home and ctx.wall_ms() - facts.fled_ms < group.failover_within_s * 1000:
+        state.decided(name, f"not failed back: it left {home} because a service failed there; to let it: service clear")
         return
     since = state.fit_since.setdefault(f"{name}/{home}", ctx.now)
     steady = max(STEADY_MS, 3 * state.config.heartbeat.dead_after_ms) * MS
@@ -382,8 +389,16 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
         more = f"{max(0, lease.promised_until - ctx.now) // MS} ms more"
         until = "until it is heard again" if lease.forever_ms else more
         lines.append(f"lease: {state.me} promised it to {lease.promised_node} ({until})")
-    if facts.reason_text:
-        lines.append(f"last move: {facts.reason.name.lower()}: {facts.reason_text}; took {facts.duration_ms} ms")
+    if owner:
+        for service in group.services:
+            known = state.board.services[service.name]
+            if known.state is not ServiceState.RUNNING and known.changed_ns:
+                word = known.state.name.lower().replace("_", " ")
+                lines.append(f"service {service.name}: {word} for {state.seconds(known.changed_ns)}: {known.message}")
+    if facts.reason_text and not facts.decided_ms:
+        lines.append(
+            f"last move: {facts.reason.name.lower().replace('_', ' ')}: {facts.reason_text}; took {facts.duration_ms} ms"
+        )
     for decision in state.decisions.get(name, []):
         lines.append(f"{state.seconds(decision.ns)} ago: {decision.text}")
     if not owner:
@@ -393,9 +408,9 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
         if node == owner:
             continue
         if node == state.me:
-            lines.append(f"{node}: {state.unable(name) or 'able to take it'}")
+            lines.append(f"{node}: {state.unable(name) or 'able to take it'}".replace(f"{node}: {node} ", f"{node}: "))
         else:
-            lines.append(f"{node}: able to take it" if state.able(name, node) else why_not_others(state, group))
+            lines.append(f"{node}: {why_not(state, group, node) or 'able to take it'}")
     inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
     if inhibit:
         lines.append(f"automatic failover is inhibited: {inhibit}; to end that: hasnmp permit {name}")

@@ -23,6 +23,11 @@ GRACE_MS = 2000  # beyond its own time limit, an action without an answer counts
 SLOW_RETRY_MS = 10_000  # a service that used up its restarts and can't move is tried again so often
 
 
+def brief(why: str) -> str:
+    """Without what the program printed last: that stands whole in serviceFailed."""
+    return why.split("; last output", 1)[0]
+
+
 class Stage(Enum):
     IDLE = "idle"
     STARTING = "starting"
@@ -350,7 +355,7 @@ class Running:
         if self.stage is Stage.STOPPING:
             return
         if starting and self.stage is Stage.STARTING and run.settings.critical and not run.restarting:
-            self.start_failed, self.start_failed_of = f"service {name} did not start: {why}", name
+            self.start_failed, self.start_failed_of = f"service {name} did not start: {brief(why)}", name
             return
         run.restarting = False
         self.handle(run, ctx)
@@ -366,7 +371,7 @@ class Running:
             run.given_up = True
             self._stop_one(run, ctx)
         elif rule.then == "failover" and run.settings.critical:
-            self.move_wanted = f"service {name} failed: {run.facts.message}"
+            self.move_wanted = f"service {name} failed: {brief(run.facts.message)}"
         if rule.then != "stop":
             run.retry_at = ctx.now + SLOW_RETRY_MS * MS
         ctx.dirty = True
@@ -476,6 +481,10 @@ class Running:
         if state is ServiceState.FAILED and run.retry_at and not self.start_failed and run.action is None:
             if ctx.now < run.retry_at:
                 ctx.wake(run.retry_at)
+            elif run.passive and not self.frozen():
+                self.handle(
+                    run, ctx
+                )  # only its reporter can say that it is well again; but a node to move to may have come
             elif not self.frozen() and run.settings.on_failure.then != "ignore":
                 # Used up its restarts and could not move: it keeps trying where it is.
                 run.retry_at = ctx.now + SLOW_RETRY_MS * MS

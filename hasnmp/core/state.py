@@ -148,7 +148,8 @@ class State:
             )
         excluded = registers.get(EXCLUDED, f"{group}/{self.me}")
         if excluded:
-            return f"{self.me} is excluded: {excluded}; when that is mended: hasnmp service clear NAME"
+            first = self.config.group(group).services[0].name
+            return f"{self.me} is excluded: {excluded}; when that is mended: hasnmp service clear {first}"
         unfit = self.running[group].unfit()
         if unfit:
             return f"{self.me} can't run it: {unfit}"
@@ -180,6 +181,17 @@ class State:
         unheard = any(n != self.me and not self.peers[n].heard() for n in nodes)
         bound = lease.promise_stands(self.ctx.now) or self.me not in nodes
         return GroupState.UNKNOWN if unheard and bound else GroupState.STOPPED
+
+    def unserved_since(self, group: str) -> int:
+        """Since when nobody that this node knows of has the group, neither by its word nor by a record; 0: somebody has."""
+        if self.owner(group) or any(s.standing(self.ctx.now) for s in self.leases[group].seen.values()):
+            return 0
+        return self.unowned_ns.get(group, 0)
+
+    def unserved_limit(self) -> int:
+        """How long (ns) it may take until a group that could be taken is taken; beyond that it is an alarm."""
+        hb = self.config.heartbeat
+        return (2 * hb.dead_after_ms + 2 * self.config.arbiter.lease_ms + hb.startup_wait_ms) * MS
 
     def hopeless(self, group: str) -> bool:
         """Did it fail to start on every node of it that is heard, this one included?"""

@@ -72,6 +72,9 @@ def _group(state: State, name: str) -> GroupRow:
         condition = Condition.DEGRADED
     elif status is GroupState.UNKNOWN:
         condition = Condition.UNKNOWN
+    since = state.unserved_since(name)
+    if since and now - since >= state.unserved_limit():
+        condition = Condition.FAILED
     horizon = state.ctx.wall_ms() - settings.failover_within_s * 1000
     return GroupRow(
         name, status, condition, owner, token,

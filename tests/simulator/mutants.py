@@ -112,7 +112,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit("core/lease.py", "        if self.phase is not Phase.NONE:\n            return None\n        stands", "        if self.phase not in (Phase.NONE, Phase.TAKING):\n            return None\n        stands"),
             Edit("core/lease.py", "            self.abandon(ctx, f\"{asker.sender} has it or asks for it, and comes first\")", "            pass"),
         ),
-        ("chaos", "promises", "arbiter"),
+        ("arbiter", "promises"),
     ),
     Mutant(
         "the durable promise of a node that left is forgotten", 1,
@@ -158,7 +158,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "no read after the write of a claim", 3,
-        (Edit("core/lease.py", "        if not why:\n            self.arbiter_until =", "        if True:\n            self.arbiter_until ="),),
+        (Edit("core/lease.py", "        for node in self.others:\n            self._see(", "        for node in self.others if call.slot is None else ():\n            self._see("),),
         ("claimants",),
     ),
     Mutant(
