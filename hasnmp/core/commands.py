@@ -18,7 +18,8 @@ from hasnmp.core.lease import Phase
 from hasnmp.core.running import Stage
 from hasnmp.core.state import Move, Order, State
 from hasnmp.errors import Code, Refused
-from hasnmp.model import CommandRow, CommandState, GroupState, Kind, NodeState, Reason, Verb
+from hasnmp.model import CommandRow, CommandState, GroupState, Kind, NodeState, Reason, ServiceState, Verb
+from hasnmp.settings import Service
 
 KEEP_MS = 3000  # how long a register may take to become durable before the command says that it is not
 
@@ -34,6 +35,7 @@ class Follow:
     token: int = 0  # of the lease that is to be given up
     node: str = ""  # of a standby: done when it owns nothing
     asked: str = ""  # a peer whose answer is awaited
+    service: str = ""  # of a restart: done when it runs after more changes than `token`
     kept: int = 0  # of a register: done when the document of this version is on the disk
     text: str = ""
     until_ns: int = 0
@@ -329,10 +331,25 @@ class Commands:
             )
         elif not owner:
             raise Refused(Code.NOT_OWNER, f"restart {service.name} refused: nobody runs group {service.group}")
+        else:
+            return self._restart(row, service, owner)
         self._tell_owner(owner, service.group, f"v/{service.name}", int(verb))
-        return self._done(
-            row, f"service {service.name} " + ("is cleared" if verb is Verb.SERVICE_CLEAR else "is restarted")
-        )
+        return self._done(row, f"service {service.name} is cleared")
+
+    def _restart(self, row: CommandRow, service: Service, owner: str) -> CommandRow:
+        state = self.state
+        running = state.running[service.group]
+        run = running.run(service.name)
+        if owner == state.me and (run is None or running.stage is not Stage.RUNNING or not run.idle()):
+            text = (
+                f"restart {service.name} refused: it, or its group, is being started or stopped; try again in a moment"
+            )
+            raise Refused(Code.BUSY, text)
+        until = state.ctx.now + (service.stop_timeout_ms + service.start_timeout_ms + 4000) * MS
+        changes = state.board.services[service.name].transitions
+        follow = Follow(row, token=changes, service=service.name, until_ns=until)
+        self._tell_owner(owner, service.group, f"v/{service.name}", int(row.verb))
+        return self._running(row, f"restarting {service.name} on {owner}", follow)
 
     def _tell_owner(self, owner: str, group: str, key: str, value: Any) -> None:
         if owner == self.state.me:
@@ -438,10 +455,26 @@ class Commands:
                 continue
             if follow.kept:
                 self._look_kept(follow)
+            elif follow.service:
+                self._look_restart(follow)
             elif follow.node:
                 self._look_standby(follow)
             else:
                 self._look_failover(follow)
+
+    def _look_restart(self, follow: Follow) -> None:
+        facts = self.state.board.services[follow.service]
+        changed = facts.transitions > follow.token
+        if changed and facts.state is ServiceState.RUNNING:
+            self._end(follow, CommandState.DONE, Code.DONE, f"service {follow.service} was restarted on {facts.node}")
+        elif changed and facts.state in (ServiceState.FAILED, ServiceState.STOP_FAILED):
+            text = f"service {follow.service} on {facts.node}: {facts.message}"
+            self._end(follow, CommandState.FAILED, Code.FAILED, text)
+        elif self.state.ctx.now >= follow.until_ns:
+            text = f"service {follow.service} is {facts.state.name.lower().replace('_', ' ')}: {facts.message}"
+            self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
+        else:
+            self.state.ctx.wake(follow.until_ns)
 
     def _look_kept(self, follow: Follow) -> None:
         if self.state.persisted_version >= follow.kept:

@@ -394,6 +394,7 @@ class Running:
     def lock(self, run: Run, ctx: Context) -> None:
         """`hasnmp service stop`: it stays stopped, and the group runs without it."""
         run.restarting = False
+        run.facts.message = clip(f"stopped by command: {self.registers.get(LOCKED, run.settings.name)}")
         self.journal.clear(
             ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} was stopped by command",
             group=self.group.name, service=run.settings.name, reason=Reason.OPERATOR,
