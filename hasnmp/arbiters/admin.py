@@ -99,7 +99,8 @@ def show(path: str) -> list[str]:
 def clear(path: str, cluster: str, group: str, node: str = "", *, force: bool = False) -> str:
     """End the record of a node that is known to be down, so that its group may be taken; says what it did.
 
-    node: "" for every node whose record stands. A record that stands (or can't be read) is ended only with force, the
+    node: "" for every node whose record stands. A node that is named is also written down as gone where its record rests:
+    that ends the promise which another node left it when it stopped in order. A record that stands (or can't be read) is ended only with force, the
     administrator's statement that the node is powered off; and not even then if it is seen being renewed. The token
     stays, for tokens only rise. Raises: Refused, OSError, WireError (no lease disk, another cluster's).
     """
@@ -114,7 +115,8 @@ def clear(path: str, cluster: str, group: str, node: str = "", *, force: bool = 
         standing = {
             name: slot
             for name, slot in found.items()
-            if node in ("", name) and (isinstance(slot, str) or slot.state is not SlotState.IDLE)
+            if node in ("", name)
+            and (isinstance(slot, str) or slot.state is not SlotState.IDLE or (node and slot.holder != NOBODY))
         }
         if not standing:
             return f"group {group}: no record of {node or 'any node'} stands on {path}; nothing was written"
@@ -136,7 +138,8 @@ def clear(path: str, cluster: str, group: str, node: str = "", *, force: bool = 
         token = max((slot.token for slot in now.values() if isinstance(slot, Slot)), default=0)
         for name, slot in standing.items():
             if isinstance(slot, Slot):
-                ended = replace(slot, seq=slot.seq + 1, state=SlotState.IDLE, duration_ms=0)
+                seq = max(slot.seq + 1, time.time_ns() // 1_000_000)
+                ended = replace(slot, seq=seq, state=SlotState.IDLE, holder=NOBODY, duration_ms=0)
             else:
                 # Its sequence is lost, and the peers take a lower one than they saw for an error: Unix time in
                 # milliseconds is above any count of writes.

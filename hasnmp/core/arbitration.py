@@ -166,6 +166,9 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
     lease.arbiter_answered(answer, ctx)
     if waited_for and not lease.standing(ctx.now):
         lease.renew_at = 0  # what the read was for can begin
+    if lease.phase in (Phase.HELD, Phase.RELEASING) and (error or lease.conflict):
+        # What we have may end before the next regular one: the nearer that end, the sooner.
+        lease.renew_at = min(lease.renew_at, ctx.now + max(POLL_MS * MS, (lease.acked - ctx.now) // 8))
     release_checks(lease, ctx)
     refresh(state)
 
@@ -235,5 +238,6 @@ def release_checks(lease: Lease, ctx: Context) -> None:
         and seen.slot.seq > lease.forever_seq
         and seen.slot.holder != lease.promised_to
     ):
-        lease.forever_ms = lease.promised_until = 0
+        lease.promised_until = 0
+        lease.end_forever()
         ctx.dirty = True

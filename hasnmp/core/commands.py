@@ -258,7 +258,8 @@ class Commands:
             raise Refused(
                 Code.PROMISED,
                 f"failover {group} refused: it was left to {lease.promised_node}, which was not heard since; start "
-                f"{lease.promised_node}, or if it is off for certain: hasnmp arbiter clear {group}",
+                f"{lease.promised_node}, or if it is off for certain: "
+                f"hasnmp arbiter clear {group} --node {lease.promised_node} --force --config FILE",
             )
         if force:
             self._lift(group, state.me)

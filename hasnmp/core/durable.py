@@ -41,7 +41,7 @@ class Durable:
         document = mapping(event.durable)
         state.journal.restore(mapping(document.get("journal")), ctx)
         state.board.restore(mapping(document.get("board")), ctx)
-        ceiling = number_of(document.get("ceiling"))
+        ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         nodes = {n.name for n in self.config.nodes}
         state.last_owner = {
@@ -145,7 +145,7 @@ class Durable:
             for name, lease in state.leases.items():
                 peer = state.peers.get(state.owner(name))
                 if peer is not None and (not lease.promise_stands(ctx.now) or lease.promised_to == peer.holder):
-                    lease.leave_to(peer.name, peer.holder, hb.dead_after_ms)
+                    lease.leave_to(peer.name, peer.holder, hb.dead_after_ms, ctx.wall_ms())
                 elif lease.slot_seq >= 0 and lease.call is None and self.config.arbiter.type != "none":
                     lease.farewell(ctx)
             self.leave_stage = 2
@@ -153,7 +153,7 @@ class Durable:
             self.leave_version, self.leave_at = self.version, ctx.now
         if self.leave_stage == 2 and ctx.now >= self.leave_at + 1000 * MS:
             for lease in state.leases.values():
-                lease.forever_ms = 0  # told to nobody
+                lease.end_forever()  # told to nobody
             self._exit("left, though the store did not answer: no promise is kept beyond its ordinary time")
             return
         if self.leave_stage == 2:

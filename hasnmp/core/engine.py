@@ -413,10 +413,12 @@ class Engine:
     def _released(self, event: Released) -> None:
         state = self.state
         lease = state.leases.get(event.group)
-        if lease is None or lease.phase is not Phase.RELEASING or lease.token != event.token:
+        if lease is None or lease.token != event.token or lease.phase not in (Phase.RELEASING, Phase.LOST):
             return
-        if event.ok:
+        if event.ok:  # even of a lease that ran out meanwhile: the guardian saw that nothing is left
             placement.released(state, event.group)
+            return
+        if lease.phase is Phase.LOST:
             return
         # Something of the group is left: the lease stays, and the stop is tried again from its end.
         lease.phase = Phase.HELD

@@ -138,7 +138,7 @@ class Lease:
             self.learn(entry.token, asker.sender)
         self.promised_to, self.promised_node, self.promised_token = asker.holder, asker.sender, entry.token
         self.unsent[seq] = duration_ms * MS * TAKER_PART // 100
-        lasting = GroupFlag.FOREVER if self.forever_durable else GroupFlag(0)
+        lasting = GroupFlag.FOREVER if self.forever_durable and self.forever_ms else GroupFlag(0)
         return GroupEntry(self.group.name, GroupFlag.PROMISE | lasting, entry.token, duration_ms)
 
     def sent(self, seq: int, at_ns: int) -> None:
@@ -150,16 +150,18 @@ class Lease:
     def heard_release(self, entry: GroupEntry, sender: str, holder: str) -> None:
         """The holder gave (group, token) up: a promise for it is void, for it can't be renewed any more."""
         if self.promised_to == holder and self.promised_token <= entry.token:
-            self.promised_until = self.forever_ms = 0
+            self.promised_until = 0
+            self.end_forever()
             self.unsent.clear()
         self.learn(entry.token, sender)
 
-    def leave_to(self, node: str, holder: str, piece_ms: int) -> None:
+    def leave_to(self, node: str, holder: str, piece_ms: int, wall_ms: int) -> None:
         """We stop in order: promise the group to its owner until that is heard again. Durable before it is told."""
         seen = self.seen.get(node)
         self.promised_to, self.promised_node, self.promised_token = holder, node, self.token_seen
         self.forever_ms = piece_ms
-        self.forever_seq = seen.slot.seq if seen is not None else 1 << 62
+        # Never read: only what an administrator clears after this moment tells (`arbiter clear` numbers by Unix time).
+        self.forever_seq = seen.slot.seq if seen is not None else wall_ms
 
     def heard_holder(self, node: str, holder: str, now: int) -> None:
         """A fresh word of that node: a promise that we left for ever when we stopped becomes an ordinary one."""
@@ -168,7 +170,12 @@ class Lease:
             # Another holder: its guardian started anew, and that old holder runs nothing any more.
             same = self.promised_to == holder
             self.promised_until = now + self.forever_ms * MS * TAKER_PART // 100 if same else 0
-            self.forever_ms = 0
+            self.end_forever()
+
+    def end_forever(self) -> None:
+        """The promise is an ordinary one again; what is answered from here on says so."""
+        self.forever_ms = 0
+        self.forever_durable = False
 
     def learn(self, token: int, node: str) -> None:
         """Somebody owns the group, or was promised it, under this token."""

@@ -138,6 +138,8 @@ class State:
         differ = self.mismatched()
         if differ:
             return f"the configuration of {', '.join(differ)} differs from ours"
+        if self.leases[group].next_token() > self.ceiling and not self.owns(group):
+            return f"{self.me} can't make a new token durable: its store does not answer, see its log"
         if force:
             return ""
         if registers.get(RECOVERING, self.me):

@@ -403,7 +403,9 @@ class Guardian:
         taken: list[HeldLease] = []
         refused: list[HeldLease] = []
         for lease in leases:
-            free = lease.group not in self.releases and "/" not in lease.group
+            # Also while a release waits for what is left: a group is stopped in order only while its lease is renewed,
+            # and nothing can be started by it (_run and the addresses look at the releases themselves).
+            free = "/" not in lease.group
             (taken if free and self.guard.extend(lease, boottime_ns()) else refused).append(lease)
         if taken:
             self._tell(Extended(tuple(taken), True))

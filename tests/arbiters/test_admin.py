@@ -177,7 +177,20 @@ def test_a_standing_record_is_cleared_only_with_force_and_keeps_its_token(path: 
     assert "nothing was written" in clear(path, "bank", "nfs", "secondary-a", force=True)
     text = clear(path, "bank", "nfs", force=True)
     assert "cleared by the administrator's word: primary-a: held, token 7, sequence 41" in text
-    assert slots(path)["primary-a"] == Slot("nfs", "primary-a", 42, SlotState.IDLE, HELD.holder, 7, 0)
+    ended = slots(path)["primary-a"]
+    assert isinstance(ended, Slot) and ended.seq > 1_700_000_000_000, "above every count, so that it is told from what was left"
+    assert ended == Slot("nfs", "primary-a", ended.seq, SlotState.IDLE, "0" * 16, 7, 0)
+    assert "nothing was written" in clear(path, "bank", "nfs", "primary-a", force=True)
+
+
+def test_a_named_node_is_written_down_as_gone_even_where_its_record_rests(path: str) -> None:
+    resting = Slot("nfs", "primary-a", 41, SlotState.IDLE, HELD.holder, 7, 200)
+    write(path, resting)
+    with pytest.raises(Refused, match="power it off"):
+        clear(path, "bank", "nfs", "primary-a")
+    clear(path, "bank", "nfs", "primary-a", force=True)
+    gone = slots(path)["primary-a"]
+    assert isinstance(gone, Slot) and (gone.holder, gone.token, gone.state) == ("0" * 16, 7, SlotState.IDLE)
 
 
 def test_a_living_nodes_record_is_not_cleared_even_with_force(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
