@@ -493,11 +493,19 @@ class Commands:
             self._end(follow, CommandState.DONE, Code.DONE, f"{node} is on standby and runs nothing")
         elif not state.board.registers.get(STANDBY, node):
             self._end(follow, CommandState.FAILED, Code.FAILED, f"{node} was set online again")
-        elif state.ctx.now >= follow.until_ns:
+        elif state.ctx.now >= follow.until_ns or self._stuck(follow, left):
             text = f"{node} is on standby but still runs {', '.join(left)}: {self._why(left[0])}"
             self._end(follow, CommandState.FAILED, Code.NO_TARGET, text)
         else:
             state.ctx.wake(follow.until_ns)
+
+    def _stuck(self, follow: Follow, left: list[str]) -> bool:
+        """Does nothing move, and is there nowhere to move to? Then there is nothing to wait for."""
+        state = self.state
+        patient_until = follow.row.asked_ns + 2 * state.config.heartbeat.dead_after_ms * MS
+        state.ctx.wake(patient_until)
+        waits = follow.node == state.me and state.ctx.now >= patient_until
+        return waits and not any(g in state.moves or state.candidates(g) for g in left)
 
     def _look_failover(self, follow: Follow) -> None:
         state, group = self.state, follow.group

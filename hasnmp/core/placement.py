@@ -240,7 +240,7 @@ def why_not(state: State, group: Group, node: str) -> str:
     if peer.state is NodeState.STARTING:
         return "has just started and still listens"
     if excluded:
-        return f"excluded: {excluded}"
+        return f"excluded: {excluded}; when that is mended: hasnmp service clear {group.services[0].name}"
     if registers.get(RECOVERING, node):
         return f"recovering ({registers.get(RECOVERING, node)}); when it is sound: hasnmp recover {node}"
     if registers.get(STANDBY, node):

@@ -31,6 +31,7 @@ from hasnmp.core.events import CommandIn, Notify, Reply
 from hasnmp.errors import HasnmpError
 from hasnmp.model import TABLES, Row, Verb, View
 
+FRESH_S = 0.02  # a new client's snapshot is at most so old, and a flood of connections costs no more looks than that
 DELTA_S = 0.1  # a change of state is told within this
 VOLATILE_S = 1.0  # a change of nothing but times and counters, or one of state that `changed` did not announce, is told
 #                   this often; an empty delta, too, so that a reader knows how old its picture is
@@ -234,8 +235,11 @@ class Server:
         self._timer = None
         if not self.clients:
             return
+        self._look(time.monotonic() - self._last_volatile_s >= VOLATILE_S - DELTA_S / 2)
+
+    def _look(self, volatile: bool) -> None:
+        """Tell the clients what is new, times and counters too if `volatile`."""
         now_s = time.monotonic()
-        volatile = now_s - self._last_volatile_s >= VOLATILE_S - DELTA_S / 2
         self._changed = False
         self._last_look_s = now_s
         if volatile:
@@ -269,6 +273,8 @@ class Server:
             return False
         if not self.clients:
             self._refresh()
+        elif time.monotonic() - self._last_look_s > FRESH_S:
+            self._look(True)  # whoever asks now is shown what is now, not what the others were told a second ago
         self.clients.add(client)
         self._arm()
         return True
