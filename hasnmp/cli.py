@@ -18,7 +18,7 @@ from hasnmp import __version__
 from hasnmp.console import report
 from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, clean, word, wrap
-from hasnmp.errors import Code, ConfigError, HasnmpError, Refused, Unreachable
+from hasnmp.errors import Code, ConfigError, HasnmpError, Refused, Unreachable, WireError
 from hasnmp.model import CommandRow, CommandState, EventRow, GroupRow, NodeRow, ServiceRow, SystemRow, Verb
 
 if TYPE_CHECKING:
@@ -250,6 +250,8 @@ def arbiter(args: Args) -> int:
             print(admin.clear(device, config.cluster, args.group, args.node, force=args.force))
     except OSError as error:
         raise Refused(Code.ARBITER_LOST, f"{device}: {error.strerror}; can this node reach it?") from None
+    except WireError as error:
+        raise Refused(Code.ARBITER_LOST, f"{device}: {error}") from None
     return 0
 
 
@@ -340,7 +342,7 @@ def parser() -> Parser:
     made.add_argument("-n", metavar="N", type=_number, default=20, help="the newest N (20)")
     add("alarms", alarms, "the alarms that stand", where, shape)
     add("stats", stats, "counters, and the timings in force", where, shape)
-    made = add("commands", commands, "the commands of late and what became of them", where, shape)
+    made = add("commands", commands, "the commands given at this node, and what became of them", where, shape)
     made.add_argument("-n", metavar="N", type=_number, default=20, help="the newest N (20)")
     made = add("why", why, "what was decided last for a group, why, and whether it may move now", where)
     made.add_argument("group", metavar="GROUP")

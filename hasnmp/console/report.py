@@ -182,7 +182,7 @@ def alarms(view: View, screen: Screen) -> list[str]:
         for row in standing
     ]
     return table(screen, ["ALARM", "SEVERITY", "FOR", "ON", "OF", "MESSAGE"], rows) or [
-        screen.paint("no alarm stands", "good")
+        screen.paint("no alarm stands on this node", "good")
     ]
 
 

@@ -30,7 +30,10 @@ class Context:
         self.out.append(effect)
 
     def wake(self, at_ns: int) -> None:
-        """The parts must look again at at_ns at the latest."""
+        """The parts must look again at at_ns at the latest. A moment that is past already must not make the engine spin:
+        what is due is done in this look, and what could not be done is tried again a little later."""
+        if at_ns <= self.now:
+            at_ns = self.now + 10 * MS
         if at_ns < self.deadline:
             self.deadline = at_ns
 

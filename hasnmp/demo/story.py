@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from hasnmp.arbiters import admin
@@ -330,11 +332,17 @@ class Story:
         m, a, b = self.manager, self.stage.agent("node-a"), self.stage.agent("node-b")
         lines = [m.setup, m.get_line(a, "haRole"), m.get_line(b, "haGroupOwner", "web"), m.walk_line(a),
                  m.set_line(a, "haGroupAction", 2, "web"), f"curl {self.stage.url('web')}",
-                 f"hasnmp --socket {self.stage.control('node-a')} status",
-                 f"hasnmp --socket {self.stage.control('node-b')} watch"]  # fmt: skip
+                 f"{_hasnmp()} --socket {self.stage.control('node-a')} status",
+                 f"{_hasnmp()} --socket {self.stage.control('node-b')} watch"]  # fmt: skip
         self.act("Try it from another terminal; Ctrl-C here ends the demo")
         with self._lock:
             print("\n".join(f"  {line}" for line in lines if line), flush=True)
+
+
+def _hasnmp() -> str:
+    """The command as another terminal finds it: after `make run` it is not on PATH."""
+    beside = Path(sys.executable).with_name("hasnmp")
+    return "hasnmp" if shutil.which("hasnmp") or not beside.exists() else str(beside)
 
 
 def _interrupt(*_: object) -> NoReturn:
