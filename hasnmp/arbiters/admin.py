@@ -115,8 +115,7 @@ def clear(path: str, cluster: str, group: str, node: str = "", *, force: bool = 
         standing = {
             name: slot
             for name, slot in found.items()
-            if node in ("", name)
-            and (isinstance(slot, str) or slot.state is not SlotState.IDLE or (node and slot.holder != NOBODY))
+            if node in ("", name) and (node or isinstance(slot, str) or slot.state is not SlotState.IDLE)
         }
         if not standing:
             return f"group {group}: no record of {node or 'any node'} stands on {path}; nothing was written"
@@ -145,7 +144,10 @@ def clear(path: str, cluster: str, group: str, node: str = "", *, force: bool = 
                 # milliseconds is above any count of writes.
                 ended = Slot(group, name, time.time_ns() // 1_000_000, SlotState.IDLE, NOBODY, token, 0)
             disk.write_slot(ended)
-        return f"group {group} on {path}: cleared by the administrator's word: {what}"
+        return (
+            f"group {group} on {path}: cleared by the administrator's word: {what}. "
+            "A promise that another node left it when it stopped in order ends with this"
+        )
     finally:
         disk.close()
 

@@ -322,6 +322,10 @@ class Commands:
                     state.set_register(EXCLUDED, f"{service.group}/{node}", "")
             state.board.groups[service.group].forgive()
             state.leases[service.group].retry_at = 0
+            for peer in state.streams.values():  # whoever will run it next begins anew as well
+                peer.put(f"v/{service.name}", int(verb))
+            self.told(f"v/{service.name}", int(verb))
+            return self._done(row, f"service {service.name} is cleared")
         elif verb in (Verb.SERVICE_START, Verb.SERVICE_STOP):
             stop = verb is Verb.SERVICE_STOP
             state.set_register(LOCKED, service.name, (row.reason or f"by {row.requester}") if stop else "")
@@ -334,8 +338,6 @@ class Commands:
             raise Refused(Code.NOT_OWNER, f"restart {service.name} refused: nobody runs group {service.group}")
         else:
             return self._restart(row, service, owner)
-        self._tell_owner(owner, service.group, f"v/{service.name}", int(verb))
-        return self._done(row, f"service {service.name} is cleared")
 
     def _restart(self, row: CommandRow, service: Service, owner: str) -> CommandRow:
         state = self.state
@@ -424,7 +426,11 @@ class Commands:
             running = state.running[service.group]
             run = running.run(name)
             if Verb(value) is Verb.SERVICE_CLEAR:
-                running.cleared(state.ctx)
+                for each in running.runs:
+                    each.facts.restarts.clear()
+                if state.leases[service.group].alive(state.ctx):
+                    running.cleared(state.ctx)
+                state.ctx.dirty = True
                 state.board.groups[service.group].forgive()
             elif run is None or not state.leases[service.group].alive(state.ctx) or running.stage is not Stage.RUNNING:
                 return

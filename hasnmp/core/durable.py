@@ -135,6 +135,10 @@ class Durable:
                 return
             self.leave_stage, self.leave_at = 1, ctx.now
         if self.leave_stage == 1:
+            calls = any(x.call is not None for x in state.leases.values())
+            if calls and ctx.now < self.leave_at + self.config.arbiter.io_timeout_ms * MS:
+                ctx.wake(self.leave_at + self.config.arbiter.io_timeout_ms * MS)
+                return
             waiting = [
                 g for g, (_, to) in state.handed.items()
                 if not state.owner(g) and not state.peers[to].flags & NodeFlag.LEAVING
@@ -144,7 +148,13 @@ class Durable:
                 return
             for name, lease in state.leases.items():
                 peer = state.peers.get(state.owner(name))
-                if peer is not None and (not lease.promise_stands(ctx.now) or lease.promised_to == peer.holder):
+                # `none` has accepted that a silent peer may still run: its owner goes on by itself when we are gone.
+                keeps = self.config.arbiter.type != "none"
+                if (
+                    keeps
+                    and peer is not None
+                    and (not lease.promise_stands(ctx.now) or lease.promised_to == peer.holder)
+                ):
                     lease.leave_to(peer.name, peer.holder, hb.dead_after_ms, ctx.wall_ms())
                 elif lease.slot_seq >= 0 and lease.call is None and self.config.arbiter.type != "none":
                     lease.farewell(ctx)

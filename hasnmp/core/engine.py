@@ -332,7 +332,11 @@ class Engine:
         since = state.unserved_since(name)
         if since and ctx.now < since + state.unserved_limit():
             ctx.wake(since + state.unserved_limit())
-        elif since and state.me in running.group.nodes:
+        elif (
+            since
+            and state.me in running.group.nodes
+            and f"{Kind.GROUP_FAILED.value}/{name}" not in state.journal.alarms
+        ):
             state.journal.happened(
                 ctx, Kind.GROUP_FAILED,
                 f"group {name} is run by nobody that {state.me} knows of, for {state.seconds(since)}; see: hasnmp why {name}",

@@ -338,6 +338,7 @@ class Lease:
         self.phase, self.released_token = Phase.NONE, self.token
         self.until = self.told = self.acked = self.arbiter_until = 0
         self.promises.clear()
+        self.left.clear()  # a release voids every promise for it, those left for ever too
         ctx.dirty = ctx.beat = True
 
     # ----------------------------------------------------------------------------------------------- the arbiter

@@ -215,7 +215,7 @@ def _service_failed(state: State, group: Group, running: Running) -> None:
         text = f"{len(facts.moves)} moves within {group.failover_within_s} s, the limit is {group.failover_limit}"
         state.decided(name, f"stays on {state.me} although {why}: {text}")
         state.journal.happened(
-            ctx, Kind.FAILOVER_LIMIT_REACHED, f"group {name} keeps trying on {state.me}: {text}", of=name, group=name,
+            ctx, Kind.FAILOVER_LIMIT_REACHED, f"group {name} keeps trying on {state.me}: {text}; mend the cause, then: hasnmp service clear {group.services[0].name}", of=name, group=name,
             reason=Reason.SERVICE_FAILED,
         )  # fmt: skip
     elif not others:

@@ -127,6 +127,8 @@ class Running:
         self.start_failed = self.move_wanted = ""
         self.announced = bool(adopted)
         for run in self.runs:
+            if run.facts.node not in ("", self.me):
+                run.facts.restarts.clear()  # each node has its own number of restarts
             run.failing, run.retry_at, run.restarting, run.given_up, run.action = 0, 0, False, False, None
             if run.settings.name in adopted or (run.passive and adopted):
                 run.facts.pid = adopted.get(run.settings.name, 0)

@@ -139,7 +139,9 @@ class State:
         if differ:
             return f"the configuration of {', '.join(differ)} differs from ours"
         if self.leases[group].next_token() > self.ceiling and not self.owns(group):
-            return f"{self.me} can't make a new token durable: its store does not answer, see its log"
+            return (
+                f"{self.me} has not made a new token durable yet; if this stays, its store does not answer: see its log"
+            )
         if force:
             return ""
         if registers.get(RECOVERING, self.me):

@@ -268,6 +268,9 @@ def test_arbiter(run, config: str, tmp_path: Path) -> None:
     assert ran.status == 0 and "web" in ran.out and "node-b" in ran.out
     assert run("arbiter", "clear", "--config", config, "web").status == 0
     assert run("arbiter", "clear", "--config", config, "nothing").status == int(Code.NOT_FOUND)
+    (tmp_path / "lease.img").write_bytes(bytes(65536))
+    ran = run("arbiter", "show", "--config", config)
+    assert ran.status == int(Code.ARBITER_LOST) and "lease.img: " in ran.err and "arbiter init" in ran.err
     (tmp_path / "lease.img").write_bytes(b"precious" * 4096)
     ran = run("arbiter", "init", "--config", config)
     assert ran.status == int(Code.NOT_ALLOWED) and (tmp_path / "lease.img").read_bytes() == b"precious" * 4096

@@ -95,7 +95,7 @@ def test_why(run, engine: FakeEngine) -> None:
 def test_empty_view(run, engine: FakeEngine) -> None:
     engine.view = View(NOW, WALL)
     ran = run("--socket", engine.path, "status")
-    assert ran.status == 0 and "it is starting" in ran.out and "no alarm stands" in ran.out
+    assert ran.status == 0 and "it is starting" in ran.out and "no alarm stands on this node" in ran.out
     assert run("--socket", engine.path, "commands").out == "no command is on record\n"
     assert run("--socket", engine.path, "stats").status == 0
 

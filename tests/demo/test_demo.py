@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hasnmp.demo import story
 from hasnmp.demo.manager import TrapReceiver, decode_trap
 from hasnmp.demo.stage import MARK, Stage
 from hasnmp.model import Kind
@@ -111,6 +112,17 @@ def test_it_says_what_differs(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert "hasnmpd of node-b ended with 2" in ran.stdout and "nonsense: unknown key" in ran.stderr
     assert left_behind(tmp_path) == []
+
+
+def test_the_command_to_try_is_one_that_the_shell_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `make run` hasnmp is beside its interpreter, not on PATH."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    (tmp_path / "hasnmp").write_text("#!/bin/sh\n")
+    (tmp_path / "hasnmp").chmod(0o755)
+    assert story._hasnmp() == str(tmp_path / "hasnmp")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert story._hasnmp() == "hasnmp"
 
 
 def test_two_at_once_have_nothing_in_common() -> None:
