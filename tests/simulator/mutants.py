@@ -222,4 +222,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (Edit("core/peers.py", "    asked = peer.asked.get(datagram.echo_seq) if datagram.echo_incarnation == incarnation else None\n", "    asked = Asked(ctx.now, False)\n"),),
         ("replay",),
     ),
+    Mutant(
+        "a node that left for ever is counted on after it has come back", 1,
+        (Edit("core/talk.py", "lease.left.pop(peer.name, None)", "None"),),
+        ("restart",),
+    ),
+    Mutant(
+        "a register is confirmed before it is durable", 11,
+        (Edit("core/commands.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
+        ("durable",),
+    ),
 )  # fmt: skip
