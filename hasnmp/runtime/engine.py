@@ -55,6 +55,7 @@ from hasnmp.runtime.control import Server
 from hasnmp.runtime.lease_io import LeaseIoClient
 from hasnmp.runtime.links import Links
 from hasnmp.runtime.store import StoreClient
+from hasnmp.wire import DatagramKind, GroupEntry
 
 LONGEST_SLEEP_S = 1.0  # also the bound on a difference between CLOCK_BOOTTIME and the loop's clock
 LONG_TURN_MS = 50  # a turn of the loop that took longer is logged: it is what a heartbeat may be late by
@@ -105,6 +106,7 @@ class Loop:
         self._timer_at_ns = 0
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._moves: set[int] = set()  # attempts to start or stop that are under way
+        self._said: dict[str, tuple[GroupEntry, ...]] = {}  # node -> its groups, by its newest heartbeat
         self._stored = asyncio.Event()  # looked at when we leave only
         self._repeats: list[asyncio.TimerHandle] = []
         self.longest_turn_us = 0
@@ -202,6 +204,9 @@ class Loop:
                 self._moves.discard(attempt)
                 return moved or outcome is not Outcome.OK
             case Received(_, datagram):
+                if datagram.kind is DatagramKind.HEARTBEAT and self._said.get(datagram.sender) != datagram.groups:
+                    self._said[datagram.sender] = datagram.groups  # who owns what, by its own word
+                    return True
                 return bool(datagram.payload)
             case Tick() | Sent() | Rejected() | Extended() | Send() | Extend() | ArbiterCall():
                 return False

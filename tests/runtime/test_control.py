@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 
 from hasnmp import protocol
@@ -374,6 +375,7 @@ def test_a_reader_that_sleeps_is_resynchronised_and_holds_up_nobody(tmp_path: Pa
     play(tmp_path, story)
 
 
+@pytest.mark.serial
 def test_a_flood_of_lines_leaves_the_loop_its_time(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         flooders = []

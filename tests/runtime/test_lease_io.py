@@ -163,8 +163,10 @@ def test_a_disk_that_is_gone_exchanged_or_lacks_a_group_is_an_error(
     device = config.arbiter.device
 
     async def test(client: LeaseIoClient, answers: asyncio.Queue[ArbiterAnswer]) -> None:
+        attempts = iter(range(1, 100))  # as an engine's, each has a number of its own: by that the client knows it
+
         async def error(group: str = "nfs", slot: Slot | None = None) -> str:
-            client.call(call(1, slot, group))
+            client.call(call(next(attempts), slot, group))
             answer = await answers.get()
             assert answer.slots == {} or not answer.error
             return answer.error
