@@ -398,7 +398,8 @@ def test_a_flood_of_lines_leaves_the_loop_its_time(tmp_path: Path) -> None:
             worst_s = max(worst_s, time.thread_time() - before_s)
         for one in flooders:
             one.close()
-        assert worst_s < 0.05, f"the loop worked for {worst_s * 1000:.0f} ms between two timers"
+        # Half of the default heartbeat interval: below that a flood can't make a heartbeat late enough to be counted.
+        assert worst_s < 0.1, f"the loop worked for {worst_s * 1000:.0f} ms between two timers"
 
     play(tmp_path, story)
 
