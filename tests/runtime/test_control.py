@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -385,6 +386,8 @@ def test_a_flood_of_lines_leaves_the_loop_its_time(tmp_path: Path) -> None:
             one.connect(bench.path)
             flooders.append(one)
         deep = b'{"type":"why","group":"web","x":' + b"[" * 900 + b"]" * 900 + b"}\n"
+        gc.collect()
+        gc.freeze()  # as the engine does: a whole test run's heap is not what a collection in the engine walks through
         worst_s, end_s = 0.0, time.monotonic() + 1.0
         while time.monotonic() < end_s:
             for one in flooders:
@@ -396,10 +399,10 @@ def test_a_flood_of_lines_leaves_the_loop_its_time(tmp_path: Path) -> None:
             before_s = time.thread_time()  # what the loop itself took, whatever else this machine does
             await asyncio.sleep(0.005)
             worst_s = max(worst_s, time.thread_time() - before_s)
+        gc.unfreeze()
         for one in flooders:
             one.close()
-        # Half of the default heartbeat interval: below that a flood can't make a heartbeat late enough to be counted.
-        assert worst_s < 0.1, f"the loop worked for {worst_s * 1000:.0f} ms between two timers"
+        assert worst_s < 0.05, f"the loop worked for {worst_s * 1000:.0f} ms between two timers"
 
     play(tmp_path, story)
 
