@@ -123,6 +123,9 @@ class Lease:
         if self.phase is not Phase.NONE:
             return None
         stands = self.promise_stands(ctx.now)
+        if stands and self.promised_to == UNKNOWN_HOLDER and entry.flags & GroupFlag.OWNER and not self.forever_ms:
+            # A lease that counts now, after our start: it shut out every other holder that we can have promised before.
+            stands = False
         if stands and self.promised_to != asker.holder:
             return None
         if not entry.flags & GroupFlag.OWNER:

@@ -314,6 +314,7 @@ def released(state: State, group: str) -> None:
     state.running[group].gone(ctx)
     state.owned.pop(group, None)
     state.journal.changed = True
+    state.persist_at = 0  # at once: a node that dies now must not think afterwards that the group was taken from it
     state.unowned_ns[group] = ctx.now
     if move is not None and move.to and state.peers[move.to].heard():
         state.handed[group] = (lease.token, move.to)
