@@ -143,11 +143,6 @@ MUTANTS: tuple[Mutant, ...] = (
         ("restart",),
     ),
     Mutant(
-        "a starting engine promises to whoever asks, not only to who has the lease", 9,
-        (Edit("core/lease.py", "self.promised_to == UNKNOWN_HOLDER and entry.flags & GroupFlag.OWNER and not", "self.promised_to == UNKNOWN_HOLDER and not"),),
-        ("restart", "chaos"),
-    ),
-    Mutant(
         "a taker waits for its own configuration's time, not for the record's", 2,
         (
             Edit("core/lease.py", "self._see(node, answer.slots.get(node, \"missing\"), answer.read_at_ns)", "self._see(node, _own(answer.slots.get(node, \"missing\"), ctx), answer.read_at_ns)"),
