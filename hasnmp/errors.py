@@ -47,6 +47,10 @@ class Code(IntEnum):
     NO_ENGINE = 32
     NOT_OWNER = 33
     UNSUPPORTED = 34
+    NOT_FENCED = 35
+    FENCE_FAILED = 36
+    CONFIG_INVALID = 37
+    NEEDS_APPLY = 38
 
 
 class HasnmpError(Exception):

@@ -147,6 +147,10 @@ class Verb(IntEnum):
     SERVICE_RESTART = 13
     SERVICE_CLEAR = 14
     REPORT = 15
+    FENCE_TEST = 16
+    FENCE_CONFIRM = 17
+    RELOAD = 18
+    APPLY = 19
 
 
 class CommandState(IntEnum):
@@ -181,6 +185,9 @@ class Reason(IntEnum):
     RESTART = 19
     RECOVERY = 20
     GUARDIAN = 21
+    FENCED = 22
+    WATCHDOG = 23
+    SPLIT_BRAIN = 24
 
 
 class Kind(StrEnum):
@@ -224,6 +231,13 @@ class Kind(StrEnum):
     ENGINE_UP = "engineUp"
     ALIVE = "alive"
     EVENTS_LOST = "eventsLost"
+    FENCE_STARTED = "fenceStarted"
+    FENCE_UNTESTED = "fenceUntested"
+    FENCE_TESTED = "fenceTested"
+    CONFIG_REFUSED = "configRefused"
+    CONFIG_ACCEPTED = "configAccepted"
+    WATCHDOG_LOST = "watchdogLost"
+    WATCHDOG_RESTORED = "watchdogRestored"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -243,6 +257,9 @@ ALARMS: dict[Kind, tuple[Severity, Kind]] = {
     Kind.GUARDIAN_LOST: (Severity.CRITICAL, Kind.GUARDIAN_RESTORED),
     Kind.ENGINE_DOWN: (Severity.MAJOR, Kind.ENGINE_UP),
     Kind.FENCE_FAILED: (Severity.CRITICAL, Kind.FENCE_SUCCEEDED),
+    Kind.FENCE_UNTESTED: (Severity.MAJOR, Kind.FENCE_TESTED),
+    Kind.CONFIG_REFUSED: (Severity.MAJOR, Kind.CONFIG_ACCEPTED),
+    Kind.WATCHDOG_LOST: (Severity.CRITICAL, Kind.WATCHDOG_RESTORED),
 }
 
 # The severity of what is neither an alarm nor a clear; INFO where a kind is not named.
@@ -252,6 +269,7 @@ SEVERITIES: dict[Kind, Severity] = {
     Kind.SERVICE_RESTARTED: Severity.WARNING,
     Kind.SERVICE_STOP_FAILED: Severity.CRITICAL,
     Kind.EVENTS_LOST: Severity.WARNING,
+    Kind.FENCE_STARTED: Severity.WARNING,
 }
 
 CLEARS: frozenset[Kind] = frozenset(clear for _, clear in ALARMS.values())
@@ -378,7 +396,11 @@ class ArbiterRow:
 
 @dataclass(frozen=True, slots=True)
 class FenceRow:
-    """One fence level of one node; key "node/level" (level from 1)."""
+    """One fence level of one node; key "node/level" (level from 1).
+
+    last_result: what came of its last use or test, in words. last_ns: when it was last used to fence. last_test_ns: when
+    the device last answered well, to a test or in use.
+    """
 
     node: str
     level: int

@@ -13,9 +13,29 @@ from hasnmp.model import Failback
 
 
 @dataclass(frozen=True, slots=True)
+class FenceLevel:
+    """One way to end a node from outside; a node's levels are tried in order.
+
+    agent: a fence agent's program (fence_ipmilan...), or "pill": the poison pill over the lease disk, built in.
+    cuts: power (the node is off), disk (it can't write to the shared disk any more), network (only its clients are gone:
+    that does not count for a group with a disk). action: reboot = off, verified, then on again; off = it stays off.
+    """
+
+    agent: str
+    cuts: str  # "power" | "disk" | "network"
+    timeout_ms: int = 20000  # of the whole level: off, its verification, on
+    action: str = "reboot"  # "reboot" | "off"
+    options: dict[str, str] = field(default_factory=dict)  # key=value for the agent's standard input
+    secrets: dict[str, str] = field(
+        default_factory=dict, repr=False
+    )  # the same, out of files: `password_file` -> password
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSettings:
     name: str
     links: dict[str, str]  # link name -> this node's address on it, in the file's order
+    fence: tuple[FenceLevel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +53,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Arbiter:
-    type: str  # "disk" | "none"
+    type: str  # "disk" | "fence" | "none"
     device: str = ""
     lease_ms: int = 3000
     io_timeout_ms: int = 500
@@ -69,7 +89,7 @@ class OnFailure:
 class Service:
     name: str
     group: str
-    agent: str  # "exec" | "address" | "passive"
+    agent: str  # "exec" | "address" | "filesystem" | "passive"
     options: dict[str, Any]  # validated and completed by config.py for the agent's kind; see there
     critical: bool = True
     check: Check = Check()
@@ -86,6 +106,11 @@ class Group:
     failback: Failback = Failback.MANUAL
     failover_limit: int = 3
     failover_within_s: int = 3600
+    # Does anything of it write to storage that other nodes reach? Then silence and a lapsed lease are not enough to take it
+    # (design rule 6). Default: yes if it has a filesystem.
+    disk: bool = False
+    accept_unfenced_disk: bool = False  # the administrator takes that risk: it is taken like a group without a disk
+    on_stop_failure: str = "block"  # "block" | "fence": a node that can't stop it is fenced by the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +175,23 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Fencing:
+    """test_every_s: how often each fence device of another node is asked for its status; 0 = never. A device that did
+    not answer well for test_alarm_s is an alarm."""
+
+    test_every_s: int = 3600
+    test_alarm_s: int = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Watchdog:
+    """device: "" = none. timeout_s: the machine resets when the guardian does not feed it for so long."""
+
+    device: str = ""
+    timeout_s: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     cluster: str
     nodes: tuple[NodeSettings, ...]
@@ -157,6 +199,8 @@ class Config:
     arbiter: Arbiter
     groups: tuple[Group, ...]
     recovery_automatic: bool = False
+    fencing: Fencing = Fencing()
+    watchdog: Watchdog = Watchdog()
     snmp: Snmp = Snmp()
     control: Control = Control()
     events_keep: int = 1000

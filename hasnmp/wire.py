@@ -102,9 +102,10 @@ class Datagram:
 
 
 class SlotState(IntEnum):
-    IDLE = 1
+    IDLE = 1  # nothing of the group runs on the writer: it never had it, or its guardian confirmed that all has stopped
     CLAIM = 2
     HELD = 3
+    RESTING = 4  # it runs the group by promises: nobody needs to wait for this record, but it has not stopped
 
 
 @dataclass(frozen=True, slots=True)

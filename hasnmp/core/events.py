@@ -42,6 +42,7 @@ class Started:
 
     durable: the document of the last Persist that reached the disk, None if there is none. leases and adopted come
     from the guardian. cleaned: what the guardian found running without a lease at its own start, and ended.
+    watchdog_ms: the hardware watchdog is armed with this time; 0 = there is none. watchdog_error: why it could not be armed.
     random: 64 random bits; the engine's only source of jitter. incarnation: 64 random bits.
     """
 
@@ -53,6 +54,8 @@ class Started:
     leases: tuple[HeldLease, ...] = ()
     adopted: tuple[Adopted, ...] = ()
     cleaned: tuple[str, ...] = ()
+    watchdog_ms: int = 0
+    watchdog_error: str = ""
     durable: dict[str, Any] | None = None
 
 
@@ -146,6 +149,24 @@ class AgentResult:
     pid: int = 0
 
 
+class FenceAction(StrEnum):
+    FENCE = "fence"  # off, verified by status; then on again if the level says so
+    TEST = "test"  # status only: does the device answer?
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """What came of Fence(attempt). ok: verified, within the time limit; a late or unclear end is none."""
+
+    attempt: int
+    node: str
+    level: int
+    action: FenceAction
+    ok: bool
+    text: str = ""
+    took_us: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceExited:
     """A program that the guardian runs ended by itself."""
@@ -194,6 +215,7 @@ Event = (
     | Released
     | ArbiterAnswer
     | AgentResult
+    | Fenced
     | ServiceExited
     | CommandIn
     | Persisted
@@ -267,6 +289,17 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """Use one fence level (its index in NodeSettings.fence, from 0) of a node; comes back as Fenced within timeout_ms."""
+
+    attempt: int
+    node: str
+    level: int
+    action: FenceAction
+    timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Persist:
     """Make the document durable; only the newest matters. Comes back as Persisted."""
 
@@ -300,4 +333,4 @@ class Exit:
     force: bool = False
 
 
-Effect = Send | Extend | Release | ArbiterCall | Act | Persist | Notify | Reply | Exit
+Effect = Send | Extend | Release | ArbiterCall | Act | Fence | Persist | Notify | Reply | Exit

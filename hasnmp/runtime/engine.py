@@ -141,7 +141,8 @@ class Loop:
             Started(
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
-                cleaned=self._hello.cleaned, durable=durable,
+                cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
+                watchdog_error=self._hello.watchdog_error, durable=durable,
             )
         )  # fmt: skip
         try:

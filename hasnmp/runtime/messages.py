@@ -46,6 +46,7 @@ class Purpose(StrEnum):
     SERVICE = "service"  # runs as long as the service does; needs a live lease
     STOP = "stop"  # a command that stops a service; needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
+    FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
 
 
 class AddressOp(StrEnum):
@@ -62,6 +63,7 @@ class Run:
 
     run: chosen by the engine, Hello.next_run or more, used once. argv[0] is looked up in PATH. env is added to the
     guardian's own environment. cwd, user: "" = the guardian's. timeout_ms: 0 = none; then it is ended by force.
+    stdin: what it reads on standard input, then end of file; never logged (passwords).
     """
 
     run: int
@@ -73,6 +75,7 @@ class Run:
     cwd: str = ""
     user: str = ""
     timeout_ms: int = 0
+    stdin: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,8 @@ class Hello:
 
     holder: 16 hex digits, new at each start of the guardian. cleaned: what the guardian found running without a lease at
     its own start, and ended: a line each. notes: what it could not have (memory lock, priority, cgroups), a line each.
-    engine_deaths: how many engines died before this one since the guardian's start.
+    engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error: as in
+    core.events.Started.
     """
 
     holder: str
@@ -218,6 +222,8 @@ class Hello:
     notes: tuple[str, ...] = ()
     next_run: int = 1
     engine_deaths: int = 0
+    watchdog_ms: int = 0
+    watchdog_error: str = ""
 
 
 FromEngine = Extend | Release | Run | Signal | End | Address | Alive

@@ -74,7 +74,7 @@ class EngineProcess(Process):
         self.step(
             Started(
                 random(64), holder, f"boot-{machine.name}-{machine.boot}", random(64), world.wall_ms(),
-                leases, tuple(adopted), cleaned, machine.store.load(),
+                leases, tuple(adopted), cleaned, durable=machine.store.load(),
             )
         )  # fmt: skip
         assert core is self.core
