@@ -461,7 +461,7 @@ class Driver:
                 self.starts, holder_of(options.get("holder", "a")), "boot", 0x123456789ABCDEF * self.starts, self.wall(),
                 tuple(HeldLease(g, int(t), self.now + milliseconds(left)) for g, t, left in leases),
                 tuple(Adopted(s, int(pid), self.now) for s, pid in adopted),
-                tuple(x for x in options.get("cleaned", "").split(",") if x), durable,
+                tuple(x for x in options.get("cleaned", "").split(",") if x), durable=durable,
             )
         )  # fmt: skip
 
