@@ -32,11 +32,12 @@ from typing import TYPE_CHECKING, Any
 from hasnmp import __version__
 from hasnmp.core.events import HeldLease
 from hasnmp.core.guard import NEVER
+from hasnmp.runtime import kernel
 from hasnmp.runtime.kernel import boot_id, boottime_ns
 from hasnmp.runtime.kernel_address import Live
 from hasnmp.runtime.messages import Channel, HeldAddress, Message, Purpose, Run, decode, encode
 from hasnmp.runtime.processes import MS, S, log
-from hasnmp.runtime.programs import Program
+from hasnmp.runtime.programs import Program, is_dead
 from hasnmp.settings import Config
 
 if TYPE_CHECKING:
@@ -289,6 +290,8 @@ class Handover:
         go, ready = os.pipe2(os.O_CLOEXEC)  # its end of file is the successful exec
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait for the new code
         main = os.getpid()
+        with contextlib.suppress(OSError):  # the deputy runs before others from its first moment on
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(kernel.PRIORITY))
         deputy = os.fork()
         if deputy == 0:
             its.close()
@@ -308,6 +311,7 @@ class Handover:
                 os.set_inheritable(fd, False)
             its.close()
             os.close(ready)
+            kernel.prefer_this_process()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             self._failed(f"{self.argv[0]} can't be executed: {error.strerror}")
 
@@ -411,7 +415,7 @@ def ask(config: Config, node: str, program: Sequence[str], source: str) -> int:
         if "outcome" in said:
             print(f"hasnmpd: handover {said['outcome']}: {said['text']}", file=sys.stderr if said["outcome"] != "done" else sys.stdout)  # fmt: skip
             return int(said["outcome"] != "done")
-        if not os.path.exists(f"/proc/{pid}"):
+        if is_dead(pid):
             print(f"hasnmpd: handover failed: the daemon (process {pid}) has ended; see its log, and start it", file=sys.stderr)  # fmt: skip
             return 1
         time.sleep(0.05)
