@@ -28,7 +28,7 @@ from hasnmp.runtime.processes import MS, S, log
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
-READY_NS = 15 * S  # what the new code may take until it is ready
+READY_NS = 30 * S  # what the new code may take until it is ready: a Python that starts on a busy machine
 TAKE_NS = 2 * S  # and then until it has taken over; less if something is due before
 LINGER_NS = 5 * S  # how long it stays to end what does not end
 

@@ -39,8 +39,8 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
 class Asked:
     """`hasnmpd --handover` under way: its exit status and what it said."""
 
-    def __init__(self, stack: Stack, **more: Any) -> None:
-        program = [sys.executable, "-m", "tests.runtime.stack", *stack.arguments]
+    def __init__(self, stack: Stack, python: str = sys.executable, **more: Any) -> None:
+        program = [python, "-m", "tests.runtime.stack", *stack.arguments]
         config = make_config(str(stack.folder), stack.arguments[1], **{**stack.more, **more})
         source = """
 import json, pickle, sys
@@ -223,6 +223,25 @@ def test_a_program_that_can_not_be_executed_is_refused(stack: Stack) -> None:
     assert handover.ask(config, "n", ["/no/such/python"], "form.yaml") == 1
     assert "No such file" in stack.log()
     stack.expect(RunStarted, run=stack.program(*SLEEP))
+
+
+def test_an_exec_that_fails_costs_nothing(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("vanishes")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python").chmod(0o700)
+    owner = Owner(stack)
+    run = stack.program("sh", "-c", "echo before; sleep 1000")
+    pid = stack.expect(RunStarted, run=run).pid
+    asked = Asked(stack, str(tmp_path / "python"))
+    renew_for(owner, lambda: asked.process.poll() is not None)
+    status, said = asked.wait()
+    assert status == 1 and "can't be executed: No such file" in said
+    owner.renew()
+    assert owner.refused == 0
+    os.kill(pid, signal.SIGTERM)
+    assert stack.expect(Exited, run=run).output_tail == "before\n"
+    stack.process.terminate()
+    stack.expect(Stop)
 
 
 @pytest.mark.parametrize("how", ["ends", "hangs", "ends taking", "hangs taking"])
