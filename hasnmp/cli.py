@@ -221,12 +221,26 @@ def _follow(control: Control, row: CommandRow, args: Args) -> int:
 
 def check_config(args: Args) -> int:
     config = load(args.file, secrets=not args.no_secrets)
+    if not args.no_secrets:
+        _look(args.file, config)
     services = len(config.services())
     print(f"{args.file}: no fault: cluster {config.cluster}, {_count(len(config.nodes), 'node')}, "
           f"{_count(len(config.groups), 'group')}, {_count(services, 'service')}")  # fmt: skip
     if args.no_secrets:
         print("the files with the secrets, and the programs, were not looked at")
     return 0
+
+
+def _look(file: str, config: Config) -> None:
+    """What this machine says to a faultless file: notes on stderr. Raises ConfigError: faults."""
+    from hasnmp.config import Places
+    from hasnmp.console import config_check
+
+    faults, notes = config_check.look(config, Places(file))
+    for note in notes:
+        print(f"note: {clean(note)}", file=sys.stderr)
+    if faults:
+        raise ConfigError(faults)
 
 
 def _count(number: int, noun: str) -> str:
