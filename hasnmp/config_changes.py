@@ -59,7 +59,9 @@ def compare(old: Config, new: Config) -> Changes:
     )
     lines += _other_lines(old, new)
     needs_apply = tuple(_staged(old, new))
-    needs_restart = tuple(name for name in ("run_dir", "watchdog") if getattr(old, name) != getattr(new, name))
+    needs_restart = tuple(
+        name for name in ("run_dir", "state_dir", "watchdog") if getattr(old, name) != getattr(new, name)
+    )
     return Changes(
         (*lines, *(f"{what} changed" for what in (*needs_apply, *needs_restart))),
         tuple(s.name for name, services in stopped.items() if name not in groups for s in services),
@@ -127,7 +129,7 @@ def _other_lines(old: Config, new: Config) -> Iterator[str]:
         successor = next((n for n in new.nodes if n.name == node.name), None)
         if successor is not None and successor.fence != node.fence:
             yield f"nodes.{node.name}.fence"
-    for part in ("recovery_automatic", "fencing", "snmp", "control", "events_keep", "state_dir", "log"):
+    for part in ("recovery_automatic", "fencing", "snmp", "control", "events_keep", "log"):
         yield from _below(part, getattr(old, part), getattr(new, part))
 
 

@@ -55,7 +55,7 @@ class Reload:
             return
         if not state.leaving:
             state.journal.happened(
-                ctx, Kind.CONFIG_REFUSED, f"{state.config.source} is not in force: {event.text}", of=state.me,
+                ctx, Kind.CONFIG_REFUSED, f"the new configuration is not in force: {event.text}", of=state.me,
                 reason=Reason.CONFIGURATION,
             )  # fmt: skip
         failed = code in (Code.FAILED, Code.TIMED_OUT, Code.BLOCKED)

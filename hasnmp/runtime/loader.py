@@ -94,7 +94,13 @@ class Loader:
     def look(self, now: int) -> None:
         """Give up when the time is over."""
         if now >= self.until_ns:
-            self._end(Loaded(faults=(f"the file, or a secret that it names, was not read within {LIMIT_S} s; is its disk there?",)))
+            self._end(
+                Loaded(
+                    faults=(
+                        f"the file, or a secret that it names, was not read within {LIMIT_S} s; is its disk there?",
+                    )
+                )
+            )
 
     def _readable(self) -> None:
         try:

@@ -8,10 +8,9 @@ Whatever goes wrong on the way ends with the old configuration in force and Relo
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,9 @@ from hasnmp.core.events import ReloadEnded, Retire
 from hasnmp.core.guard import NEVER
 from hasnmp.errors import Code
 from hasnmp.runtime.kernel import boottime_ns
-from hasnmp.runtime.kernel_address import AddressError
 from hasnmp.runtime.loader import Loaded, Loader
-from hasnmp.runtime.processes import MS, S, log, set_up_log
-from hasnmp.runtime.programs import virtual_addresses
+from hasnmp.runtime.messages import FromGuardian
+from hasnmp.runtime.processes import MS, log, set_up_log
 from hasnmp.settings import Config
 from hasnmp.wire import fingerprint
 
@@ -49,13 +47,14 @@ class Pending:
 
 
 class Reloader:
-    def __init__(self, guardian: Guardian) -> None:
-        self._guardian = guardian
+    def __init__(self, guardian: Guardian, tell: Callable[[FromGuardian], None]) -> None:
+        """tell: sends a message to the engine that lives; ReloadEnded waits for one if need be."""
+        self._guardian, self._send = guardian, tell
         self._loader: Loader | None = None
         self._command = 0
         self._next: int | None = None  # one more was asked for meanwhile: its command, 0 = SIGHUP
         self.pending: Pending | None = None
-        self.reloaded = ("", 0)  # for the next engine: what is new, and the command
+        self._reloaded = ("", 0)  # for the next engine: what is new, and the command
 
     # ----------------------------------------------------------------------------------------------------------- read
 
@@ -69,7 +68,7 @@ class Reloader:
         config = self._guardian.config
         self._command = command
         log("reload_asked", source=config.source, command=command)
-        self._guardian.notify(f"RELOADING=1\nMONOTONIC_USEC={_monotonic_us()}")
+        self._guardian.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self._loader = Loader(
                 self._guardian.family, self._guardian.selector, config.source, config, self._guardian.node, self._loaded
@@ -81,8 +80,8 @@ class Reloader:
         self._loader, command = None, self._command
         new, changes = loaded.config, loaded.changes
         if new is None:
-            more = f" (the first of {len(loaded.faults)} faults; all are in the log)" if len(loaded.faults) > 1 else ""
-            self._over(command, Code.CONFIG_INVALID, f"{loaded.faults[0]}{more}")
+            head = f"{len(loaded.faults)} faults (all are in the log), the first: " if len(loaded.faults) > 1 else ""
+            self._over(command, Code.CONFIG_INVALID, f"{head}{loaded.faults[0]}")
         elif changes.needs_apply:
             names = ", ".join(changes.needs_apply)
             self._over(
@@ -91,7 +90,12 @@ class Reloader:
             )  # fmt: skip
         elif changes.needs_restart:
             names = ", ".join(changes.needs_restart)
-            self._over(command, Code.NEEDS_APPLY, f"{names} can only change by a restart of hasnmpd, one node after the other")
+            self._over(
+                command,
+                Code.NEEDS_APPLY,
+                f"{names} can only change by a restart of hasnmpd, one node after the other; what is in state_dir "
+                "moves with it",
+            )
         elif not changes.lines:
             self._over(command, Code.DONE, "nothing differs")
         else:
@@ -114,7 +118,12 @@ class Reloader:
         old, new = guardian.config.heartbeat, pending.config.heartbeat
         keys = tuple(fingerprint(key) for key in new.keys) if new.keys != old.keys else ()
         changes = pending.changes
-        guardian.tell(Retire(pending.command, changes.services, changes.groups, keys, changes.stop_ms, changes.text()))
+        self._send(Retire(pending.command, changes.services, changes.groups, keys, changes.stop_ms, changes.text()))
+
+    def news(self) -> tuple[str, int]:
+        """What is new in the configuration for the engine that is being forked, and the command; told once."""
+        news, self._reloaded = self._reloaded, ("", 0)
+        return news
 
     def given_up(self, why: str) -> None:
         """The engine's word: it could not stop what changes, or must not."""
@@ -149,7 +158,7 @@ class Reloader:
             if now >= pending.until_ns:
                 self._over(pending.command, Code.TIMED_OUT, "the engine did not say what became of it")
             return
-        left = [line for group in pending.changes.groups for line in self._guardian.left_of(group)]
+        left = [line for group in pending.changes.groups for line in self._guardian.ending.left_of(group)]
         if left and now < pending.gone_by_ns:
             return
         if left:
@@ -166,18 +175,10 @@ class Reloader:
             guardian.guard.ended(group)  # seen to be gone just now
             guardian.programs.group_folder_removed(group)
         guardian.configure(new)
-        kernel = guardian.addresses.kernel
-        protected = set(virtual_addresses(old))
-        for ip in virtual_addresses(new):
-            if kernel is not None and ip not in protected:
-                try:
-                    kernel.protect(ip)
-                except (OSError, AddressError) as error:
-                    log("address_not_protected", logging.ERROR, ip=ip, why=str(error), next="again when it is put up")
         if new.log != old.log:
             set_up_log(new.log, guardian.node)
         guardian.family.configure(new, restart=tuple(_stale(old, new)))
-        self.reloaded = (pending.changes.text(), pending.command)
+        self._reloaded = (pending.changes.text(), pending.command)
         self.pending = None
         guardian.family.engine.deaths, guardian.family.engine.start_at_ns = 0, boottime_ns()
         log("reloaded", changes=pending.changes.lines, digest=new.digest)
@@ -191,7 +192,7 @@ class Reloader:
         self._go_on()
 
     def _tell(self, command: int, code: Code, text: str) -> None:
-        self._guardian.tell(ReloadEnded(command, int(code), text[:1000]))
+        self._send(ReloadEnded(command, int(code), text[:1000]))
 
     def _go_on(self) -> None:
         self._guardian.notify("READY=1")
@@ -206,21 +207,6 @@ def _stale(old: Config, new: Config) -> list[str]:
     names = [(g.name, g.nodes) for g in old.groups], [(g.name, g.nodes) for g in new.groups]
     if names[0] != names[1]:
         stale.append("lease_io")
-    if old.state_dir != new.state_dir:
-        stale += ["store", "snmp"]
-    elif any(getattr(old, one) != getattr(new, one) for one in ("snmp", "control", "events_keep", "log")):
+    if any(getattr(old, one) != getattr(new, one) for one in ("snmp", "control", "events_keep", "log")):
         stale.append("snmp")
     return stale
-
-
-def _monotonic_us() -> int:
-    import time
-
-    return time.monotonic_ns() // 1000
-
-
-def end(pid: int) -> None:
-    """End a process of the stack that keeps nothing; the guardian starts the next when it has gone."""
-    if pid:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)

@@ -153,7 +153,11 @@ def test_every_time_that_the_digest_holds_is_staged() -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "what"),
-    [("log:", "watchdog: /dev/watchdog\nlog:", "watchdog"), ("log:", "run_dir: /run/other\nlog:", "run_dir")],
+    [
+        ("log:", "watchdog: /dev/watchdog\nlog:", "watchdog"),
+        ("log:", "state_dir: /x\nlog:", "state_dir"),
+        ("log:", "run_dir: /run/other\nlog:", "run_dir"),
+    ],
 )
 def test_what_only_a_restart_changes(old: str, new: str, what: str) -> None:
     assert changes((old, new)).needs_restart == (what,)
@@ -173,7 +177,6 @@ def test_what_only_a_restart_changes(old: str, new: str, what: str) -> None:
         ("log:", "recovery: automatic\nlog:", "recovery_automatic"),
         ("log:", "control: {group: wheel}\nlog:", "control.group"),
         ("log:", "fencing: {test_every_s: 60}\nlog:", "fencing.test_every_s"),
-        ("log:", "state_dir: /x\nlog:", "state_dir"),
     ],
 )  # fmt: skip
 def test_everything_else_is_reloaded_and_stops_nothing(old: str, new: str, line: str) -> None:
