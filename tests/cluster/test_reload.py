@@ -262,7 +262,9 @@ def test_what_only_all_nodes_at_once_may_change(scene: Scene, edit: Callable[...
     scene.nothing_moved(since_ns)
 
 
-def test_a_stop_that_fails_ends_the_reload(scene: Scene, edit: Callable[..., None], held: Connection) -> None:
+def test_a_service_that_does_not_stop_in_order_is_ended_by_force(
+    scene: Scene, edit: Callable[..., None], held: Connection
+) -> None:
     pair = scene.pair
     stubborn = f'      - {{name: stubborn, agent: exec, stop_timeout_ms: 500, options: {{command: {SLEEP}, stop_command: [/bin/sleep, "9"]}}}}\n'
     edit(("      - {name: idle,", f"{stubborn}      - {{name: idle,"))
