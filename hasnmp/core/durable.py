@@ -34,6 +34,7 @@ class Durable:
         self.leave_at = 0
         self.leave_version = 0
         self.gone = False  # Exit was emitted
+        self.retired = False  # for the next engine, which goes on with what runs: no orderly leave, and no death either
 
     def restore(self, event: Started) -> None:
         """Take back what a former engine left; whatever stands there, nothing is raised."""
@@ -65,9 +66,14 @@ class Durable:
         lease.promised_to, lease.promised_node = str(saved[0]), str(saved[1])
         lease.promised_token, lease.forever_ms, lease.forever_seq = (number_of(x) for x in saved[2:])
 
+    def _needed(self) -> int:
+        """The highest token that may be used next, by us or by whom we would promise it to."""
+        own = [token for x in self.state.leases.values() for token in (x.next_token(), x.asked_token)]
+        return max((*own, self.state.foreign_token))
+
     def look(self) -> None:
         state, ctx = self.state, self.ctx
-        need = max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0)
+        need = self._needed()
         if need + ROOM // 5 > state.ceiling and need + ROOM // 5 > max(self.persisting.values(), default=0):
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
@@ -83,9 +89,7 @@ class Durable:
         self.counters_at = ctx.now + COUNTERS_MS * MS
         self.version += 1
         state.persist_version = self.version
-        ceiling = max(
-            max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + ROOM, state.ceiling
-        )
+        ceiling = max(self._needed() + ROOM, state.ceiling)
         self.persisting[self.version] = ceiling
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
@@ -95,7 +99,8 @@ class Durable:
                 n: [x.promised_to, x.promised_node, x.promised_token, x.forever_ms, x.forever_seq]
                 for n, x in state.leases.items() if x.forever_ms
             },
-            "left_in_order": self.leave_stage > 0,
+            "role": int(state.role), "holder": state.holder,
+            "left_in_order": self.leave_stage > 0 or self.retired,
         }  # fmt: skip
         ctx.emit(Persist(self.version, document))
 
@@ -175,6 +180,13 @@ class Durable:
                 self._exit("left in order")
             else:
                 ctx.wake(end)
+
+    def retire(self, leave: Exit) -> None:
+        """Make room for the next engine, under a new configuration."""
+        self.retired = True
+        self.persist()
+        self.ctx.emit(leave)
+        self.gone = True
 
     def _exit(self, text: str) -> None:
         self.persist()

@@ -34,6 +34,7 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    GiveUp,
     Notify,
     Outcome,
     Persist,
@@ -42,7 +43,10 @@ from hasnmp.core.events import (
     Rejected,
     Release,
     Released,
+    Reload,
+    ReloadEnded,
     Reply,
+    Retire,
     Send,
     Sent,
     Shutdown,
@@ -56,6 +60,7 @@ from hasnmp.runtime.ending import certain
 from hasnmp.runtime.kernel import lock_memory, prefer_this_process, restart_machine
 from hasnmp.runtime.lease_io import LeaseIoClient
 from hasnmp.runtime.links import Links
+from hasnmp.runtime.reload import RETIRED
 from hasnmp.runtime.store import StoreClient
 from hasnmp.wire import DatagramKind, GroupEntry
 
@@ -145,7 +150,8 @@ class Loop:
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
                 cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
-                watchdog_error=self._hello.watchdog_error, durable=durable,
+                watchdog_error=self._hello.watchdog_error, reloaded=self._hello.reloaded,
+                reload_command=self._hello.reload_command, durable=durable,
             )
         )  # fmt: skip
         try:
@@ -240,11 +246,13 @@ class Loop:
                 self._notify(effect)
             case Reply():
                 self.server.reply(effect)
-            case Exit(text, force):
+            case Exit(text, force, retired):
                 if force:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
-                self._finish(int(force))
+                self._finish(RETIRED if retired else int(force))
+            case Reload() | GiveUp():
+                self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:
         event = effect.event
@@ -328,6 +336,8 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
+                case Retire() | ReloadEnded():
+                    self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)
                 case _:

@@ -240,6 +240,9 @@ class Handover:
         if self.rehearsal or self.to_renew or self.guardian.stopping:
             log("handover_refused", logging.WARNING, why="one is under way, or this daemon stops")
             return
+        if self.guardian.reload.busy:
+            self._failed("a reload is under way")
+            return
         try:
             if os.stat(self._path).st_uid != os.geteuid():
                 raise HandoverError(f"{self._path} belongs to another user")
