@@ -238,7 +238,7 @@ class Guardian:
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
                   for p in self.programs.running.values() if p.status is None),
             tuple(self.addresses.held.values()),
-            self.cleaned, self.notes, self.next_run, self.engine_deaths,
+            self.cleaned, self.notes, self.next_run, self.engine_deaths, unclean=tuple(self.ending),
         )  # fmt: skip
 
         def main() -> int:
@@ -503,6 +503,7 @@ class Guardian:
             if not left:
                 self.guard.ended(group)
                 del self.ending[group]
+                self._tell(Released(group, 0, True))  # an engine that started meanwhile was told that it is unclean
                 self.programs.group_folder_removed(group)
                 text = f"group {group} was ended by force: its lease was not extended in time"
                 if (late_ms := (boottime_ns() - until) // MS) > 0:
