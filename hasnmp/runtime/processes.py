@@ -14,12 +14,12 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from hasnmp.runtime import log as logs
-from hasnmp.runtime.kernel import boottime_ns, die_with, prefer_this_process, set_name, set_oom_score
+from hasnmp.runtime.kernel import boottime_ns, die_with, set_name, set_oom_score
 from hasnmp.runtime.messages import Channel, Hello
 from hasnmp.settings import Config, Log
 
@@ -73,9 +73,10 @@ class Child:
     started_ns: int = 0
     start_at_ns: int = 0
     deaths: int = 0  # in a row, each before it was steady
+    warm: bool = False  # one ran before, under this guardian
 
     def died(self, now: int) -> None:
-        self.pid = 0
+        self.pid, self.warm = 0, True
         self.deaths = 1 if now - self.started_ns >= STEADY_NS else self.deaths + 1
         first, longest = BACK_OFF_NS
         self.start_at_ns = now if self.deaths == 1 else now + min(longest, first << min(self.deaths - 2, 10))
@@ -98,16 +99,33 @@ class Family:
             name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             for name in ("lease_io", "store")
         }
-        others = []
+        family = cls(config, node, Child("engine", "hasnmp-engine", lambda: SOFTWARE), [], pairs)
+        others = family.others
+        # Each goes by the configuration of the moment in which it is forked.
         if lease_io := children.lease_io:
-            others.append(Child("lease_io", "hasnmp-lease", lambda: lease_io(config, node, pairs["lease_io"][1])))
+            others.append(
+                Child("lease_io", "hasnmp-lease", lambda: lease_io(family.config, node, pairs["lease_io"][1]))
+            )
         if store := children.store:
-            others.append(Child("store", "hasnmp-store", lambda: store(config, node, pairs["store"][1])))
+            others.append(Child("store", "hasnmp-store", lambda: store(family.config, node, pairs["store"][1])))
         if snmp := children.snmp:
             agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
-            agent.main = lambda: snmp(config, node, agent.deaths > 0)
+            agent.main = lambda: snmp(family.config, node, agent.warm)
             others.append(agent)
-        return cls(config, node, Child("engine", "hasnmp-engine", lambda: SOFTWARE), others, pairs)
+        return family
+
+    def configure(self, config: Config, restart: Iterable[str]) -> None:
+        """From here on a child that is forked goes by this; those that are named end now, for the next to do so.
+
+        SIGKILL: they keep nothing, and one that is frozen must not hold the new configuration up.
+        """
+        self.config = config
+        for child in self.others:
+            if child.name in restart:
+                child.deaths = child.started_ns = 0  # wanted: the next one starts at once
+                if child.pid:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.SIGKILL)
 
     def all(self) -> tuple[Child, ...]:
         return (self.engine, *self.others)
@@ -137,7 +155,6 @@ class Family:
             if child is self.engine:
                 # It outlives the guardian for as long as it takes to end the groups by force. It keeps its ends of the
                 # pairs, and is exempt from the OOM killer as the guardian is.
-                prefer_this_process()
                 keep = {pair[0] for pair in self.pairs.values()}
             else:
                 die_with(parent)
