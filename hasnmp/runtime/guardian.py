@@ -318,7 +318,7 @@ class Guardian:
         self.engine_deaths += 1
         self.releases.clear()
         # Nobody waits for their answers; the next engine asks anew.
-        self.programs.end_checks(silently=True)
+        self.programs.end_questions()
         if self.stopping and code == 0:
             self.finished = True
         elif self.stopping:
@@ -414,13 +414,16 @@ class Guardian:
 
     def _run(self, message: Run) -> None:
         self.next_run = max(self.next_run, message.run + 1)
-        group, check = message.group, message.purpose is Purpose.CHECK
+        group, fence = message.group, message.purpose is Purpose.FENCE
+        free = fence or message.purpose is Purpose.CHECK  # it needs no lease
         refusal = ""
         if message.run in self.programs.running:
             refusal = f"run {message.run} is in use"
         elif "/" in group + message.service or group in self.guard.ending or group in self.releases:
             refusal = f"group {group} is being ended"
-        elif not check and not self.guard.may_run(group, boottime_ns()):
+        elif fence and group:
+            refusal = "a fence agent is of no group"
+        elif not free and not self.guard.may_run(group, boottime_ns()):
             refusal = f"no live lease of group {group}"
         if refusal:
             self._tell(RunFailed(message.run, Outcome.REFUSED, refusal))
@@ -430,7 +433,7 @@ class Guardian:
             self._tell(RunFailed(message.run, Outcome.FAILED, text))
             return
         try:
-            not_after = NEVER if check else self.guard.leases[group].until_ns - self.guard.kill_ns
+            not_after = NEVER if free else self.guard.leases[group].until_ns - self.guard.kill_ns
             self.programs.start(message, not_after)
         except OSError as error:
             self._tell(RunFailed(message.run, Outcome.FAILED, f"not started: {error}"))
@@ -572,7 +575,8 @@ class Guardian:
             return  # it failed before anything was there
         self.finished = True
         self._kill_engine("the guardian stops")
-        groups = {group.name for group in self.config.groups}
+        self.programs.end_questions()
+        groups = {group.name for group in self.config.groups} | {""}  # fence agents are of no group
         for group in groups:
             self.programs.end_group(group)
         for child in self.family.others:
