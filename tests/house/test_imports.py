@@ -36,6 +36,10 @@ EXCEPTIONS = {
     ("cli", "arbiters.admin"): "`hasnmp arbiter` is an administrator's tool, run without a daemon",
     ("cli", "snmp.oids"): "`hasnmp mib --root`: the one place that knows how to re-root the MIB",
     ("cli", "demo"): "`hasnmp demo`",
+    (
+        "console.fence",
+        "agents.fence_metadata",
+    ): "`hasnmp agents`: what fence agents say of themselves; standard library only",
     ("demo.manager", "snmp.ber"): "the trap receiver reads BER",
     ("demo.manager", "snmp.notices"): "the names of the traps",
     ("demo.manager", "snmp.objects"): "the names of the objects",
