@@ -84,6 +84,10 @@ class Host:
         kernel would not stop: an engine that was frozen goes on in the middle of what it did."""
         return boottime_ns() < self._until_ns.get(group, 0)
 
+    def held(self) -> list[tuple[str, int]]:
+        """(group, expiry) of each lease that the guardian acknowledged."""
+        return list(self._until_ns.items())
+
     def token(self, lease: HeldLease) -> None:
         """A lease went to the guardian: what starts from now on is told this token."""
         self._tokens[lease.group] = lease.token

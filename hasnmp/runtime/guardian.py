@@ -31,6 +31,7 @@ from pathlib import Path
 from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime.cgroups import open_cgroups
+from hasnmp.runtime.ending import RETRY_NS, Ending, certain
 from hasnmp.runtime.group_addresses import GroupAddresses
 from hasnmp.runtime.kernel import (
     BootTimer,
@@ -66,16 +67,16 @@ from hasnmp.runtime.messages import (
     Stop,
     channel_pair,
 )
+from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
+from hasnmp.runtime.watchdog import RETRY_S, Watchdog
 from hasnmp.settings import Config
 
 __all__ = ["Children", "Guardian", "run"]
 
-RETRY_NS = 10 * MS  # between two tries to end what did not end
-FIRST_RETRY_NS = 1 * MS  # a killed process is gone within this, nearly always
 RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
-SILENT_NS = 5 * S  # an engine that said Alive and then nothing for this long hangs
+SILENT_NS = 5 * S  # an engine that says nothing for this long hangs; counted from its fork
 STOP_TRIES = 4  # engines that may die in a row before a stop in order becomes one by force
 KEPT = 1000  # messages kept while no engine lives
 PER_TURN = 64  # messages taken before the loop looks at everything else
@@ -120,19 +121,20 @@ class Guardian:
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
     addresses: GroupAddresses = field(init=False)
+    mounts: GroupMounts = field(init=False)
+    ending: Ending = field(init=False)
+    watchdog: Watchdog = field(init=False)
     holder: str = field(default_factory=lambda: secrets.token_hex(8))
     boot: str = field(default_factory=boot_id)
     channel: Channel | None = None  # to the engine that lives
     family: Family = field(init=False)
     releases: dict[str, PendingRelease] = field(default_factory=dict)
-    ending: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends: being ended by force
-    retry_at_ns: int = NEVER
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
     cleaned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     next_run: int = 1
     engine_deaths: int = 0
-    heard_ns: int = 0  # when the engine said something last; 0 = it never said Alive
+    heard_ns: int = 0  # when the engine said something last, or was forked
     stopping: bool = False
     finished: bool = False
     timer: BootTimer = field(default_factory=BootTimer)
@@ -140,7 +142,8 @@ class Guardian:
     notify: Callable[[str], None] = field(init=False)
     feed_every_ns: int = 0  # systemd's watchdog; 0 = none
     feed_at_ns: int = NEVER
-    loud_at_ns: int = 0
+    feed_failed: str = ""
+    arm_at_ns: int = NEVER  # when the hardware watchdog is tried again
     worst_late_us: int = 0
 
     # ---------------------------------------------------------------------------------------------------------- start
@@ -159,8 +162,14 @@ class Guardian:
         self.family.close_in_child += [self.wake[0].close, self.wake[1].close, self.timer.close, self.selector.close]
         self.family.close_in_child += [self.programs.close_all, lambda: self.channel.close() if self.channel else None]
         notes = [] if cgroups else [NO_CGROUP]
+        self.watchdog = Watchdog(config.watchdog)
+        self.family.close_in_child.append(self.watchdog.forget)
+        self.mounts = GroupMounts(config)
         cleaned = self._clean()
+        found, _ = self.mounts.cut_all(5000)
+        cleaned += found
         self.addresses = GroupAddresses(self.guard)
+        self.ending = Ending(self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config))
         if protect := virtual_addresses(config):
             try:
                 kernel = KernelAddresses(address_tag(config, node), self._alarm)
@@ -171,10 +180,8 @@ class Guardian:
                 self.addresses.why = f"nftables over netlink: {error.strerror}"
                 notes.append(f"no addresses can be put up: {self.addresses.why}")
         for group in config.groups:
-            if self.programs.leftovers(group.name):
-                # Not even SIGKILL ended it (uninterruptible sleep): nothing of this group starts here until it is gone.
-                self.guard.ending.add(group.name)
-                self.ending[group.name] = self.retry_at_ns = boottime_ns()
+            if self.ending.left_of(group.name):
+                self.ending.begin_found(group.name, boottime_ns())
         if note := set_oom_score(-1000):
             notes.append(note)
         notes += prefer_this_process() + lock_memory()
@@ -192,7 +199,7 @@ class Guardian:
             self.family.fork(child)
         self._fork_engine()
         self.notify("READY=1")
-        self.feed_at_ns = boottime_ns() if self.feed_every_ns else NEVER
+        self._feed(boottime_ns())
 
     def _engine_record(self) -> Path:
         return Path(self.config.run_dir, f"{self.node}.engine")
@@ -233,12 +240,14 @@ class Guardian:
     def _fork_engine(self) -> None:
         """A new engine, with a new channel, told what there is."""
         mine, its = channel_pair()
+        self._arm_watchdog(boottime_ns())
         hello = Hello(
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
                   for p in self.programs.running.values() if p.status is None),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.next_run, self.engine_deaths,
+            self.watchdog.timeout_ms, self.watchdog.error,
         )  # fmt: skip
 
         def main() -> int:
@@ -249,7 +258,7 @@ class Guardian:
         self.family.engine.main = main
         self.family.fork(self.family.engine)
         its.close()
-        self.channel, self.heard_ns = mine, 0
+        self.channel, self.heard_ns = mine, boottime_ns()
         with contextlib.suppress(OSError):
             self._engine_record().write_text(
                 f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
@@ -301,7 +310,8 @@ class Guardian:
             now = boottime_ns()
             child = next((c for c in self.family.all() if c.pid == pid), None)
             if child is None:
-                self.programs.reaped(pid, status, now)
+                if not self.mounts.reaped(pid, status):
+                    self.programs.reaped(pid, status, now)
                 continue
             child.died(now)
             code = os.waitstatus_to_exitcode(status)
@@ -330,9 +340,8 @@ class Guardian:
         for child in self.family.others:
             if not child.pid and child.start_at_ns <= now:
                 self.family.fork(child)
-        # While a group is being ended no engine is there to be misled by it - but not for ever: the others need one.
-        waits = any(now < until + 100 * MS for until in self.ending.values())
-        if not self.family.engine.pid and self.family.engine.start_at_ns <= now and not waits and not self.finished:
+        engine = self.family.engine
+        if not engine.pid and engine.start_at_ns <= now and not self.ending.holds_up(now) and not self.finished:
             self._fork_engine()
 
     # ----------------------------------------------------------------------------------------------------- the messages
@@ -374,8 +383,7 @@ class Guardian:
             if message is None:
                 self._kill_engine()  # it is gone, or is about to: how, its exit status tells
                 return
-            if self.heard_ns:
-                self.heard_ns = boottime_ns()
+            self.heard_ns = boottime_ns()
             self._obey(message)
 
     def _obey(self, message: object) -> None:
@@ -395,7 +403,7 @@ class Guardian:
             case Address():
                 self._remove_address(message)
             case Alive():
-                self.heard_ns = boottime_ns()
+                pass
             case _:
                 log("message_refused", logging.WARNING, why=f"an engine does not say {type(message).__name__}")
 
@@ -452,8 +460,7 @@ class Guardian:
 
     def _poll_releases(self, now: int) -> None:
         for group, pending in tuple(self.releases.items()):
-            left = self.programs.leftovers(group)
-            left += [f"address {address.ip} ({address.service})" for address in self.addresses.of(group)]
+            left = self.ending.left_of(group)
             if left and now < pending.until_ns:
                 continue
             del self.releases[group]
@@ -487,42 +494,44 @@ class Guardian:
         """The heart: what is due ends, the engine first, before anything else is done."""
         if self.guard.next_deadline_ns() <= now:
             for group in self.guard.due(now):
-                if group not in self.ending:
-                    self.ending[group] = self.guard.leases[group].until_ns
+                if group not in self.ending.until:
+                    until = self.guard.leases[group].until_ns
                     self.releases.pop(group, None)
-                    left_ms = (self.ending[group] - now) // MS
-                    log("lease_ended", logging.WARNING, group=group, next="end by force", left_ms=left_ms)
+                    log("lease_ended", logging.WARNING, group=group, next="end by force", left_ms=(until - now) // MS)
                     self._kill_engine(f"the lease of {group} ends")
-                    self.programs.end_group(group)
-            self._continue_ending(now)
+                    self.ending.begin(group, until)
+            self.ending.go_on(now)
 
-    def _continue_ending(self, now: int) -> None:
-        """Look whether all has ended, and try again what has not."""
-        for group, until in tuple(self.ending.items()):
-            # The programs of all groups were killed before any netlink call: it may wait for a lock of the kernel. And
-            # whatever happens to it, the address itself falls silent when the lease ends.
-            left = self.addresses.remove_all(group)
-            left += self.programs.leftovers(group)
-            if not left:
-                self.guard.ended(group)
-                del self.ending[group]
-                self.programs.group_folder_removed(group)
-                text = f"group {group} was ended by force: its lease was not extended in time"
-                if (late_ms := (boottime_ns() - until) // MS) > 0:
-                    text += f"; {late_ms} ms too late"
-                self._alarm(text)
-                continue
-            self.programs.end_group(group)
-            if now > until and now >= self.loud_at_ns:
-                # It can't be confirmed: a process in uninterruptible sleep. The group stays `ending`, so nothing of it
-                # starts here again. What is right then is to let the hardware watchdog, or reboot(2), end the machine:
-                # a later version does; this one tells, and systemd's watchdog is not fed.
-                self.loud_at_ns = now + S
-                self._alarm(f"GROUP {group} IS NOT ENDED {(now - until) // MS} ms after its lease: {', '.join(left)}")
-        self.retry_at_ns = NEVER
-        if self.ending:
-            recent = any(now < until for until in self.ending.values())
-            self.retry_at_ns = boottime_ns() + (FIRST_RETRY_NS if recent else RETRY_NS)
+    # ------------------------------------------------------------------------------------------------------- watchdogs
+
+    def _arm_watchdog(self, now: int) -> None:
+        """Open the hardware watchdog, if there is one and nothing is left here that it would be fed in spite of."""
+        if not self.watchdog.wanted or self.watchdog.fd >= 0 or self.stopping:
+            return
+        before = self.watchdog.error
+        if self.ending.until:
+            self.watchdog.error = f"not armed while groups are not ended: {', '.join(self.ending.until)}"
+        elif self.watchdog.arm():
+            log("watchdog_armed", device=self.config.watchdog.device, timeout_ms=self.watchdog.timeout_ms)
+            self._feed(now)
+        self.arm_at_ns = NEVER if self.watchdog.fd >= 0 else now + RETRY_S * S
+        if self.watchdog.error not in ("", before):
+            log("watchdog_not_armed", logging.ERROR, why=self.watchdog.error, next=f"tried again every {RETRY_S} s")
+
+    def _feed(self, now: int) -> None:
+        """Systemd's watchdog and the machine's: only while no group is left whose lease has ended."""
+        armed = self.watchdog.fd >= 0
+        every = min(self.feed_every_ns or NEVER, self.watchdog.every_ns if armed else NEVER)
+        if every == NEVER:
+            self.feed_at_ns = NEVER
+        elif self.ending.overdue(now):
+            self.feed_at_ns = now + RETRY_NS
+        else:
+            self.notify("WATCHDOG=1")
+            if armed and not self.watchdog.feed() and self.feed_failed != self.watchdog.error:
+                self.feed_failed = self.watchdog.error
+                self._alarm(f"{self.watchdog.error}; this machine may be reset in {self.watchdog.timeout_ms / 1000} s")
+            self.feed_at_ns = now + every
 
     # ----------------------------------------------------------------------------------------------------------- loop
 
@@ -530,18 +539,18 @@ class Guardian:
         while not self.finished:
             now = boottime_ns()
             self._end_what_is_due(now)
-            if self.ending and self.retry_at_ns <= now:
-                self._continue_ending(now)
+            if self.ending.retry_at_ns <= now:
+                self.ending.go_on(now)
             self.programs.poll(now)
             if self.releases:
                 self._poll_releases(now)
             self._renew_addresses()
             self._start_what_is_due(now)
             self._watch_engine(now)
+            if self.arm_at_ns <= now:
+                self._arm_watchdog(now)
             if self.feed_at_ns <= now:
-                if not any(until < now for until in self.ending.values()):
-                    self.notify("WATCHDOG=1")
-                self.feed_at_ns = now + self.feed_every_ns
+                self._feed(now)
             deadline = self._next_deadline_ns(boottime_ns())
             self.timer.set(deadline if deadline < NEVER else 0)
             for key, _ in self.selector.select():
@@ -552,26 +561,25 @@ class Guardian:
                 key.data()
 
     def _next_deadline_ns(self, now: int) -> int:
-        at = min(self.guard.next_deadline_ns(), self.retry_at_ns, self.feed_at_ns, self.programs.next_deadline_ns(now),
-                 self.addresses.next_deadline_ns())  # fmt: skip
+        at = min(self.guard.next_deadline_ns(), self.ending.retry_at_ns, self.feed_at_ns, self.arm_at_ns,
+                 self.programs.next_deadline_ns(now), self.addresses.next_deadline_ns())  # fmt: skip
         if self.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
             if not child.pid:
-                waits = child is self.family.engine and self.ending
+                waits = child is self.family.engine and self.ending.until
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
-        return min(at, self.heard_ns + SILENT_NS) if self.heard_ns else at
+        return min(at, self.heard_ns + SILENT_NS) if self.channel else at
 
     def _watch_engine(self, now: int) -> None:
-        if self.heard_ns and self.channel and now - self.heard_ns >= SILENT_NS:
-            self.heard_ns = 0
+        if self.channel and now - self.heard_ns >= SILENT_NS:
             self._kill_engine(f"it hangs: silent for {SILENT_NS // S} s")
 
     # ----------------------------------------------------------------------------------------------------------- finish
 
     def finish(self) -> None:
         """End everything that is left. After an engine that left in order there is nothing but the other processes."""
-        if not hasattr(self, "addresses"):
+        if not hasattr(self, "ending"):
             return  # it failed before anything was there
         self.finished = True
         self._kill_engine("the guardian stops")
@@ -601,8 +609,12 @@ class Guardian:
         if self.addresses.kernel:
             with contextlib.suppress(OSError, AddressError):
                 self.addresses.kernel.uninstall()
-        for line in self.programs.clean():
+        _, left = self.mounts.cut_all(2000)
+        left += self.programs.clean()
+        for line in left:
             log("not_ended", logging.ERROR, what=line)
+        if self.stopping and not left:
+            self.watchdog.disarm()
         with contextlib.suppress(OSError):
             self._engine_record().unlink()
         log("guardian_ended", worst_late_us=self.worst_late_us)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from hasnmp.runtime import log as logs
-from hasnmp.runtime.kernel import boottime_ns, die_with, prefer_this_process, set_name, set_oom_score
+from hasnmp.runtime.kernel import boottime_ns, die_with, set_name, set_oom_score
 from hasnmp.runtime.messages import Channel, Hello
 from hasnmp.settings import Config, Log
 
@@ -137,7 +137,6 @@ class Family:
             if child is self.engine:
                 # It outlives the guardian for as long as it takes to end the groups by force. It keeps its ends of the
                 # pairs, and is exempt from the OOM killer as the guardian is.
-                prefer_this_process()
                 keep = {pair[0] for pair in self.pairs.values()}
             else:
                 die_with(parent)

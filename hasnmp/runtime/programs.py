@@ -25,6 +25,7 @@ from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
 from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, die_with, fork_into, set_oom_score
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
+from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.settings import Config
 
 MS = 1_000_000
@@ -503,7 +504,7 @@ def virtual_addresses(config: Config) -> tuple[str, ...]:
 
 
 def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[str, ...]:
-    """End every program and address of this node by force, without the guardian: it is dead, the engine calls this.
+    """End all programs, addresses and file systems of this node by force: the guardian is dead, the engine calls this.
 
     Blocks until nothing is left, or for within_ms. Gives what is left, a text each: () = verified, nothing.
     """
@@ -522,8 +523,9 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
             problem = f"addresses: {error}"
     else:
         problem = ""
+    _, mounts = GroupMounts(config).cut_all(max(0, int((deadline - time.monotonic()) * 1000)))
     while left and time.monotonic() < deadline:
         time.sleep(0.002)
         left = programs.clean()
     os.close(programs._null)
-    return tuple(left) + ((problem,) if problem else ())
+    return (*left, *mounts, *((problem,) if problem else ()))

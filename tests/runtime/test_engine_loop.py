@@ -371,7 +371,7 @@ def test_exit_ends_with_0_after_the_state_is_written(tmp_path: Path) -> None:
 
 def test_without_a_guardian_everything_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node: ended.append(node) or ())
+    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node, within_ms: ended.append(node) or ())
 
     async def story(bench: Bench) -> int:
         bench.guardian.close()
@@ -383,7 +383,7 @@ def test_without_a_guardian_everything_ends_at_once(tmp_path: Path, monkeypatch:
 
 def test_an_exit_by_force_ends_everything_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node: ended.append(node) or ())
+    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node, within_ms: ended.append(node) or ())
 
     async def story(bench: Bench) -> int:
         bench.act(Exit("the guardian did not act", force=True))
