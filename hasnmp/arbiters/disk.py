@@ -119,7 +119,7 @@ class Blocks:
             self.fd = os.open(path, flags | os.O_DIRECT)
             try:
                 self._refuse_others(path)
-                os.preadv(self.fd, [self._buffer], 0)  # some file systems refuse O_DIRECT only here
+                self.read(0)  # some file systems refuse O_DIRECT only here
             except OSError:
                 os.close(self.fd)
                 raise
@@ -185,15 +185,23 @@ def identity(status: os.stat_result) -> tuple[int, ...]:
 
 class LeaseDisk:
     """The lease disk as one running process uses it. It stays with the UUID that it saw first: an exchanged disk is
-    an error until the process is started anew, for what stood on the old one is not known to be over."""
+    an error until the process is started anew, for what stood on the old one is not known to be over. A thread needs
+    one of its own; known: shared between those of a process, which stay with one UUID together."""
 
-    def __init__(self, path: str, cluster: str, flags: int = os.O_RDWR) -> None:
+    def __init__(
+        self, path: str, cluster: str, flags: int = os.O_RDWR, known: dict[str, str] | None = None
+    ) -> None:  # fmt: skip
         self.path = path
         self.cluster = cluster
         self._flags = flags
-        self.uuid = ""
+        self._known = {} if known is None else known
         self._blocks: Blocks | None = None
         self._header: Header | None = None
+
+    @property
+    def uuid(self) -> str:
+        """ "": none was seen yet."""
+        return self._known.get("uuid", "")
 
     def open(self) -> Header:
         """The header of what the path names now. Raises OSError; WireError, also `foreign cluster`, `foreign uuid`."""
@@ -248,9 +256,8 @@ class LeaseDisk:
         header = self._blocks.header()
         if header.cluster != self.cluster:
             raise WireError("foreign cluster", f"{self.path} belongs to the cluster {header.cluster}")
-        if self.uuid and header.uuid != self.uuid:
+        if self._known.setdefault("uuid", header.uuid) != header.uuid:  # one step: of two threads one is first
             raise WireError("foreign uuid", f"{self.path} was exchanged: it is {header.uuid}, and was {self.uuid}")
-        self.uuid = header.uuid
         self._header = header
         return header
 
