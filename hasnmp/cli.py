@@ -262,7 +262,8 @@ def arbiter(args: Args) -> int:
     try:
         if args.action == "init":
             nodes, groups = tuple(n.name for n in config.nodes), tuple(g.name for g in config.groups)
-            print(admin.init(device, config.cluster, groups, nodes, force=args.force))
+            pills = any(level.agent == "pill" for node in config.nodes for level in node.fence)
+            print(admin.init(device, config.cluster, groups, nodes, force=args.force, pills=pills))
         elif args.action == "show":
             out(admin.show(device))
         else:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from hasnmp import settings
 from hasnmp.agents.host import Host, NotRun, how_it_ended
+from hasnmp.arbiters import pill_agent
+from hasnmp.arbiters.pills import PILL
 from hasnmp.core.events import Fence, FenceAction, Fenced
 from hasnmp.errors import HasnmpError
 from hasnmp.runtime.kernel import boottime_ns
@@ -30,12 +33,10 @@ ANSWER_MS = 50  # kept of the time limit, so that the answer says what was wrong
 FIRST_POLL_S, LAST_POLL_S = 0.2, 1.0  # between two questions for the status: grows by half
 ENDING_S = 0.5  # how long a new attempt waits for the end of the agent that it takes the place of
 ON, OFF = 0, 2  # exit status of `status`
-PILL = "pill"
+PILL_AGENT = (sys.executable, "-I", "-S", str(Path(pill_agent.__file__)))
 MASK = "***"
 # The end of every agent's metadata; all of Debian's fit into a third of what is kept of a program's output.
 _ACTION = re.compile(r'<action\s[^>]*?name="([^"]+)"')
-
-Pill = Callable[[Fence], Awaitable[str]]  # the built-in agent; gives what it did, raises NotFenced
 
 
 class NotFenced(HasnmpError):
@@ -67,9 +68,9 @@ class Fencing:
     """Does what Fence says; a Fenced for each is told. At most one thing is done to a node's devices at a time: a fence
     takes the place of a test, and of switching on; a test waits."""
 
-    def __init__(self, config: settings.Config, host: Host, log: Any, pill: Pill | None = None) -> None:
+    def __init__(self, config: settings.Config, node: str, host: Host, log: Any) -> None:
         self.config = config  # may be exchanged: each Fence looks its level up
-        self._host, self._log, self._pill = host, log, pill
+        self._node, self._host, self._log = node, host, log
         self._works: dict[str, _Work] = {}  # node -> what is done there
         self._actions: dict[str, frozenset[str]] = {}  # agent -> what it is able to do, by its own word
 
@@ -143,10 +144,7 @@ class Fencing:
 
     async def _fence(self, work: _Work) -> str:
         if work.level.agent == PILL:
-            if self._pill is None:
-                raise NotFenced("the poison pill needs the arbiter `disk`")
-            work.step = "the pill's acknowledgement"
-            return await self._pill(work.effect)
+            return await self._pill(work, "off")
         off = await self._run(work, "off")
         if off.code:
             if not await self._unable(work, "off") or await self._unable(work, "reboot"):
@@ -174,7 +172,7 @@ class Fencing:
 
     async def _test(self, work: _Work) -> str:
         if work.level.agent == PILL:
-            return "a pill can only be tested by using it; that the lease disk works is seen by the leases"
+            return await self._pill(work, "status")
         status = await self._run(work, "status")
         if status.code in (ON, OFF):
             return f"status {'on' if status.code == ON else 'off'}"
@@ -184,6 +182,14 @@ class Fencing:
         if monitor.code in (ON, OFF):
             return "monitor is well (the agent knows no status)"
         raise NotFenced(f"monitor: {self._how(work, monitor)}")
+
+    async def _pill(self, work: _Work, action: str) -> str:
+        """The built-in agent: the victim's own guardian says that it has ended everything, or that it would."""
+        exited = await self._run(work, action, "the pill was not acknowledged")
+        said = _one_line(exited.output_tail)
+        if exited.code or exited.signal:
+            raise NotFenced(said or how_it_ended(exited))
+        return said
 
     def _comes_back(self, work: _Work) -> bool:
         """Only from a power cut: a node that was cut off lives, and would go on with what it had."""
@@ -212,10 +218,15 @@ class Fencing:
         """One action of the agent. Raises NotRun; NotFenced: it was ended at the time limit, or can't be told."""
         work.step = step or f"{action} did not end"
         given = {**work.level.options, **work.level.secrets, "action": action}
+        argv: tuple[str, ...] = (work.level.agent,)
+        if work.level.agent == PILL:
+            arbiter, argv = self.config.arbiter, PILL_AGENT
+            given |= {"device": arbiter.device, "cluster": self.config.cluster, "attacker": self._node,
+                      "victim": work.effect.node, "limit_ms": str(work.left_ms())}  # fmt: skip
         if any("\n" in text or "\0" in text for pair in given.items() for text in pair):
             raise NotFenced("an option has a line break in it, which can't be handed to a fence agent")
         stdin = "".join(f"{key}={value}\n" for key, value in given.items())
-        exited = await self._host.fence_agent(work.level.agent, stdin, work.left_ms())
+        exited = await self._host.fence_agent(argv, stdin, work.left_ms())
         if exited.timed_out:
             raise NotFenced(work.late())
         return exited
@@ -252,6 +263,10 @@ class Fencing:
         for secret in _forms(work.level):
             text = text.replace(secret, MASK)
         return text
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _forms(level: settings.FenceLevel) -> list[str]:

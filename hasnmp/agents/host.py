@@ -149,10 +149,10 @@ class Host:
             await self.run(service, argv, purpose, env=env, cwd=cwd, user=user, timeout_ms=timeout_ms)
         )
 
-    async def fence_agent(self, agent: str, stdin: str, timeout_ms: int) -> Exited:
-        """Run a fence agent to its end; it is of no group and needs no lease. agent: looked up in PATH and where packages
+    async def fence_agent(self, argv: tuple[str, ...], stdin: str, timeout_ms: int) -> Exited:
+        """Run a fence agent to its end; it is of no group and needs no lease. argv[0]: looked up in PATH and where packages
         put fence agents. Raises NotRun, MessageError (stdin is too long). Cancelled, it ends the agent by force."""
-        run = messages.Run(self._number(), "", "", (agent,), Purpose.FENCE, {"PATH": search_path()}, timeout_ms=timeout_ms,
+        run = messages.Run(self._number(), "", "", argv, Purpose.FENCE, {"PATH": search_path()}, timeout_ms=timeout_ms,
                            stdin=stdin)  # fmt: skip
         return await self._to_its_end(await self._started(run))
 

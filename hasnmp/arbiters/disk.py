@@ -19,6 +19,7 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasnmp.errors import Code, Refused, WireError
@@ -219,13 +220,7 @@ class LeaseDisk:
 
     def read_slots(self, group: str) -> dict[str, Slot | str]:
         """Every node's slot of the group, or the reason why it can't be used. Raises as open, `unknown group`."""
-        try:
-            blocks, header = self._place(group)
-            first = FIRST + header.groups[group] * header.stride
-            rows = _row(blocks, first, len(header.nodes))
-        except OSError:
-            self.close()
-            raise
+        header, rows = self.read_row(group)
         slots = {node: self._slot(octets, group, node) for node, octets in zip(header.nodes, rows, strict=True)}
         if "foreign uuid" in slots.values():
             self.close()  # made anew in place? The next use reads the header again, before anything is written
@@ -234,9 +229,23 @@ class LeaseDisk:
     def write_slot(self, slot: Slot) -> None:
         """Durable when it returns. Raises as open; `unknown group`, `unknown node`. The caller sees to it that the
         slot is its own, and that no other write of it is under way."""
+        self.write_place(slot.group, slot.node, lambda header: slot_to_bytes(slot, header.uuid, self.cluster))
+
+    def read_row(self, group: str) -> tuple[Header, list[bytes | OSError]]:
+        """The blocks of a row, in the order of the header's nodes, each as it is or why it can't be read. Raises as open,
+        `unknown group`."""
         try:
-            blocks, header = self._place(slot.group)
-            blocks.write(header.block(slot.group, slot.node), slot_to_bytes(slot, header.uuid, self.cluster))
+            blocks, header = self._place(group)
+            return header, _row(blocks, FIRST + header.groups[group] * header.stride, len(header.nodes))
+        except OSError:
+            self.close()
+            raise
+
+    def write_place(self, group: str, node: str, payload: Callable[[Header], bytes]) -> None:
+        """As write_slot, whatever the place holds."""
+        try:
+            blocks, header = self._place(group)
+            blocks.write(header.block(group, node), payload(header))
         except OSError:
             self.close()
             raise

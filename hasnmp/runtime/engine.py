@@ -121,7 +121,7 @@ class Loop:
         self._store = StoreClient(self._loop, store_sock, self._persisted)
         self._host = Host(hello.next_run, self._to_guardian, self.tell, log)
         self._agents = Agents(config.services(), self._host, log)
-        self._fencing = Fencing(config, self._host, log)
+        self._fencing = Fencing(config, node, self._host, log)
         self._links = Links(self._loop, config, node, self.tell)
         self.server = Server(
             lambda: core.view(now_ns(), wall_ms()), lambda group: core.why(group, now_ns()), self.tell, log

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hasnmp.arbiters.pills import Pill
 from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime.cgroups import open_cgroups
@@ -68,6 +69,7 @@ from hasnmp.runtime.messages import (
     channel_pair,
 )
 from hasnmp.runtime.mounts import GroupMounts
+from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.watchdog import RETRY_S, Watchdog
@@ -128,6 +130,7 @@ class Guardian:
     boot: str = field(default_factory=boot_id)
     channel: Channel | None = None  # to the engine that lives
     family: Family = field(init=False)
+    pills: PillBox | None = None
     releases: dict[str, PendingRelease] = field(default_factory=dict)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
     cleaned: tuple[str, ...] = ()
@@ -188,9 +191,10 @@ class Guardian:
         self.cleaned, self.notes = tuple(cleaned), tuple(notes)
         for line in cleaned:
             log("leftover_ended", logging.WARNING, what=line, why="it ran without a lease when the guardian started")
-        path = Path(config.run_dir, f"{node}.holder")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump({"holder": self.holder, "boot_id": self.boot, "pid": os.getpid()}, file)
+        self._record_holder()
+        if pair := self.family.pairs.get("pills"):
+            self.pills = PillBox(pair[0], self.holder, self._swallow, lambda: not self.ending.until)
+            self.selector.register(pair[0], selectors.EVENT_READ, self.pills.readable)
         self._watch_signals()
         self.selector.register(self.timer, selectors.EVENT_READ, self.timer.read)
         gc.collect()
@@ -200,6 +204,11 @@ class Guardian:
         self._fork_engine()
         self.notify("READY=1")
         self._feed(boottime_ns())
+
+    def _record_holder(self) -> None:
+        path = Path(self.config.run_dir, f"{self.node}.holder")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump({"holder": self.holder, "boot_id": self.boot, "pid": os.getpid()}, file)
 
     def _engine_record(self) -> Path:
         return Path(self.config.run_dir, f"{self.node}.engine")
@@ -341,7 +350,9 @@ class Guardian:
             if not child.pid and child.start_at_ns <= now:
                 self.family.fork(child)
         engine = self.family.engine
-        if not engine.pid and engine.start_at_ns <= now and not self.ending.holds_up(now) and not self.finished:
+        if self.pills and self.pills.pending:
+            self._start_over()
+        elif not engine.pid and engine.start_at_ns <= now and not self.ending.holds_up(now) and not self.finished:
             self._fork_engine()
 
     # ----------------------------------------------------------------------------------------------------- the messages
@@ -502,6 +513,33 @@ class Guardian:
                     self.ending.begin(group, until)
             self.ending.go_on(now)
 
+    # ----------------------------------------------------------------------------------------------------------- pills
+
+    def _swallow(self, pill: Pill) -> None:
+        """A poison pill for this holder: everything ends, the engine first, without a look at any lease."""
+        self._alarm(
+            f"{pill.attacker} sent this node a poison pill over the lease disk: every group here is ended by force"
+        )
+        self._kill_engine(f"a poison pill of {pill.attacker}")
+        now = boottime_ns()
+        for group in (group.name for group in self.config.groups):
+            lease = self.guard.leases.get(group)
+            if group not in self.ending.until and (lease or self.ending.left_of(group)):
+                self.guard.ending.add(group)
+                self.releases.pop(group, None)
+                until = max(lease.until_ns if lease else 0, now + self.guard.kill_ns)
+                self.ending.begin(group, until, f"a poison pill of {pill.attacker}")
+        self.ending.go_on(now)
+
+    def _start_over(self) -> None:
+        """Once nothing is left, seen and confirmed: be another holder, as after a restart, and have that written down."""
+        if self.pills and not self.ending.until and not self.family.engine.pid:
+            former, self.holder = self.holder, secrets.token_hex(8)
+            self._record_holder()
+            log("pill_swallowed", logging.WARNING, former_holder=former, holder=self.holder, next="a new engine")
+            self.pills.ended(self.holder)
+            self.family.engine.start_at_ns = boottime_ns()
+
     # ------------------------------------------------------------------------------------------------------- watchdogs
 
     def _arm_watchdog(self, now: int) -> None:
@@ -512,6 +550,8 @@ class Guardian:
         if self.ending.until:
             self.watchdog.error = f"not armed while groups are not ended: {', '.join(self.ending.until)}"
         elif self.watchdog.arm():
+            if self.pills:
+                self.pills.armed(self.watchdog.timeout_ms)
             log("watchdog_armed", device=self.config.watchdog.device, timeout_ms=self.watchdog.timeout_ms)
             self._feed(now)
         self.arm_at_ns = NEVER if self.watchdog.fd >= 0 else now + RETRY_S * S
@@ -567,7 +607,7 @@ class Guardian:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
             if not child.pid:
-                waits = child is self.family.engine and self.ending.until
+                waits = child is self.family.engine and (self.ending.until or (self.pills and self.pills.pending))
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
         return min(at, self.heard_ns + SILENT_NS) if self.channel else at
 

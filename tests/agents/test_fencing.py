@@ -25,14 +25,14 @@ SECRET = "geheim/4711 &x"
 class Switch(Bench):
     """A bench with one node, `victim`, whose fence levels are given; its outlet is the file `state`."""
 
-    def __init__(self, folder: Path, *levels: FenceLevel, pill: Any = None) -> None:
+    def __init__(self, folder: Path, *levels: FenceLevel) -> None:
         super().__init__()
         self.state, self.calls_file = folder / "state", folder / "calls"
         self.state.write_text("on")
         node = NodeSettings("victim", {"lan": "127.0.0.1"}, levels)
         self.lines: list[dict[str, Any]] = []
         config = Config("c", (node,), Heartbeat(), Arbiter("none"), ())
-        self.fencing = Fencing(config, self.host, structlog.wrap_logger(self, processors=[]), pill)
+        self.fencing = Fencing(config, "here", self.host, structlog.wrap_logger(self, processors=[]))
         self._number = 0
 
     def __getattr__(self, name: str) -> Callable[..., None]:  # a logger that keeps what it is told
@@ -74,9 +74,9 @@ def level(folder: Path, agent: str = FAKE, action: str = "off", cuts: str = "pow
     return FenceLevel(agent, cuts, action=action, options=given, secrets={"password": SECRET})
 
 
-def play(test: Callable[[Switch], Awaitable[None]], folder: Path, *levels: FenceLevel, pill: Any = None) -> Switch:
+def play(test: Callable[[Switch], Awaitable[None]], folder: Path, *levels: FenceLevel) -> Switch:
     async def whole() -> Switch:
-        switch = Switch(folder, *levels, pill=pill)
+        switch = Switch(folder, *levels)
         try:
             await test(switch)
         finally:
@@ -415,7 +415,7 @@ def test_a_secret_whose_beginning_was_not_kept_is_in_no_text(tmp_path: Path, lef
     texts: list[str] = []
 
     async def test(switch: Switch) -> None:
-        exited = await switch.host.fence_agent(str(agent), "action=off\n", 1000)
+        exited = await switch.host.fence_agent((str(agent),), "action=off\n", 1000)
         assert exited.output_tail.startswith(SECRET[-left:])
         work = fencing._Work(Fence(1, "victim", 0, FenceAction.FENCE, 1000), level(tmp_path), 0)
         texts.append(switch.fencing._how(work, exited))

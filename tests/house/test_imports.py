@@ -22,7 +22,7 @@ RULES: dict[str, set[str]] = {
     "protocol": WORDS,
     "config": WORDS,
     "core": PURE,
-    "agents": PURE | {"core", "runtime"},
+    "agents": PURE | {"core", "runtime", "arbiters"},
     "arbiters": PURE | {"core"},
     "runtime": PURE | {"core", "agents", "arbiters", "snmp"},
     "snmp": PURE,
