@@ -253,7 +253,7 @@ class Guardian:
         hello = Hello(
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
-                  for p in self.programs.running.values() if p.status is None),
+                  for p in self.programs.running.values() if p.status is None and not p.silent),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.next_run, self.engine_deaths,
             self.watchdog.timeout_ms, self.watchdog.error,
@@ -517,10 +517,10 @@ class Guardian:
 
     def _swallow(self, pill: Pill) -> None:
         """A poison pill for this holder: everything ends, the engine first, without a look at any lease."""
+        self._kill_engine(f"a poison pill of {pill.attacker}")
         self._alarm(
             f"{pill.attacker} sent this node a poison pill over the lease disk: every group here is ended by force"
         )
-        self._kill_engine(f"a poison pill of {pill.attacker}")
         now = boottime_ns()
         for group in (group.name for group in self.config.groups):
             lease = self.guard.leases.get(group)
@@ -533,7 +533,8 @@ class Guardian:
 
     def _start_over(self) -> None:
         """Once nothing is left, seen and confirmed: be another holder, as after a restart, and have that written down."""
-        if self.pills and not self.ending.until and not self.family.engine.pid:
+        # Of no group ("") are fence agents: one that is left might still end whoever sent the pill.
+        if self.pills and not self.ending.until and not self.family.engine.pid and not self.programs.leftovers(""):
             former, self.holder = self.holder, secrets.token_hex(8)
             self._record_holder()
             log("pill_swallowed", logging.WARNING, former_holder=former, holder=self.holder, next="a new engine")
