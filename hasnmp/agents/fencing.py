@@ -222,7 +222,7 @@ class Fencing:
         if work.level.agent == PILL:
             arbiter, argv = self.config.arbiter, PILL_AGENT
             given |= {"device": arbiter.device, "cluster": self.config.cluster, "attacker": self._node,
-                      "victim": work.effect.node, "limit_ms": str(work.left_ms())}  # fmt: skip
+                      "victim": work.effect.node, "until_ns": str(work.deadline_ns)}  # fmt: skip
         if any("\n" in text or "\0" in text for pair in given.items() for text in pair):
             raise NotFenced("an option has a line break in it, which can't be handed to a fence agent")
         stdin = "".join(f"{key}={value}\n" for key, value in given.items())

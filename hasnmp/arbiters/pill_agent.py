@@ -1,7 +1,7 @@
 """The built-in fence agent `pill`: ends a node by a poison pill on the lease disk. A program with the Fence Agent API.
 
 Run by the guardian as every fence agent is, so that a frozen disk freezes only this. Options on standard input: device,
-cluster, attacker (this node), victim, limit_ms, and action:
+cluster, attacker (this node), victim, until_ns (of CLOCK_BOOTTIME), and action:
 
     off      write a pill for the victim's present holder and wait until that very pill is acknowledged; exit status 0 is
              its guardian's word that nothing of that holder is left
@@ -21,7 +21,7 @@ from hasnmp.arbiters.pills import Acks, Pill, PillKind, PillRow, new_number
 from hasnmp.errors import HasnmpError, WireError
 
 LOOK_S = 0.1
-WITHDRAW_S = 0.3  # kept of the time limit for taking the pill back
+WITHDRAW_S = 0.4  # kept of the time limit for taking the pill back
 
 
 class Failed(HasnmpError):
@@ -30,14 +30,13 @@ class Failed(HasnmpError):
 
 def main() -> int:
     given = dict(line.rstrip("\n").split("=", 1) for line in sys.stdin if "=" in line)
-    began = time.monotonic()
     try:
         kind = {"off": PillKind.END, "status": PillKind.TEST}.get(given.get("action", ""))
         if kind is None:
             raise Failed(f"a pill has no action {given.get('action')!r}")
         row = PillRow(given["device"], given["cluster"], given["victim"])
-        deadline = began + int(given["limit_ms"]) / 1000 - WITHDRAW_S
-        print(send(row, given["attacker"], given["victim"], kind, deadline))
+        until_s = int(given["until_ns"]) / 1e9 - WITHDRAW_S
+        print(send(row, given["attacker"], given["victim"], kind, until_s))
         return 0
     except WireError as error:
         hint = "; run `hasnmp arbiter init` on one node" if error.reason in ("unknown group", "unknown node") else ""
@@ -49,8 +48,8 @@ def main() -> int:
     return 1
 
 
-def send(row: PillRow, attacker: str, victim: str, kind: PillKind, deadline: float) -> str:
-    """What happened, in words. deadline: of time.monotonic(). Raises Failed, OSError, WireError."""
+def send(row: PillRow, attacker: str, victim: str, kind: PillKind, until_s: float) -> str:
+    """What happened, in words. until_s: of CLOCK_BOOTTIME. Raises Failed, OSError, WireError."""
     _, acks = row.read()
     if not isinstance(acks, Acks):
         raise Failed(
@@ -65,7 +64,7 @@ def send(row: PillRow, attacker: str, victim: str, kind: PillKind, deadline: flo
             took_ms = (time.monotonic() - written) * 1000
             what = "everything of it has ended" if kind is PillKind.END else "it reads its pills"
             return f"{victim}'s guardian acknowledged the pill after {took_ms:.0f} ms: {what} (holder {pill.holder})"
-        if time.monotonic() >= deadline:
+        if time.clock_gettime(time.CLOCK_BOOTTIME) >= until_s:
             break
         time.sleep(LOOK_S)
     row.write_pill(Pill(attacker, victim, PillKind.NONE, pill.number, pill.holder))

@@ -214,7 +214,13 @@ def agent(
     path: str, action: str = "off", limit_ms: int = 2000, cluster: str = "bank", victim: str = "third"
 ) -> tuple[int, str]:
     """As the guardian runs it."""
-    options = {"device": path, "cluster": cluster, "attacker": "primary-a", "victim": victim, "limit_ms": str(limit_ms)}
+    options = {
+        "device": path,
+        "cluster": cluster,
+        "attacker": "primary-a",
+        "victim": victim,
+        "until_ns": str(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + limit_ms * 10**6),
+    }
     done = subprocess.run(
         [sys.executable, "-I", "-S", pill_agent.__file__], text=True, capture_output=True, timeout=20, cwd="/",
         input="".join(f"{key}={value}\n" for key, value in {**options, "action": action}.items()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -121,8 +122,6 @@ def test_links_cut_with_the_disk_alive_fences_nobody(fenced: Fenced) -> None:
 
 def test_a_frozen_stack_is_fenced_though_its_machine_lives(fenced: Fenced) -> None:
     """Engine and guardian stand still, the service goes on writing: silence and a lapsed lease are not enough."""
-    import signal
-
     pair = fenced.pair
     host = pair.lab["a"]
     fault_ns = host.signal(signal.SIGSTOP, pair.pids("a"))
@@ -151,8 +150,6 @@ def test_a_group_that_nobody_can_fence_for_waits_for_the_administrators_word(fen
     fenced.power.modes = {"one": mode, "two": mode}
     host = pair.lab["a"]
     fault_ns = pair.lab.separate("a", "b")
-    import signal
-
     host.signal(signal.SIGSTOP, pair.pids("a"))
     pair.wait_event("b", Kind.FENCE_FAILED, fenced.begun_ns, 25)
     assert Kind.FENCE_FAILED in pair.alarms("b")
@@ -223,17 +220,17 @@ def poisoned(with_pills: Pair) -> Iterator[Fenced]:
 
 
 def test_a_pill_ends_a_node_whose_engine_hangs_and_that_no_cable_reaches(poisoned: Fenced) -> None:
-    import signal
-
     pair = poisoned.pair
     before = pair.rows("a", "nodes")["a"].holder
-    engine = pair.pids("a", "engine")
+    frozen = pair.pids(
+        "a", "engine", "lease"
+    )  # with lease i/o the engine that follows would say on the disk that all has ended
     fault_ns = pair.lab.separate("a", "b")
-    pair.lab["a"].signal(signal.SIGSTOP, engine)
+    pair.lab["a"].signal(signal.SIGSTOP, frozen)
     event = pair.wait_event("b", Kind.FENCE_SUCCEEDED, poisoned.begun_ns, 20)
     assert "pill" in event.message
     assert f"everything of it has ended (holder {before})" in poisoned.row("b", "a").last_result
-    assert not Path(f"/proc/{engine[0]}").exists() and pair.service_pids("a") == []
+    assert not Path(f"/proc/{frozen[0]}").exists() and pair.service_pids("a") == []
     poisoned.writes("b")
     pair.lab.heal()
     wait_for(lambda: (row := pair.rows("a", "nodes").get("a")) and row.holder != before, 10, pair.why)
@@ -244,12 +241,10 @@ def test_a_pill_ends_a_node_whose_engine_hangs_and_that_no_cable_reaches(poisone
 
 def test_a_pill_that_nobody_swallows_is_no_fence(poisoned: Fenced) -> None:
     """The whole stack stands still: nobody says that its service has ended, and it has not."""
-    import signal
-
     pair = poisoned.pair
     fault_ns = pair.lab["a"].signal(signal.SIGSTOP, pair.pids("a"))
     event = pair.wait_event("b", Kind.FENCE_FAILED, poisoned.begun_ns, 25)
-    assert "did not acknowledge the pill" in event.message
+    assert "not acknowledge" in event.message
     assert not any(node == "b" and at > fault_ns for node, _, at in poisoned.lines()), pair.why()
     assert pair.rows("b", "groups")["web"].state is not GroupState.RUNNING
 

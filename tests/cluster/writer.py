@@ -1,6 +1,6 @@
 """What a service with a shared disk does, as far as a test can see it: every 10 ms a line in a file that all hosts reach.
 
-    python -I -S writer.py FILE          each line: NODE TOKEN CLOCK_MONOTONIC
+python -I -S writer.py FILE          each line: NODE TOKEN CLOCK_MONOTONIC
 """
 
 import os

@@ -189,7 +189,13 @@ def test_the_agent_and_the_guardian_together(stack: Poisoned) -> None:
     until(lambda: stack.acks().holder == stack.hello.holder)
 
     def agent(action: str) -> subprocess.CompletedProcess[str]:
-        given = {"device": stack.path, "cluster": f"t{os.getpid()}", "attacker": "m", "victim": "n", "limit_ms": "5000"}
+        given = {
+            "device": stack.path,
+            "cluster": f"t{os.getpid()}",
+            "attacker": "m",
+            "victim": "n",
+            "until_ns": str(boottime_ns() + 5000 * MS),
+        }
         return subprocess.run(
             [sys.executable, "-I", "-S", pill_agent.__file__], text=True, capture_output=True, timeout=10,
             input="".join(f"{key}={value}\n" for key, value in {**given, "action": action}.items()),
