@@ -100,6 +100,7 @@ class Host:
             # The dead host's kernel would go on answering ARP and ping for its addresses: a network namespace lives on.
             words = "".join(f"addr flush dev {link}\n" for link in LINKS)
             sh("ip", "-n", self.netns, "-batch", "-", text=words)
+            self.lab.pulled.discard(self.name)  # it is plugged in again at the next power on
             self.lab.disk(self.name, "ok")  # a process that hangs in a frozen disk would hold up the end of the others
             self._shell.wait(20)
             sh("ip", "netns", "exec", self.netns, "nft", "flush", "ruleset")
@@ -155,6 +156,7 @@ class Lab:
         self.etc.mkdir()
         self.bridges = f"{self.name}-net"
         self.disks: dict[str, Path] = {}
+        self.pulled: set[str] = set()  # hosts where the lease disk's path names nothing any more
         self._disk: subprocess.Popen[str] | None = None
         self._blocks: set[tuple[str, str, str]] = set()
         self._down: set[tuple[str, str]] = set()
@@ -253,8 +255,17 @@ class Lab:
         assert self._disk.stdout and self._disk.stdout.readline() == "ready\n", "the lease disk does not start"
 
     def disk(self, host: str, mode: str) -> int:
-        """The host's view of the lease disk becomes ok | gone | frozen | "slow MS". Returns when."""
+        """The host's view of the lease disk becomes one of disk.py's, or "pulled": its path is gone. Returns when."""
         at_ns = time.monotonic_ns()
+        if mode == "pulled":
+            self.hosts[host].run("umount", "-l", LEASE)
+            self.hosts[host].run("rm", LEASE)
+            self.pulled.add(host)
+            return at_ns
+        if host in self.pulled:
+            self.pulled.discard(host)
+            self.hosts[host].run("touch", LEASE)
+            self.hosts[host].run("mount", "--bind", str(self.disks[host]), LEASE)
         if host in self.disks and self._disk and self._disk.stdin and self._disk.stdout:
             self._disk.stdin.write(f"{list(self.disks).index(host)} {mode}\n")
             self._disk.stdin.flush()

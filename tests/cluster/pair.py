@@ -161,6 +161,7 @@ log: {{format: json, level: {self.log_level}}}
 {self.extra}""")
         self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
         self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
+        shutil.copyfile(self.lab.folder / "lease.img", self.lab.folder / "first.img")  # for who wants to restore it
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
