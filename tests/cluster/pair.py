@@ -105,9 +105,12 @@ class Pair:
     timing: Timing = field(default_factory=Timing)
     extra: str = ""  # further top-level YAML
     log_level: str = "debug"
+    state_dir: str = STATE
+    daemon: tuple[str, ...] = ("-m", "hasnmp.runtime.daemon")  # Python's arguments that start hasnmpd
+    offsets_s: dict[str, int] = field(default_factory=dict)  # see Lab
 
     def __enter__(self) -> Pair:
-        self.lab = Lab()
+        self.lab = Lab(offsets_s=self.offsets_s)
         try:
             self._configure()
         except BaseException:
@@ -156,7 +159,7 @@ snmp:
   communities: [{{name_file: {ETC}/community, access: read}}]
   notify: [{{to: "192.0.2.50:162", version: 2c, community_file: {ETC}/community, type: trap}}]
   throttle: {{same_within_ms: 0}}
-state_dir: {STATE}
+state_dir: {self.state_dir}
 log: {{format: json, level: {self.log_level}}}
 {self.extra}""")
         self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
@@ -169,7 +172,7 @@ log: {{format: json, level: {self.log_level}}}
         """Start hasnmpd on these nodes (none given: both). supervised: the host's init restarts it. Returns when."""
         at_ns = time.monotonic_ns()
         for node in nodes or NODES:
-            daemon = [sys.executable, "-m", "hasnmp.runtime.daemon", "--config", f"{ETC}/hasnmp.yaml", "--node", node]
+            daemon = [sys.executable, *self.daemon, "--config", f"{ETC}/hasnmp.yaml", "--node", node]
             argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
             self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, "PYTHONPATH": str(PROJECT)})
         return at_ns
@@ -313,23 +316,27 @@ log: {{format: json, level: {self.log_level}}}
 
     def restore(self, seconds: float = 15) -> None:
         """Heal everything, start what does not run, recover, clear, and bring every group home."""
+        self.heal()
+        deadline = time.monotonic() + seconds
+        while why := self.unsteady():
+            assert time.monotonic() < deadline, f"the pair is not steady again after {seconds} s: {why}\n{self.why()}"
+            self.mend()
+            time.sleep(0.05)
+
+    def heal(self) -> None:
+        """Links, disks and power are there, nothing is stopped by a signal, and the daemons are started."""
         self.lab.heal()
         for node in NODES:
             host = self.lab[node]
             if not host.pid:
                 host.power_on()
-            host.signal(signal.SIGCONT, [*self.pids(node), *self.service_pids(node)])
+            host.signal(signal.SIGCONT, host.processes())
             if "sh" not in host.processes().values():
                 host.signal(signal.SIGKILL, self.pids(node, "guardian"))
                 self.start(node)
-        deadline = time.monotonic() + seconds
-        while why := self.unsteady():
-            assert time.monotonic() < deadline, f"the pair is not steady again after {seconds} s: {why}\n{self.why()}"
-            self._mend()
-            time.sleep(0.05)
 
-    def _mend(self) -> None:
-        """One administrator's step, if one is needed now."""
+    def mend(self, homes: bool = True) -> None:
+        """One administrator's step, if one is needed now. homes: bringing a group home is one."""
         for node in NODES:
             view = self.view(node)
             if view is None:
@@ -352,7 +359,7 @@ log: {{format: json, level: {self.log_level}}}
                 for service in self.rows(row.home, "services").values():
                     if service.group == row.name:
                         self._try(row.home, Verb.SERVICE_CLEAR, service.name)
-            if row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
+            if homes and row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
                 self._try(row.owner, Verb.FAILOVER, row.name, row.home)
 
     def _try(self, node: str, verb: Verb, target: str, to: str = "") -> None:
