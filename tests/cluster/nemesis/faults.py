@@ -32,9 +32,10 @@ class Faults:
         """Do it; gives what ends it before the round does."""
         owner = self.owner() or "a"
         nodes = {"owner": [owner], "other": [other(owner)], "both": list(NODES)}[fault.target]
-        ends = [getattr(self, fault.kind)(node, fault.detail) for node in nodes]
+        ends = []
         for node in nodes:
-            self.told(node, fault.kind, fault.detail)
+            self.told(node, fault.kind, fault.detail)  # before it is done: what comes of it must not seem to come first
+            ends.append(getattr(self, fault.kind)(node, fault.detail))
 
         def end() -> None:
             for one in ends:
@@ -102,6 +103,11 @@ class Faults:
             while True:
                 file.write(bytes(4096))
         return lambda: self._clear(node)
+
+    def rules(self, node: str, _: str) -> Callable[[], None]:
+        """Somebody reloads a firewall of his own: all rules of the machine are gone, ours with them."""
+        self.lab[node].run("nft", "flush", "ruleset")
+        return nothing
 
     def move(self, node: str, how: str) -> Callable[[], None]:
         """The administrator wants the group on the other node; he waits for the answer elsewhere."""

@@ -59,7 +59,7 @@ def draw(seed: int, rounds: int) -> Plan:
 def _round(chance: random.Random) -> Round:
     if chance.random() < 0.3:
         return Round((_quiet(chance),), quiet=True)
-    faults = [_fault(chance) for _ in range(chance.choice((1, 2, 2, 3, 4)))]
+    faults = [_fault(chance) for _ in range(chance.choice((1, 2, 3, 3, 4, 5)))]
     return Round(tuple(sorted(faults, key=lambda fault: fault.at_ms)))
 
 
@@ -78,6 +78,7 @@ def _quiet(chance: random.Random) -> Fault:
         ("stop", "other", chance.choice(PROCESSES[:-1])), ("stop", "owner", chance.choice(HARMLESS[1:])),
         ("power", "other", ""), ("cut", "owner", chance.choice(("lan", "cross", "all", "in", "out", "lan in", "cross out"))),
         ("pull", chance.choice(("owner", "other")), "cross"), _disk(chance), _clock(chance), _full(chance),
+        ("rules", "both", ""),
     ))  # fmt: skip
     return Fault(chance.randrange(0, 500), 0, kind, target, detail)
 
