@@ -104,11 +104,16 @@ class Host:
         children = Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text().split()
         self.pid = int(children[0])
 
+    def runs(self) -> bool:
+        """Is it on? A machine may also have ended by itself: reboot(2) in its namespace ends its process 1."""
+        return self._shell is not None and self._shell.poll() is None
+
     def power_off(self) -> int:
         """At once, as by the switch. Returns when, in CLOCK_MONOTONIC nanoseconds."""
         at_ns = time.monotonic_ns()
         if self.pid and self._shell:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
             # The dead host's kernel would go on answering ARP and ping for its addresses: a network namespace lives on.
             words = "".join(f"addr flush dev {link}\n" for link in LINKS)
             sh("ip", "-n", self.netns, "-batch", "-", text=words)
@@ -168,7 +173,11 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         self.etc = self.folder / "etc"
         self.etc.mkdir()
-        self.shared = self.folder / "shared"
+        # The disks are memory: how long the machine's own disk takes while others use it is no part of any test.
+        self.images = self.folder / "images"
+        self.images.mkdir()
+        sh("mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(self.images))
+        self.shared = self.images / "shared"
         self.shared.mkdir()
         self.bridges = f"{self.name}-net"
         self.disks: dict[str, Path] = {}
@@ -262,7 +271,7 @@ class Lab:
     # --------------------------------------------------------------------------------------------- the lease disk
 
     def _make_disk(self) -> None:
-        image = self.folder / "lease.img"
+        image = self.images / "lease.img"
         with open(image, "wb") as file:
             file.truncate(1 << 20)
         for name in ("a", "b"):

@@ -121,7 +121,7 @@ class Pair:
     def __exit__(self, *_: object) -> None:
         if keep := os.environ.get("HASNMP_LAB_KEEP"):
             shutil.copytree(self.lab.folder, Path(keep, self.lab.name), dirs_exist_ok=True,
-                            ignore=lambda _, names: [n for n in names if n.startswith("lease")])  # fmt: skip
+                            ignore=lambda _, names: [n for n in names if n.startswith("lease") or n == "images"])  # fmt: skip
         self.lab.close()
 
     def rebuild(self) -> None:
@@ -164,7 +164,7 @@ log: {{format: json, level: {self.log_level}}}
 {self.extra}""")
         self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
         self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
-        shutil.copyfile(self.lab.folder / "lease.img", self.lab.folder / "first.img")  # for who wants to restore it
+        shutil.copyfile(self.lab.images / "lease.img", self.lab.images / "first.img")  # for who wants to restore it
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
@@ -328,7 +328,8 @@ log: {{format: json, level: {self.log_level}}}
         self.lab.heal()
         for node in NODES:
             host = self.lab[node]
-            if not host.pid:
+            if not host.runs():
+                host.power_off()  # what a machine that ended by itself leaves behind
                 host.power_on()
             host.signal(signal.SIGCONT, host.processes())
             if "sh" not in host.processes().values():

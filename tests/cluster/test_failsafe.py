@@ -32,9 +32,9 @@ ENGINE_S = 3  # from the kill of an engine to the answer of the next on a busy m
 
 def spoilt(pair: Pair, change: Callable[[bytearray], None]) -> Path:
     """A copy of the lease disk with something done to it."""
-    octets = bytearray((pair.lab.folder / "lease.img").read_bytes())
+    octets = bytearray((pair.lab.images / "lease.img").read_bytes())
     change(octets)
-    path = pair.lab.folder / "spoilt.img"
+    path = pair.lab.images / "spoilt.img"
     path.write_bytes(octets)
     return path
 
@@ -59,7 +59,7 @@ def corrupt_header(pair: Pair) -> str:
 
 
 def exchanged(pair: Pair) -> str:
-    path = pair.lab.folder / "other.img"
+    path = pair.lab.images / "other.img"
     path.unlink(missing_ok=True)
     admin.init(str(path), cluster_name(pair.lab.name), tuple(g.name for g in pair.groups), NODES)
     return f"image {path}"
@@ -134,9 +134,9 @@ def test_a_lease_disk_restored_from_yesterday_is_brought_up_to_date(scene: Scene
     wait_for(lambda: pair.rows("a", "groups")["web"].proof is Proof.ARBITER, 5, pair.why)
     pair.lab.heal()
     pair.wait_steady()
-    old = pair.lab.folder / "yesterday.img"
-    shutil.copyfile(pair.lab.folder / "first.img", old)
-    new = slot(pair.lab.folder / "lease.img", "a")
+    old = pair.lab.images / "yesterday.img"
+    shutil.copyfile(pair.lab.images / "first.img", old)
+    new = slot(pair.lab.images / "lease.img", "a")
     assert slot(old, "a") < new
     for node in NODES:
         pair.lab.disk(node, f"image {old}")
@@ -156,7 +156,7 @@ def test_a_lost_disk_is_replaced_as_the_alarm_says(scene: Scene) -> None:
     """Another disk made anew, then hasnmpd restarted on the standby and on the owner: one move in order, and all is well."""
     pair = scene.pair
     fault_ns = pair.lab.disk("a", zeroed(pair))
-    pair.lab.disk("b", f"image {pair.lab.folder / 'spoilt.img'}")
+    pair.lab.disk("b", f"image {pair.lab.images / 'spoilt.img'}")
     for node in NODES:
         pair.wait_event(node, Kind.ARBITER_LOST, scene.begun_ns, ALARM_S)
     print(pair.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml"))
@@ -169,4 +169,4 @@ def test_a_lost_disk_is_replaced_as_the_alarm_says(scene: Scene) -> None:
     pair.wait_steady(homes={"web": "b"})
     assert scene.watch.outage_ms(fault_ns) < PLANNED_MS, pair.why()
     # The machines stay with this disk: for the tests that follow it is theirs.
-    shutil.copyfile(pair.lab.folder / "spoilt.img", pair.lab.folder / "lease.img")
+    shutil.copyfile(pair.lab.images / "spoilt.img", pair.lab.images / "lease.img")
