@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROUND_MS = 3500  # how long the faults of a round go on; then everything is healed
 PROCESSES = ("stack", "guardian", "engine", "lease", "snmp", "store", "register")
@@ -25,6 +25,25 @@ class Fault:
     def __str__(self) -> str:
         lasts = f" for {self.for_ms} ms" if self.for_ms else ""
         return f"{self.at_ms:5} ms  {self.kind} {self.detail + ' ' if self.detail else ''}at {self.target}{lasts}"
+
+
+# What is known to tell a good pair from a bad one; chance alone would seldom meet it. Times from when it begins.
+DANGERS = (
+    (Fault(0, 0, "cut", "owner", "all"), Fault(0, 0, "disk", "owner", "gone")),
+    (Fault(0, 1800, "cut", "owner", "all"), Fault(100, 1200, "disk", "owner", "frozen")),
+    (Fault(0, 1600, "stop", "owner", "stack"),),
+    (Fault(0, 0, "stop", "owner", "engine"),),
+    (Fault(0, 1600, "stop", "owner", "guardian"), Fault(50, 0, "cut", "owner", "all")),
+    (Fault(0, 0, "stop", "owner", "guardian"), Fault(30, 0, "kill", "owner", "engine")),
+    (Fault(0, 0, "kill", "owner", "guardian"), Fault(0, 0, "stop", "owner", "engine")),
+    (Fault(0, 0, "move", "owner", "failover"), Fault(40, 900, "cut", "owner", "all")),
+    (Fault(0, 0, "move", "owner", "failover"), Fault(30, 0, "kill", "both", "engine")),
+    (Fault(0, 0, "cut", "owner", "all"), Fault(700, 0, "move", "owner", "forceFailover"), Fault(900, 0, "kill", "both", "engine")),
+    (Fault(0, 1500, "cut", "owner", "in"), Fault(300, 1500, "cut", "owner", "out"), Fault(400, 0, "kill", "other", "engine")),
+    (Fault(0, 0, "disk", "both", "slow 40"), Fault(200, 0, "cut", "owner", "all"), Fault(1300, 600, "stop", "owner", "engine")),
+    (Fault(0, 900, "power", "owner", ""), Fault(600, 900, "power", "owner", "")),
+    (Fault(0, 0, "full", "both", ""), Fault(300, 800, "power", "owner", ""), Fault(1300, 0, "move", "owner", "failover")),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,17 +78,21 @@ def draw(seed: int, rounds: int) -> Plan:
 def _round(chance: random.Random) -> Round:
     if chance.random() < 0.3:
         return Round((_quiet(chance),), quiet=True)
-    faults = [_fault(chance) for _ in range(chance.choice((1, 2, 3, 3, 4, 5)))]
+    faults: list[Fault] = []
+    if chance.random() < 0.5:
+        begin_ms = chance.randrange(0, 800)
+        faults += (replace(fault, at_ms=begin_ms + fault.at_ms) for fault in chance.choice(DANGERS))
+    faults += (_fault(chance) for _ in range(chance.choice((0, 1, 2) if faults else (1, 2, 3, 4, 5))))
     return Round(tuple(sorted(faults, key=lambda fault: fault.at_ms)))
 
 
 def _fault(chance: random.Random) -> Fault:
     draws: list[tuple[Callable[[random.Random], tuple[str, str, str]], int]] = [
-        (_kill, 4), (_stop, 4), (_power, 3), (_cut, 5), (_pull, 2), (_disk, 4), (_clock, 2), (_full, 2), (_move, 4),
+        (_kill, 4), (_stop, 5), (_power, 3), (_cut, 5), (_pull, 2), (_disk, 4), (_clock, 2), (_full, 2), (_move, 4),
     ]  # fmt: skip
     kind, target, detail = chance.choices([x for x, _ in draws], [weight for _, weight in draws])[0](chance)
-    lasts = chance.choice((0, 0, 150, 400, 700, 1200, 2000)) if kind not in ("kill", "move") else 0
-    return Fault(chance.randrange(0, 2500), lasts, kind, target, detail)
+    lasts = chance.choice((0, 0, 0, 150, 400, 900, 1500)) if kind not in ("kill", "move") else 0
+    return Fault(chance.randrange(0, 2000), lasts, kind, target, detail)
 
 
 def _quiet(chance: random.Random) -> Fault:
@@ -92,7 +115,7 @@ def _kill(chance: random.Random) -> tuple[str, str, str]:
 
 
 def _stop(chance: random.Random) -> tuple[str, str, str]:
-    return "stop", _where(chance), chance.choice((*PROCESSES, "stack", "guardian", "engine"))
+    return "stop", _where(chance), chance.choice((*PROCESSES, "stack", "stack", "guardian", "engine", "engine"))
 
 
 def _power(chance: random.Random) -> tuple[str, str, str]:

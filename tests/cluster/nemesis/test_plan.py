@@ -13,7 +13,7 @@ def test_a_seed_gives_one_plan_and_longer_ones_begin_with_it() -> None:
 
 
 def test_every_kind_is_drawn_at_every_target_and_ends_within_its_round() -> None:
-    faults = [fault for seed in range(300) for one in draw(seed, 5).rounds for fault in one.faults]
+    faults = [fault for seed in range(600) for one in draw(seed, 5).rounds for fault in one.faults]
     kinds = {fault.kind for fault in faults}
     assert kinds == {"kill", "stop", "power", "cut", "pull", "disk", "clock", "full", "move", "rules"}
     assert all(callable(getattr(Faults, kind)) for kind in kinds)
