@@ -18,6 +18,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from hasnmp.wire import (
 VERSION = 1
 STRIDE = 16  # places of a row: the most nodes that one lease disk can serve
 FIRST = 2  # the block of the first slot
+HEADER_NS = 400_000_000  # a header that was read longer ago is read again: a wiped or exchanged disk shows there first
+LOST = "bring it back, or make it anew (`hasnmp arbiter init --force`) and restart hasnmpd node by node"
 
 _HEAD = struct.Struct("!8sBBHHHQ16sQ")  # magic, version, 0, stride, nodes, groups, generation, uuid, made at (Unix ms)
 _MAGIC = b"HAsnLEAS"
@@ -198,6 +201,7 @@ class LeaseDisk:
         self._known = {} if known is None else known
         self._blocks: Blocks | None = None
         self._header: Header | None = None
+        self._looked_ns = 0  # when the header was read last, CLOCK_MONOTONIC
 
     @property
     def uuid(self) -> str:
@@ -207,9 +211,11 @@ class LeaseDisk:
     def open(self) -> Header:
         """The header of what the path names now. Raises OSError; WireError, also `foreign cluster`, `foreign uuid`."""
         if self._blocks is not None and self._header is not None and self._blocks.same_as(self.path):
-            return self._header
-        self.close()
-        self._blocks = Blocks(self.path, self._flags)
+            if time.monotonic_ns() - self._looked_ns < HEADER_NS:
+                return self._header
+        else:
+            self.close()
+            self._blocks = Blocks(self.path, self._flags)
         return self._read_header()
 
     def close(self) -> None:
@@ -262,11 +268,17 @@ class LeaseDisk:
     def _read_header(self) -> Header:
         assert self._blocks is not None
         self._header = None
-        header = self._blocks.header()
+        try:
+            header = self._blocks.header()
+        except WireError as error:
+            if self.uuid:
+                raise WireError(error.reason, f"its header was overwritten: {LOST}") from None
+            raise
         if header.cluster != self.cluster:
             raise WireError("foreign cluster", f"{self.path} belongs to the cluster {header.cluster}")
         if self._known.setdefault("uuid", header.uuid) != header.uuid:  # one step: of two threads one is first
-            raise WireError("foreign uuid", f"{self.path} was exchanged: it is {header.uuid}, and was {self.uuid}")
+            raise WireError("foreign uuid", f"exchanged (was {self.uuid[:8]}): {LOST}")
+        self._looked_ns = time.monotonic_ns()
         self._header = header
         return header
 

@@ -451,6 +451,9 @@ class Guardian:
             (taken if free and self.guard.extend(lease, boottime_ns()) else refused).append(lease)
         if taken:
             self._tell(Extended(tuple(taken), True))
+            for lease in taken if self.config.log.level == "debug" else ():
+                log("lease_told", logging.DEBUG, group=lease.group, token=lease.token, until_ns=lease.until_ns,
+                    now_ns=boottime_ns())  # fmt: skip
         if refused:
             self._tell(Extended(tuple(refused), False))
 

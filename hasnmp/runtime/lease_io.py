@@ -196,7 +196,7 @@ class LeaseIoClient:
             return
         if call.group in self._under_way:
             before, _ = self._under_way[call.group]
-            self._fail(call, f"busy: the i/o of attempt {before.attempt} has not returned")
+            self._fail(call, f"busy: the disk hangs, the i/o of attempt {before.attempt} has not returned")
             return
         request = {
             "attempt": call.attempt, "group": call.group, "not_after_ns": call.not_after_ns,

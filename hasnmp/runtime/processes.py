@@ -27,6 +27,7 @@ MS = 1_000_000
 S = 1_000_000_000
 STEADY_NS = 5 * S  # a process that lived for this long is restarted at once when it dies
 BACK_OFF_NS = (100 * MS, 5 * S)
+ENGINE_BACK_OFF_NS = 100 * MS  # no longer: the lease that its services live by would run out meanwhile
 SOFTWARE = 70  # exit status after a defect: EX_SOFTWARE of sysexits.h
 
 
@@ -75,12 +76,13 @@ class Child:
     started_ns: int = 0
     start_at_ns: int = 0
     deaths: int = 0  # in a row, each before it was steady
+    longest_ns: int = BACK_OFF_NS[1]
 
     def died(self, now: int) -> None:
         self.pid = 0
         self.deaths = 1 if now - self.started_ns >= STEADY_NS else self.deaths + 1
-        first, longest = BACK_OFF_NS
-        self.start_at_ns = now if self.deaths == 1 else now + min(longest, first << min(self.deaths - 2, 10))
+        wait = min(self.longest_ns, BACK_OFF_NS[0] << min(self.deaths - 2, 10)) if self.deaths > 1 else 0
+        self.start_at_ns = now + wait
 
 
 @dataclass(slots=True)
@@ -111,7 +113,8 @@ class Family:
             agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
             agent.main = lambda: snmp(config, node, agent.deaths > 0)
             others.append(agent)
-        return cls(config, node, Child("engine", "hasnmp-engine", lambda: SOFTWARE), others, pairs)
+        engine = Child("engine", "hasnmp-engine", lambda: SOFTWARE, longest_ns=ENGINE_BACK_OFF_NS)
+        return cls(config, node, engine, others, pairs)
 
     def all(self) -> tuple[Child, ...]:
         return (self.engine, *self.others)

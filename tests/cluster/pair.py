@@ -109,9 +109,12 @@ class Pair:
     fence: dict[str, str] = field(default_factory=dict)  # node -> its fence levels, a YAML list in one line
     arbiter: str = ""  # in place of the disk arbiter's line
     log_level: str = "debug"
+    state_dir: str = STATE
+    daemon: tuple[str, ...] = ("-m", "hasnmp.runtime.daemon")  # Python's arguments that start hasnmpd
+    offsets_s: dict[str, int] = field(default_factory=dict)  # see Lab
 
     def __enter__(self) -> Pair:
-        self.lab = Lab()
+        self.lab = Lab(offsets_s=self.offsets_s)
         try:
             self._configure()
         except BaseException:
@@ -122,7 +125,7 @@ class Pair:
     def __exit__(self, *_: object) -> None:
         if keep := os.environ.get("HASNMP_LAB_KEEP"):
             shutil.copytree(self.lab.folder, Path(keep, self.lab.name), dirs_exist_ok=True,
-                            ignore=lambda _, names: [n for n in names if n.startswith("lease")])  # fmt: skip
+                            ignore=lambda _, names: [n for n in names if n.startswith("lease") or n == "images"])  # fmt: skip
         self.lab.close()
 
     def rebuild(self) -> None:
@@ -160,12 +163,13 @@ snmp:
   communities: [{{name_file: {ETC}/community, access: read}}]
   notify: [{{to: "192.0.2.50:162", version: 2c, community_file: {ETC}/community, type: trap}}]
   throttle: {{same_within_ms: 0}}
-state_dir: {STATE}
+state_dir: {self.state_dir}
 log: {{format: json, level: {self.log_level}}}
 {self.extra}""")
         self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
         if "type: disk" in self.arbiter or not self.arbiter:
             self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
+            shutil.copyfile(self.lab.images / "lease.img", self.lab.images / "first.img")  # for who wants to restore it
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
@@ -173,7 +177,7 @@ log: {{format: json, level: {self.log_level}}}
         """Start hasnmpd on these nodes (none given: both). supervised: the host's init restarts it. Returns when."""
         at_ns = time.monotonic_ns()
         for node in nodes or NODES:
-            daemon = [sys.executable, "-m", "hasnmp.runtime.daemon", "--config", f"{ETC}/hasnmp.yaml", "--node", node]
+            daemon = [sys.executable, *self.daemon, "--config", f"{ETC}/hasnmp.yaml", "--node", node]
             argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
             where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
             self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
@@ -318,23 +322,28 @@ log: {{format: json, level: {self.log_level}}}
 
     def restore(self, seconds: float = 15) -> None:
         """Heal everything, start what does not run, recover, clear, and bring every group home."""
-        self.lab.heal()
-        for node in NODES:
-            host = self.lab[node]
-            if not host.pid:
-                host.power_on()
-            host.signal(signal.SIGCONT, [*self.pids(node), *self.service_pids(node)])
-            if "sh" not in host.processes().values():
-                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
-                self.start(node)
+        self.heal()
         deadline = time.monotonic() + seconds
         while why := self.unsteady():
             assert time.monotonic() < deadline, f"the pair is not steady again after {seconds} s: {why}\n{self.why()}"
-            self._mend()
+            self.mend()
             time.sleep(0.05)
 
-    def _mend(self) -> None:
-        """One administrator's step, if one is needed now."""
+    def heal(self) -> None:
+        """Links, disks and power are there, nothing is stopped by a signal, and the daemons are started."""
+        self.lab.heal()
+        for node in NODES:
+            host = self.lab[node]
+            if not host.runs():
+                host.power_off()  # what a machine that ended by itself leaves behind
+                host.power_on()
+            host.signal(signal.SIGCONT, host.processes())
+            if "sh" not in host.processes().values():
+                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                self.start(node)
+
+    def mend(self, homes: bool = True) -> None:
+        """One administrator's step, if one is needed now. homes: bringing a group home is one."""
         for node in NODES:
             view = self.view(node)
             if view is None:
@@ -357,7 +366,7 @@ log: {{format: json, level: {self.log_level}}}
                 for service in self.rows(row.home, "services").values():
                     if service.group == row.name:
                         self._try(row.home, Verb.SERVICE_CLEAR, service.name)
-            if row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
+            if homes and row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
                 self._try(row.owner, Verb.FAILOVER, row.name, row.home)
 
     def _try(self, node: str, verb: Verb, target: str, to: str = "") -> None:

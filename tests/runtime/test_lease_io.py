@@ -218,7 +218,7 @@ def test_a_frozen_disk_times_out_then_is_busy_until_its_io_returns(pair: tuple[s
         client.call(call(1, CLAIM))
         assert fake.request()["attempt"] == 1
         client.call(call(2, CLAIM))
-        assert (await answers.get()).error == "busy: the i/o of attempt 1 has not returned"
+        assert (await answers.get()).error == "busy: the disk hangs, the i/o of attempt 1 has not returned"
         answer = await answers.get()
         assert (answer.attempt, answer.error) == (1, "no answer within 100 ms")
         assert 0.09 < time.monotonic() - begun < 2
