@@ -125,7 +125,7 @@ class Pair:
     def __exit__(self, *_: object) -> None:
         if keep := os.environ.get("HASNMP_LAB_KEEP"):
             shutil.copytree(self.lab.folder, Path(keep, self.lab.name), dirs_exist_ok=True,
-                            ignore=lambda _, names: [n for n in names if n.startswith("lease") or n == "images"])  # fmt: skip
+                            ignore=lambda _, names: [n for n in names if n.startswith("lease") or n == "images" or n.endswith(".sock")])  # fmt: skip
         self.lab.close()
 
     def rebuild(self) -> None:
