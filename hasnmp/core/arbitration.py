@@ -12,6 +12,7 @@ from typing import Any
 from hasnmp.core import fencing, split_brain
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import ArbiterAnswer
+from hasnmp.core.journal import ENDS
 from hasnmp.core.lease import OWNER_PART, Lease, Phase
 from hasnmp.core.state import State
 from hasnmp.model import ArbiterState, Kind, Reason
@@ -257,7 +258,8 @@ def refresh(state: State) -> None:
             **more,
         )
     elif new in (ArbiterState.RESTING, ArbiterState.ACTIVE):
-        state.journal.clear(ctx, Kind.ARBITER_RESTORED, kind, f"arbiter {kind} is good", **more)
+        for _ in ENDS[Kind.ARBITER_RESTORED]:  # lost and mismatch may both stand; each has its own clear
+            state.journal.clear(ctx, Kind.ARBITER_RESTORED, kind, f"arbiter {kind} is good", **more)
 
 
 def release_checks(lease: Lease, ctx: Context) -> None:

@@ -12,15 +12,17 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
-from hasnmp.runtime import guardian, kernel, loader, programs, watchdog
+from hasnmp.runtime import deputy, guardian, handover, kernel, loader, programs, watchdog
+from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
-from hasnmp.settings import Arbiter, Config, Group, Heartbeat, NodeSettings, Service, Watchdog
+from hasnmp.settings import Arbiter, Config, FenceLevel, Group, Heartbeat, NodeSettings, Service, Watchdog
 
 MS = 1_000_000
 T = TypeVar("T")
@@ -34,8 +36,12 @@ def make_config(
     disk: bool = False,
     accept: bool = False,
     watchdog: str = "",
+    pills: str = "",
 ) -> Config:
-    """filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    """pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    nodes: tuple[NodeSettings, ...] = (NodeSettings("n", {"lan": "127.0.0.1"}),)
+    if pills:
+        nodes = (replace(nodes[0], fence=(FenceLevel("pill", "power"),)), NodeSettings("m", {"lan": "127.0.0.2"}))
     services = [Service("web", "g", "exec", {}), Service("db", "g", "exec", {})]
     if address:
         services.append(Service("vip", "g", "address", address))
@@ -43,9 +49,9 @@ def make_config(
         services.append(Service("files", "g", "filesystem", filesystem))
     return Config(
         cluster,
-        (NodeSettings("n", {"lan": "127.0.0.1"}),),
+        nodes,
         Heartbeat(kill_ms=150),
-        Arbiter("none"),
+        Arbiter("disk", pills) if pills else Arbiter("none"),
         (
             Group("g", ("n",), tuple(services), disk=disk, accept_unfenced_disk=accept),
             Group("h", ("n",), (Service("mail", "h", "exec", {}),)),
@@ -202,8 +208,30 @@ class Stack:
         self.listener.close()
 
 
+def new_code(folder: str, words: list[str]) -> None:
+    """As the new code of a handover this may be slow, or broken in every way: as the file `new` in the folder says."""
+    told = Path(folder, "new").read_text() if Path(folder, "new").exists() else ""
+    if "--rehearse" in words:
+        if told == "faulty":
+            print("there is a fault in line 7")
+        sys.exit(2 if told == "faulty" else 0)
+    if handover.VARIABLE not in os.environ:
+        return
+    if told == "ends":
+        sys.exit(3)
+    if told == "hangs":
+        time.sleep(1000)
+    if told.startswith("slow"):
+        time.sleep(float(told.split()[1]))
+    if told == "ends taking":
+        handover.restore = lambda *_: os._exit(3)  # type: ignore[assignment]
+    if told == "hangs taking":
+        handover.restore = lambda *_: time.sleep(1000)  # type: ignore[assignment]
+
+
 def main() -> int:
-    folder, cluster, mode, address, more = sys.argv[1:]
+    folder, cluster, mode, address, more, *handed = sys.argv[1:]
+    new_code(folder, handed)
 
     def restart_machine() -> str:
         """Nothing here may ever restart the machine: it is written down instead, as a kernel that refuses it."""
@@ -232,6 +260,8 @@ def main() -> int:
             return look(self, group) + (["process 1 (stuck)"] if stuck else [])
 
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
+    if mode == "impatient":
+        deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork
         fork = programs.fork_into
 
@@ -261,7 +291,8 @@ def main() -> int:
         loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None
     config = make_config(folder, cluster, ip, **json.loads(more))
-    return guardian.run(config, "n", guardian.Children(engine, lease_io=silent_child))
+    reader = pill_reader.main if pill_reader.used(config) else None
+    return guardian.run(config, "n", guardian.Children(engine, lease_io=silent_child, pills=reader))
 
 
 if __name__ == "__main__":
