@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from hasnmp import __version__, model, settings
 from hasnmp.agents.acting import Agents
+from hasnmp.agents.fencing import Fencing
 from hasnmp.agents.host import Host
 from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
@@ -34,6 +35,7 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    Fence,
     GiveUp,
     Notify,
     Outcome,
@@ -124,6 +126,7 @@ class Loop:
         self._store = StoreClient(self._loop, store_sock, self._persisted)
         self._host = Host(hello.next_run, self._to_guardian, self.tell, log)
         self._agents = Agents(config.services(), self._host, log)
+        self._fencing = Fencing(config, node, self._host, log)
         self._links = Links(self._loop, config, node, self.tell)
         self.server = Server(
             lambda: core.view(now_ns(), wall_ms()), lambda group: core.why(group, now_ns()), self.tell, log
@@ -150,7 +153,7 @@ class Loop:
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
                 cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
-                watchdog_error=self._hello.watchdog_error, reloaded=self._hello.reloaded,
+                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, reloaded=self._hello.reloaded,
                 reload_command=self._hello.reload_command, durable=durable,
             )
         )  # fmt: skip
@@ -240,6 +243,8 @@ class Loop:
                 self._leases.call(effect)
             case Act():
                 self._agents.act(effect)
+            case Fence():
+                self._fencing.fence(effect)
             case Persist(version, document):
                 self._store.persist(version, document)
             case Notify():
@@ -394,6 +399,7 @@ class Loop:
         for timer in (*self._repeats, *((self._timer,) if self._timer else ())):
             timer.cancel()
         self._agents.close()
+        self._fencing.close()
         self.server.close()
         self._links.close()
         self._leases.close()
