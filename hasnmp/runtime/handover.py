@@ -94,7 +94,7 @@ def picture(guardian: Guardian, said: Sequence[Message]) -> dict[str, Any]:
         "form": FORM, "version": __version__, "boot": g.boot, "holder": g.holder,
         "leases": [[lease.group, lease.token, lease.until_ns] for lease in g.guard.leases.values()],
         "last_token": g.guard.last_token, "ending": sorted(g.guard.ending), "until": g.ending.until,
-        "found": sorted(g.ending.found),
+        "found": sorted(g.ending.found), "why": g.ending.why,
         "releases": {group: [pending.token, pending.until_ns] for group, pending in g.releases.items()},
         "programs": [_program(program) for program in g.programs.running.values()],
         "next_run": g.next_run, "engine_deaths": g.engine_deaths, "cleaned": g.cleaned, "stopping": g.stopping,
@@ -128,6 +128,7 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
     g.guard.leases = {group: HeldLease(group, token, until) for group, token, until in values["leases"]}
     g.guard.last_token, g.guard.ending = dict(values["last_token"]), set(values["ending"])
     g.ending.until, g.ending.found = dict(values["until"]), set(values["found"])
+    g.ending.why = dict(values.get("why", {}))
     g.ending.retry_at_ns = boottime_ns() if g.ending.until else NEVER
     g.releases = {group: PendingRelease(token, until) for group, (token, until) in values["releases"].items()}
     for row in values["programs"]:
@@ -240,8 +241,8 @@ class Handover:
         if self.rehearsal or self.to_renew or self.guardian.stopping:
             log("handover_refused", logging.WARNING, why="one is under way, or this daemon stops")
             return
-        if self.guardian.reload.busy:
-            self._failed("a reload is under way")
+        if self.guardian.reload.busy or (self.guardian.pills and self.guardian.pills.pending):
+            self._failed("a reload, or the end by a poison pill, is under way")
             return
         try:
             if os.stat(self._path).st_uid != os.geteuid():
