@@ -31,7 +31,7 @@ from hasnmp.settings import Config
 from hasnmp.simulator.guardian import Guardian
 from hasnmp.simulator.storage import LeaseIo, Store
 from hasnmp.simulator.story import effect_text, event_text
-from hasnmp.simulator.world import BUFFER, MAX_STEPS, MS, NEVER, Broken, Core, NewCore, NewGuard, Process, World
+from hasnmp.simulator.world import BUFFER, MS, NEVER, Broken, Core, NewCore, NewGuard, Process, World
 from hasnmp.wire import Datagram
 
 MILLION = 1_000_000
@@ -47,6 +47,7 @@ class Program:
     token: int
     holder: str
     since_ns: int
+    ready_ns: int = NEVER  # true time from which on it serves
 
 
 class EngineProcess(Process):
@@ -92,7 +93,7 @@ class EngineProcess(Process):
         world = self.world
         assert self.core is not None
         world.steps += 1
-        if world.steps > MAX_STEPS:
+        if world.steps > world.max_steps:
             raise Broken("spins", f"{world.steps} steps; the last event of {self.name} is {event!r}")
         now = self.machine.clock()
         if world.say is not None and (text := event_text(event)):
@@ -132,6 +133,8 @@ class EngineProcess(Process):
                 machine.store.persist(effect)
             elif isinstance(effect, Notify):
                 world.count(effect.event.kind.value)
+                if world.listen is not None:
+                    world.listen(machine.name, effect.event)
             elif isinstance(effect, Reply):
                 world.truth.replied(machine, effect.command)
             elif isinstance(effect, Exit):
@@ -201,6 +204,9 @@ class Machine:
         self.kill_ns = config.heartbeat.kill_ms * MS
         self.group_of = {s.name: s.group for s in config.services()}
         self.addresses = tuple(s.name for s in config.services() if s.agent == "address")
+        # Run and watched by others: no program here.
+        self.passive = tuple(s.name for s in config.services() if s.agent == "passive")
+        self.takes_ns: dict[str, int] = {}  # service -> how long its start takes; not named: a moment, drawn
         self.powered = False
         self.stopped = False  # the stack left in order, and init leaves it at that
         self.boot = 0

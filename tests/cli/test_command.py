@@ -174,7 +174,7 @@ def test_request_that_the_engine_does_not_take(run, engine: FakeEngine) -> None:
         (["apply", "x"], "apply is not in version"),
         (["fence", "show"], "fence is not in version"),
         (["agents"], "agents is not in version"),
-        (["simulate"], "simulate is not in version"),
+        (["simulate"], "CONFIG"),
         (["console"], "console is not in version"),
         (["--host", "x", "status"], "--host is not in version"),
         (["status", "--host=x"], "--host is not in version"),
@@ -193,9 +193,9 @@ def test_usage(run, words: list[str], text: str) -> None:
 
 def test_help_offers_only_what_there_is(run) -> None:
     out = run("--help").out
-    for name in ("reload", "apply", "fence", "agents", "simulate", "--host"):
+    for name in ("reload", "apply", "fence", "agents", "--host"):
         assert name not in out
-    for name in ("status", "watch", "why", "failover", "check-config", "arbiter", "mib", "demo"):
+    for name in ("status", "watch", "why", "failover", "check-config", "arbiter", "simulate", "mib", "demo"):
         assert name in out
 
 
