@@ -16,6 +16,7 @@ answer can be late, bad or missing.
     disk nfs b=held:7:3:3000ms b=unreadable holder=b2      state:token:seq:duration of a slot, as the next read finds it
     arbiter nfs error=... unwritten uuid=...  the answer to the outstanding call, from the disk
     extended ok|refused    released nfs ok|left    sent [-20ms]    persisted ok|failed    result web start ok|failed|...
+    rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     lease|group|why nfs    registers    commands    alarms    services          what the engine shows
     repeat result|extended|released|sent|arbiter            the last such event once more: a late duplicate
@@ -52,6 +53,7 @@ from hasnmp.core.events import (
     Persist,
     Persisted,
     Received,
+    Rejected,
     Release,
     Released,
     Reply,
@@ -594,6 +596,9 @@ class Driver:
         assert self.engine is not None
         pid = self.engine.state.board.services[words[0]].pid
         self.event("exited", ServiceExited(words[0], pid, "exit status 1"))
+
+    def do_rejected(self, words: list[str], options: dict[str, str]) -> None:
+        self.event("rejected", Rejected("lan", words[1], peer=words[0], text=options.get("text", "")))
 
     def do_command(self, words: list[str], options: dict[str, str]) -> None:
         self.replies += 1
