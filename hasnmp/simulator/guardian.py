@@ -122,7 +122,7 @@ class Guardian(Process):
         if isinstance(effect, Extend):
             self.extend(effect, life)
         elif isinstance(effect, Release):
-            self.at_point("release", self.release, effect, life)
+            self.check_release(effect, life)
         elif effect.action is Action.START:
             self.at_point("start", self.start_service, effect, life)
         elif effect.action is Action.STOP:
@@ -165,6 +165,12 @@ class Guardian(Process):
         if now - read_ns > LATE:
             remaining = self.guard.remaining_ns(group, now)
         machine.set_element(group, now + remaining)
+
+    def check_release(self, effect: Release, life: int) -> None:
+        """It confirms what it saw: that takes as long as the kernel takes to end what is left."""
+        wait = 0 if self.world.calm else self.world.between(0, 200 * MS)
+        self.world.count("releases waited for")
+        self.world.post(wait, self, self.at_point, "release", self.release, effect, life)
 
     def release(self, effect: Release, life: int) -> None:
         group = effect.group

@@ -97,7 +97,9 @@ class Truth:
     def address(self, machine: Machine, group: str, before: int) -> None:
         """The group's element was set, or set anew, on that machine."""
         for other in self.world.machines.values():
-            if other is not machine and not self.split_accepted and other.elements.get(group, 0) > other.clock():
+            if other is machine or self.split_accepted or other.asleep:
+                continue
+            if other.elements.get(group, 0) > other.clock():
                 left = (other.elements[group] - other.clock()) / MS
                 raise Broken(
                     "one answers",
@@ -105,6 +107,12 @@ class Truth:
                 )
         if self.keep.get(group) == machine.name and before <= machine.clock():
             raise Broken("kept", f"the address of {group} went silent on {machine.name} for want of a renewal")
+
+    def awake(self, machine: Machine) -> None:
+        """A machine that was paused goes on, with what the kernel has not ended in the meantime."""
+        for group in self.groups:
+            if machine.elements.get(group, 0) > machine.clock():
+                self.address(machine, group, machine.elements[group])
 
     # ------------------------------------------------------------------------------------------ what ends
 

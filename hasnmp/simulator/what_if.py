@@ -22,6 +22,7 @@ from hasnmp.errors import HasnmpError
 from hasnmp.model import EventRow, GroupRow, GroupState, NodeRow, ServiceRow, ServiceState, Verb, View
 from hasnmp.settings import Config
 from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.outside import attend
 from hasnmp.simulator.served import Served
 from hasnmp.simulator.spoken import Fault, Grammar
 from hasnmp.simulator.storage import Disk
@@ -80,9 +81,7 @@ class WhatIf:
             machine = world.machines[name] = Machine(world, config, name, Engine, Guard)
             for service in config.services():
                 machine.takes_ns[service.name] = max(1, start_ms.get(service.name, START_MS)) * MS
-        for service in config.services():
-            if service.agent == "passive":
-                self.report(service.name, max(1, service.check.report_within_ms // 3))
+        attend(world, config)
 
     # ------------------------------------------------------------------------------------------ the run
 
@@ -324,16 +323,6 @@ class WhatIf:
     def mended(self, service: str) -> None:
         for machine in self.world.machines.values():
             machine.bad.pop(service, None)
-
-    def report(self, service: str, every_ms: int) -> None:
-        """The outside agent of a passive service: reports where its group is."""
-        group = next(s.group for s in self.config.services() if s.name == service)
-        for machine in self.world.machines.values():
-            if self.served.holds(machine, group) and not machine.engine.paused and machine.engine.alive:
-                up = service not in machine.bad
-                word = CommandIn(0, Verb.REPORT, service, "its agent", wall_ms=self.world.wall_ms(), up=up)
-                machine.engine.command(word)
-        self.world.post(every_ms * MS, None, self.report, service, every_ms)
 
     # --- the lease disk
 
