@@ -29,10 +29,10 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A service that the guardian still runs from before this engine's start (or an address that it still holds)."""
+    """A service that the guardian still runs from before this engine's start (or an address, a file system, it holds)."""
 
     service: str
-    pid: int  # 0: an address
+    pid: int  # 0: an address, a file system
     since_ns: int
 
 

@@ -44,7 +44,7 @@ class MessageError(HasnmpError):
 
 class Purpose(StrEnum):
     SERVICE = "service"  # runs as long as the service does; needs a live lease
-    STOP = "stop"  # a command that stops a service; needs a live lease
+    STOP = "stop"  # a command that starts or stops a service and ends by itself (mount too); needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
     FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
 
@@ -107,7 +107,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """The engine's loop turns. Once an engine has sent it, 5 s without any message from it count as death."""
+    """The engine's loop turns. 5 s without any message from it, counted from its fork, count as death."""
 
 
 # ------------------------------------------------------------------------------------------------ guardian -> engine
@@ -266,7 +266,9 @@ def decode(data: bytes) -> Message:
     try:
         values = json.loads(data)
         name = values.pop("is")
-        message: Message = _CLASSES[name](**{k: _CONVERT.get(k, str)(v) for k, v in values.items()})
+        message: Message = _CLASSES[name](
+            **{k: _CONVERT.get(k, str)(v) for k, v in values.items() if k in _NAMES[name]}
+        )
         return message
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MessageError(f"not a message: {error!r}") from None
@@ -286,6 +288,11 @@ class Channel:
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    @property
+    def unsent(self) -> deque[bytes]:
+        """What the other side has not taken yet."""
+        return self._out
 
     @property
     def waiting(self) -> bool:

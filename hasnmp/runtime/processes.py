@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from hasnmp.runtime import log as logs
-from hasnmp.runtime.kernel import boottime_ns, die_with, prefer_this_process, set_name, set_oom_score
+from hasnmp.runtime.kernel import boottime_ns, die_with, set_name, set_oom_score
 from hasnmp.runtime.messages import Channel, Hello
 from hasnmp.settings import Config, Log
 
@@ -55,12 +55,14 @@ class Children:
 
     engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
     lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node, warm)
+    pills(config, node, socket): a SOCK_SEQPACKET socket to the guardian itself (pills.py)
     """
 
     engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
     lease_io: Callable[[Config, str, socket.socket], int] | None = None
     store: Callable[[Config, str, socket.socket], int] | None = None
     snmp: Callable[[Config, str, bool], int] | None = None  # warm: it ran before, under this guardian
+    pills: Callable[[Config, str, socket.socket], int] | None = None
 
 
 @dataclass(slots=True)
@@ -98,13 +100,15 @@ class Family:
     def make(cls, config: Config, node: str, children: Children) -> Family:
         pairs = {
             name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-            for name in ("lease_io", "store")
+            for name in ("lease_io", "store", *["pills"] * bool(children.pills))
         }
         others = []
         if lease_io := children.lease_io:
             others.append(Child("lease_io", "hasnmp-lease", lambda: lease_io(config, node, pairs["lease_io"][1])))
         if store := children.store:
             others.append(Child("store", "hasnmp-store", lambda: store(config, node, pairs["store"][1])))
+        if pills := children.pills:
+            others.append(Child("pills", "hasnmp-pills", lambda: pills(config, node, pairs["pills"][1])))
         if snmp := children.snmp:
             agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
             agent.main = lambda: snmp(config, node, agent.deaths > 0)
@@ -140,8 +144,7 @@ class Family:
             if child is self.engine:
                 # It outlives the guardian for as long as it takes to end the groups by force. It keeps its ends of the
                 # pairs, and is exempt from the OOM killer as the guardian is.
-                prefer_this_process()
-                keep = {pair[0] for pair in self.pairs.values()}
+                keep = {self.pairs[name][0] for name in ("lease_io", "store")}
             else:
                 die_with(parent)
                 set_oom_score(0)

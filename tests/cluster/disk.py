@@ -109,7 +109,9 @@ class View:
             return struct.pack("<QII", 0, 0, 0) + struct.pack("<6Q10I", 1, size, size // 512, 0, 0, 0,
                                                               0, 0, 0, 0o100600, 1, 0, 0, 0, 4096, 0)  # fmt: skip
         if opcode == OPEN:
-            return struct.pack("<QII", 0, 1, 0)  # FOPEN_DIRECT_IO: nothing of it stays in a page cache
+            # FOPEN_DIRECT_IO: nothing of it stays in a page cache; PARALLEL_DIRECT_WRITES: as a block device, the kernel
+            # does not hold one write back until another has returned.
+            return struct.pack("<QII", 0, 1 | 1 << 6, 0)
         if opcode == READ:
             _, offset, size = struct.unpack_from("<QQI", request)
             return os.pread(self.image, size, offset)

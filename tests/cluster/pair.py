@@ -49,6 +49,7 @@ class Group:
     restart: int = 1  # of the echo service
     worker: bool = True  # the program that answers is a child of the one that was started
     more: str = ""  # further services, as YAML list items at column 6
+    keys: str = ""  # further keys of the group, as YAML at column 4
 
     def yaml(self) -> str:
         other = "b" if self.home == "a" else "a"
@@ -58,6 +59,7 @@ class Group:
   {self.name}:
     nodes: [{self.home}, {other}]
     failover_limit: {{times: {self.limit}, within_s: 3600}}
+{self.keys}
     services:
       - name: {self.name}-address
         agent: address
@@ -104,6 +106,8 @@ class Pair:
     groups: tuple[Group, ...] = (Group("web", VIP),)
     timing: Timing = field(default_factory=Timing)
     extra: str = ""  # further top-level YAML
+    fence: dict[str, str] = field(default_factory=dict)  # node -> its fence levels, a YAML list in one line
+    arbiter: str = ""  # in place of the disk arbiter's line
     log_level: str = "debug"
     state_dir: str = STATE
     daemon: tuple[str, ...] = ("-m", "hasnmp.runtime.daemon")  # Python's arguments that start hasnmpd
@@ -139,8 +143,8 @@ class Pair:
         t = self.timing
         (self.lab.etc / "hasnmp.yaml").write_text(f"""cluster: {cluster_name(self.lab.name)}
 nodes:
-  a: {{links: {{lan: 192.0.2.11, cross: 198.51.100.11}}}}
-  b: {{links: {{lan: 192.0.2.12, cross: 198.51.100.12}}}}
+  a: {{links: {{lan: 192.0.2.11, cross: 198.51.100.11}}, fence: {self.fence.get("a", "[]")}}}
+  b: {{links: {{lan: 192.0.2.12, cross: 198.51.100.12}}, fence: {self.fence.get("b", "[]")}}}
 heartbeat:
   interval_ms: {t.interval_ms}
   late_after_ms: {max(t.interval_ms + 1, t.dead_after_ms // 2)}
@@ -148,7 +152,7 @@ heartbeat:
   startup_wait_ms: {t.startup_wait_ms}
   kill_ms: {t.kill_ms}
   key_files: [{ETC}/heartbeat.key]
-arbiter: {{type: disk, device: {LEASE}, lease_ms: {t.lease_ms}, io_timeout_ms: {t.io_timeout_ms}}}
+{self.arbiter or f"arbiter: {{type: disk, device: {LEASE}, lease_ms: {t.lease_ms}, io_timeout_ms: {t.io_timeout_ms}}}"}
 groups:{"".join(group.yaml() for group in self.groups)}
 recovery: {t.recovery}
 snmp:
@@ -163,8 +167,9 @@ state_dir: {self.state_dir}
 log: {{format: json, level: {self.log_level}}}
 {self.extra}""")
         self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
-        self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
-        shutil.copyfile(self.lab.images / "lease.img", self.lab.images / "first.img")  # for who wants to restore it
+        if "type: disk" in self.arbiter or not self.arbiter:
+            self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
+            shutil.copyfile(self.lab.images / "lease.img", self.lab.images / "first.img")  # for who wants to restore it
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
@@ -174,7 +179,8 @@ log: {{format: json, level: {self.log_level}}}
         for node in nodes or NODES:
             daemon = [sys.executable, *self.daemon, "--config", f"{ETC}/hasnmp.yaml", "--node", node]
             argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
-            self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, "PYTHONPATH": str(PROJECT)})
+            where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
+            self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
         return at_ns
 
     def stack(self, node: str) -> dict[str, list[int]]:
