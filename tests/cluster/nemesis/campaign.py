@@ -136,7 +136,7 @@ class Campaign:
         deadline = time.monotonic() + STEADY_S
         while why := self._unsteady(times):
             if time.monotonic() > deadline:
-                self._say(f"not steady {STEADY_S:g} s after the healing: {why}\n{self.pair.why()}")
+                self._say(f"not steady {STEADY_S:g} s after the healing: {why}\n{self.pair.why()}\n{self._network()}")
                 return
             with contextlib.suppress(OSError):
                 self.pair.mend(homes=False)
@@ -149,6 +149,12 @@ class Campaign:
         if wrote is None or wrote.ended_ns < times.healed_ns:
             return "no write was acknowledged"
         return self.pair.unsteady({GROUP: self.owner()})
+
+    def _network(self) -> str:
+        """Where the clients look for the address, and who has it."""
+        lab = self.pair.lab
+        words = {"client": [("ip", "neigh", "show", VIP)], **dict.fromkeys(NODES, [("ip", "-br", "addr"), ("nft", "list", "ruleset"), ("ps", "-eo", "pid,ppid,stat,wchan:20,args")])}
+        return "\n".join(f"{host}: {lab[host].run(*one, check=False)}" for host, ways in words.items() for one in ways)
 
     @staticmethod
     def _until(ns: int) -> None:
