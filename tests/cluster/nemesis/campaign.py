@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.lab import SHARED, SMALL, wait_for
+from tests.cluster.lab import DATA, SMALL, wait_for
 from tests.cluster.nemesis import picture
 from tests.cluster.nemesis.checker import Violation, check
-from tests.cluster.nemesis.faults import CLOCK, GROUP, Faults, make_disk
+from tests.cluster.nemesis.faults import CLOCK, GROUP, Faults
 from tests.cluster.nemesis.history import History, Mark, RoundTime, log_of, op_of, told_of
 from tests.cluster.nemesis.plan import ROUND_MS, Plan, Round, draw
 from tests.cluster.pair import NODES, PYTHON, VIP, Group, Pair, Timing, boot_ns
@@ -77,7 +77,7 @@ class Campaign:
         self.begun_ns = 0
 
     def run(self) -> Verdict:
-        service = ", ".join((*PYTHON, str(HERE / "register.py"), f'"{VIP}"', f'"{PORT}"', f"{SHARED}/register"))
+        service = ", ".join((*PYTHON, str(HERE / "register.py"), f'"{VIP}"', f'"{PORT}"', DATA))
         more = f"""
       - name: register
         agent: exec
@@ -88,7 +88,6 @@ class Campaign:
         timing = Timing(**TIMING, recovery=self.plan.recovery)  # type: ignore[arg-type]
         with Pair((Group(GROUP, VIP, restart=1000, more=more),), timing, state_dir=SMALL, offsets_s=self.plan.offsets_s,
                   daemon=(str(HERE / "shifted.py"), CLOCK)) as self.pair:  # fmt: skip
-            make_disk(self.pair.lab.shared / "register")
             for node in NODES:
                 (self.pair.lab[node].state / Path(CLOCK).name).write_bytes(bytes(8))
             self.pair.start()
@@ -153,8 +152,9 @@ class Campaign:
     def _network(self) -> str:
         """Where the clients look for the address, and who has it."""
         lab = self.pair.lab
-        words = {"client": [("ip", "neigh", "show", VIP)], **dict.fromkeys(NODES, [("ip", "-br", "addr"), ("nft", "list", "ruleset"), ("ps", "-eo", "pid,ppid,stat,wchan:20,args")])}
-        return "\n".join(f"{host}: {lab[host].run(*one, check=False)}" for host, ways in words.items() for one in ways)
+        look = [("ip", "-br", "addr"), ("nft", "list", "ruleset"), ("ps", "-eo", "pid,ppid,stat,wchan:20,args")]
+        ways = {"client": [("ip", "neigh", "show", VIP)], **dict.fromkeys(NODES, look)}
+        return "\n".join(f"{host}: {lab[host].run(*way, check=False)}" for host, all_ in ways.items() for way in all_)
 
     @staticmethod
     def _until(ns: int) -> None:
@@ -202,7 +202,7 @@ class Campaign:
 
     def _collect(self) -> None:
         offsets = self.offsets_ns
-        self.history.log = log_of(self.pair.lab.shared / "register", offsets)
+        self.history.log = log_of(self.pair.lab.data.image, offsets)
         for node in NODES:
             with open(self.pair.lab[node].state / "hasnmpd.log", errors="replace") as lines:
                 self.history.told += told_of(node, lines, GROUP, offsets[node])

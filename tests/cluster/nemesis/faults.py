@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import struct
 import threading
@@ -70,9 +69,10 @@ class Faults:
         self.lab[node].power_off()
 
         def on() -> None:
-            if not self.lab[node].pid:
-                self.lab[node].power_on()
-                self.pair.start(node)
+            with self.lab[node].switch:  # the other node's fence agent may be at it, too
+                if not self.lab[node].pid:
+                    self.lab[node].power_on()
+                    self.pair.start(node)
 
         return on
 
@@ -93,6 +93,10 @@ class Faults:
     def disk(self, node: str, mode: str) -> Callable[[], None]:
         self.lab.disk(node, mode)
         return lambda: none_of_it(self.lab.disk(node, "ok"))
+
+    def data(self, node: str, mode: str) -> Callable[[], None]:
+        self.lab.data_disk(node, mode)
+        return lambda: none_of_it(self.lab.data_disk(node, "ok"))
 
     def clock(self, node: str, seconds: str) -> Callable[[], None]:
         self._set_clock(node, int(seconds))
@@ -156,10 +160,3 @@ def nothing() -> None:
 
 def none_of_it(_: object) -> None:
     """For a lambda that gives nothing back."""
-
-
-def make_disk(path: Path, octets: int = 64 << 20) -> None:
-    """The disk that both machines share: zeroes. Sparse, for it is only written at its beginning."""
-    fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-    os.truncate(fd, octets)
-    os.close(fd)
