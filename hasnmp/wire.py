@@ -64,6 +64,7 @@ class GroupFlag(Flags):
     RELEASED = 16  # the sender gave (group, token) up: promises for it are void
     HANDOVER = 32  # with RELEASED: given up for the receiver of this datagram to take
     FOREVER = 64  # with PROMISE: durable, until the promiser has heard the holder again (it is leaving)
+    CLEAN = 128  # nothing of the group runs on the sender, by its guardian's word
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class Durable:
         self.state = state
         self.ctx = state.ctx
         self.config = state.config
+        # Tokens that follow the time can't be kept ready: there a fence took longer than the store will.
+        self.room = 0 if self.config.arbiter.type == "fence" else ROOM
         self.persisting: dict[int, int] = {}  # version of a Persist under way -> the ceiling in it
         self.version = 0
         self.counters_at = 0
@@ -44,6 +46,7 @@ class Durable:
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         nodes = {n.name for n in self.config.nodes}
+        state.fencing.restore(mapping(document.get("fencing")), event.holder, ctx.now, nodes)
         state.last_owner = {
             g: n for g, n in mapping(document.get("last_owner")).items() if isinstance(n, str) and n in nodes
         }
@@ -67,8 +70,8 @@ class Durable:
 
     def look(self) -> None:
         state, ctx = self.state, self.ctx
-        need = max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0)
-        if need + ROOM // 5 > state.ceiling and need + ROOM // 5 > max(self.persisting.values(), default=0):
+        need = max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + self.room // 5
+        if need > state.ceiling and need > max(self.persisting.values(), default=0):
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
             if ctx.now >= state.persist_at:
@@ -84,7 +87,8 @@ class Durable:
         self.version += 1
         state.persist_version = self.version
         ceiling = max(
-            max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + ROOM, state.ceiling
+            max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + self.room,
+            state.ceiling,
         )
         self.persisting[self.version] = ceiling
         document = {
@@ -96,6 +100,7 @@ class Durable:
                 for n, x in state.leases.items() if x.forever_ms
             },
             "left_in_order": self.leave_stage > 0,
+            "fencing": state.fencing.document(state.holder),
         }  # fmt: skip
         ctx.emit(Persist(self.version, document))
 

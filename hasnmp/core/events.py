@@ -43,6 +43,7 @@ class Started:
     durable: the document of the last Persist that reached the disk, None if there is none. leases and adopted come
     from the guardian. cleaned: what the guardian found running without a lease at its own start, and ended.
     watchdog_ms: the hardware watchdog is armed with this time; 0 = there is none. watchdog_error: why it could not be armed.
+    unclean: groups of which the guardian could not end everything yet; Released(group, 0, True) follows when it has.
     random: 64 random bits; the engine's only source of jitter. incarnation: 64 random bits.
     """
 
@@ -56,6 +57,7 @@ class Started:
     cleaned: tuple[str, ...] = ()
     watchdog_ms: int = 0
     watchdog_error: str = ""
+    unclean: tuple[str, ...] = ()
     durable: dict[str, Any] | None = None
 
 

@@ -35,7 +35,7 @@ def certain(config: Config) -> frozenset[str]:
 
 @dataclass(slots=True)
 class Ending:
-    """alarm(text): for the administrator. restart(): ends this machine; it returns only where that is refused."""
+    """alarm(text): for the administrator. ended(group): nothing of it is left, seen and confirmed. restart(): ends this machine; it returns only where that is refused."""
 
     guard: Guard
     programs: Programs
@@ -43,6 +43,7 @@ class Ending:
     mounts: GroupMounts
     alarm: Callable[[str], None]
     certain: frozenset[str]
+    ended: Callable[[str], None] = lambda group: None
     restart: Callable[[], str] = field(default_factory=lambda: kernel.restart_machine)
     until: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends
     why: dict[str, str] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class Ending:
         del self.until[group]
         self.found.discard(group)
         self.programs.group_folder_removed(group)
+        self.ended(group)
         text = f"group {group} was ended by force: {self.why.pop(group, LATE)}"
         if (late_ms := (boottime_ns() - until) // MS) > 0:
             text += f"; {late_ms} ms too late"

@@ -181,7 +181,9 @@ class Guardian:
         self.mounts = GroupMounts(config)
         cleaned = [] if handed else [*self._clean(), *self.mounts.cut_all(5000)[0]]
         self.addresses = GroupAddresses(self.guard)
-        self.ending = Ending(self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config))
+        self.ending = Ending(
+            self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
+        )
         if protect := virtual_addresses(config):
             try:
                 kernel = KernelAddresses(address_tag(config, node), self._alarm)
@@ -271,7 +273,7 @@ class Guardian:
                   for p in self.programs.running.values() if p.status is None and not p.silent),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.next_run, self.engine_deaths,
-            self.watchdog.timeout_ms, self.watchdog.error,
+            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until),
         )  # fmt: skip
 
         def main() -> int:
@@ -483,6 +485,10 @@ class Guardian:
         except OSError as error:
             self._tell(RunFailed(message.run, Outcome.FAILED, f"not started: {error}"))
         self._end_what_is_due(boottime_ns())  # it may have been stopped between the look at the lease and the deed
+
+    def _ended(self, group: str) -> None:
+        """Of what was ended by force: an engine that started meanwhile was told that the group is unclean."""
+        self._tell(Released(group, 0, True))
 
     def _release(self, group: str, token: int) -> None:
         lease = self.guard.leases.get(group)

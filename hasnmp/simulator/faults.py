@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from hasnmp.core.events import CommandIn
 from hasnmp.model import Verb
 from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.power import MODES
 from hasnmp.simulator.profiles import Profile
 from hasnmp.simulator.world import MS, World, world_choice
 from hasnmp.wire import Slot, SlotState
 
+# Orders that mean nothing here, that need hands, or by which an administrator could lie.
+LIES = (Verb.REPORT, Verb.PERMIT, Verb.FENCE_CONFIRM, Verb.RELOAD, Verb.APPLY)
 POINTS = ("effect", "effect", "start", "spawn", "address", "renew", "release", "kill", "write", "read", "answer")
 
 
@@ -218,8 +221,8 @@ class Faults:
         self.world.disk.mode[chosen.name] = mode
         self.later(duration, self.disk_good, chosen)
 
-    def disk_fails(self, machine: Machine, duration: int) -> None:
-        self.world.disk.mode[machine.name] = "failing"
+    def disk_fails(self, machine: Machine, duration: int, mode: str = "failing") -> None:
+        self.world.disk.mode[machine.name] = mode
         self.later(duration, self.disk_good, machine)
 
     def disk_good(self, machine: Machine) -> None:
@@ -240,6 +243,15 @@ class Faults:
         store = self.machine().store
         store.mode = world_choice(self.world.rng, ("slow", "failing", "frozen"))
         self.later(self.some(), setattr, store, "mode", "")
+
+    def device_bad(self) -> None:
+        """A fence device fails, in one way or another."""
+        node = self.machine()
+        level = self.world.rng.randrange(max(1, len(node.config.node(node.name).fence)))
+        mode = world_choice(self.world.rng, MODES)
+        self.world.tell("FAULT", f"the fence device {level} of {node.name} is {mode}")
+        self.world.power.mode[node.name, level] = mode
+        self.later(self.some() * 3, self.world.power.mend, node.name, level)
 
     # ------------------------------------------------------------------------------------------ services, people
 
@@ -270,7 +282,7 @@ class Faults:
         group = world_choice(rng, self.world.truth.groups)
         node = world_choice(rng, list(self.world.machines))
         service = world_choice(rng, list(machine.group_of))
-        verb = world_choice(rng, [v for v in Verb if v not in (Verb.REPORT, Verb.PERMIT)])
+        verb = world_choice(rng, [v for v in Verb if v not in LIES])
         if verb is Verb.INHIBIT:
             if self.inhibits:
                 self.world.truth.asked_inhibit.add(group)
@@ -278,7 +290,7 @@ class Faults:
             return
         if verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER):
             self.order(machine, verb, group, node if rng.random() < 0.5 else "")
-        elif verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER):
+        elif verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER, Verb.FENCE_TEST):
             self.order(machine, verb, node if rng.random() < 0.3 else machine.name)
         elif verb in (Verb.FREEZE, Verb.THAW):
             self.order(machine, verb, group)
@@ -335,7 +347,7 @@ class Faults:
         self.cut_node(owner, 2 * dead + 6 * lease)
         at = 2 * dead + self.world.between(0, lease)
         self.later(at, setattr, owner.lease_io, "trap", ("answer", 0, self.world.between(lease // 5, lease // 2)))
-        self.later(at + lease // 3 + 15 * MS, self.disk_fails, owner, 3 * lease)
+        self.later(at + lease // 3 + 15 * MS, self.disk_fails, owner, 3 * lease, "pulled")
 
     def freeze_owner(self) -> None:
         """A stack that stops for good while it owns something: to the last moment of its lease, and not a moment more."""
@@ -379,12 +391,12 @@ class Faults:
             self.later(3 * dead + 2 * lease, disk.unreadable.discard, (group, owner.name))
 
     def ghost_idle(self) -> None:
-        """The owner's "idle" hangs, while it needs the arbiter again; then the old word lands on the new one. Rule 3."""
+        """The owner's "resting" hangs, while it needs the arbiter again; then the old word lands on the new one. Rule 3."""
         owner = self.owner()
         dead, lease = owner.config.heartbeat.dead_after_ms * MS, owner.config.arbiter.lease_ms * MS
         wait = self.world.between(3 * dead, 2 * lease + 2 * dead)
         ambush = (
-            SlotState.IDLE,
+            SlotState.RESTING,
             self.world.between(dead // 2, dead + lease),
             lambda: self.cut_node(owner, 2 * lease + 3 * dead),
         )
@@ -539,6 +551,7 @@ class Faults:
         world.disk.mode.clear()
         world.disk.ambush.clear()
         world.disk.unreadable.clear()
+        world.power.heal()
         for machine in world.machines.values():
             machine.bad.clear()
             machine.store.mode = ""

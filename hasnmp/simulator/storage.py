@@ -27,7 +27,7 @@ class Disk:
         self.world = world
         self.slots = {(g, n): Slot(g, n, 0, SlotState.IDLE, NOBODY, 0, 0) for g in groups for n in nodes}
         self.under_way: dict[tuple[str, str], Slot] = {}
-        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: lazy, slow, late, failing, frozen
+        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: lazy, slow, late, failing, frozen, pulled
         self.gone = False  # for everybody
         # node -> (state, for how long its next write of such a record hangs before it lands, what happens meanwhile)
         self.ambush: dict[str, tuple[SlotState, int, Callable[[], None]]] = {}
@@ -38,7 +38,7 @@ class Disk:
         """How long an I/O of that node takes, and whether it ends well."""
         world, mode = self.world, self.mode.get(node, "")
         chance = world.rng.random()
-        if self.gone:
+        if self.gone or mode == "pulled":
             return 1 * MS, False
         if mode == "":
             return 100_000 + int(chance * 900_000), True
@@ -132,7 +132,10 @@ class LeaseIo(Process):
 
     def write_returned(self, call: ArbiterCall, good: bool, epoch: int, boot: int) -> None:
         assert call.slot is not None
-        lands = good or self.world.rng.random() < 0.5  # one that failed may have reached the medium all the same
+        pulled = self.world.disk.mode.get(self.machine.name) == "pulled"
+        lands = good or (
+            not pulled and self.world.rng.random() < 0.5
+        )  # one that failed may have reached the medium all the same
         if boot != self.machine.boot:
             lands = False  # what a dead machine had not handed over is lost (Machine.power_off lands what it had)
         self.world.disk.end_write(call.slot, lands)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from hasnmp.core.events import Fence, FenceAction, Fenced, Outcome
 from hasnmp.runtime import messages
 from hasnmp.settings import Arbiter, Config, FenceLevel, Heartbeat, NodeSettings
 from tests.agents.bench import Bench
+from tests.runtime.netns import Cable
 
 FAKE = str(Path(__file__).parent / "fake_fence.py")
 SECRET = "geheim/4711 &x"
@@ -464,3 +469,55 @@ def test_a_real_agent_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert not liar.ok
 
     play(test, tmp_path, dummy, failing)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: run as root")
+def test_a_real_agent_cuts_a_real_port(tmp_path: Path) -> None:
+    """fence_ifmib against Net-SNMP's agent on a "switch", whose port srv0 is the victim's cable."""
+    cable = Cable()
+
+    def port() -> str:
+        return cable.run(cable.server, "ip", "-br", "link", "show", "srv0").stdout.split()[1]
+
+    conf = tmp_path / "snmpd.conf"
+    conf.write_text(f"rwcommunity {SECRET.split('/')[0]}\n[snmp] persistentDir {tmp_path}\n")
+    # The agent of the package, as it would run on a node that reaches the switch.
+    agent = tmp_path / "fence_there"
+    agent.write_text(f'#!/bin/sh\nexec ip netns exec {cable.client} /usr/sbin/fence_ifmib "$@"\n')
+    agent.chmod(0o755)
+    options = {"ip": "192.0.2.1", "plug": "uplink0"}
+    snmpd = None
+    try:
+        # It is reached over another cable than the one that it cuts.
+        cable.run(cable.server, "ip", "link", "add", "uplink0", "type", "veth", "peer", "name", "victim0")
+        cable.run(cable.server, "ip", "link", "set", "uplink0", "up")
+        cable.run(cable.server, "ip", "link", "set", "victim0", "up")
+        snmpd = subprocess.Popen(
+            ["ip", "netns", "exec", cable.server, "snmpd", "-f", "-Lo", "-C", "-c", str(conf), "-I", "-smux", "udp:161"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        ask = ("snmpget", "-v2c", "-c", SECRET.split("/")[0], "-t1", "-r0", "192.0.2.1", ".1.3.6.1.2.1.1.3.0")
+        deadline = time.monotonic() + 10
+        while cable.run(cable.client, *ask).returncode:
+            assert time.monotonic() < deadline, "snmpd does not answer"
+        given = FenceLevel(str(agent), "network", options=options, secrets={"community": SECRET.split("/")[0]})
+        wrong = replace(given, options={**options, "plug": "nothing0"})
+        states: list[str] = []
+
+        async def test(switch: Switch) -> None:
+            tested = await switch.test(0, 15_000)
+            assert tested.ok and tested.text == "status on", tested.text
+            missing = await switch.test(1, 15_000)
+            assert not missing.ok and "geheim" not in missing.text
+            fenced = await switch.fence(0, 15_000)
+            assert fenced.ok and fenced.text == "off, verified by its status", fenced.text
+            states.append(cable.run(cable.server, "ip", "-br", "link", "show", "uplink0").stdout.split()[1])
+            assert (await switch.test(0, 15_000)).text == "status off"
+
+        play(test, tmp_path, given, wrong)
+        assert states == ["DOWN"] and port() == "UP"
+    finally:
+        if snmpd:
+            os.killpg(snmpd.pid, signal.SIGTERM)
+            snmpd.wait(5)
+        cable.remove()

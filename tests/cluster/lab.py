@@ -154,9 +154,12 @@ class Host:
 
     def processes(self) -> dict[int, str]:
         """Every process of the host: pid as this machine counts -> comm."""
-        if not self.pid:
+        if not self.runs():
             return {}
-        mine = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+        try:
+            mine = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+        except OSError:
+            return {}  # it ended by itself just now
         found = {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():

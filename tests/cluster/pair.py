@@ -28,7 +28,7 @@ SECRETS = {"noc.auth": "authentic-word", "noc.priv": "private-word", "watch.auth
 V3 = ("-v3", "-u", "noc", "-l", "authPriv", "-a", "SHA-256", "-A", "authentic-word", "-x", "AES", "-X", "private-word")
 # comm of each process of the stack -> its role; "hasnmpd" is the guardian, which the others are forked from
 ROLES = {"hasnmpd": "guardian", "hasnmp-engine": "engine", "hasnmp-lease": "lease", "hasnmp-snmp": "snmp",
-         "hasnmp-store": "store"}  # fmt: skip
+         "hasnmp-store": "store", "hasnmp-pills": "pills"}  # fmt: skip
 SUPERVISE = 'while :; do "$@"; sleep 1; done'  # as systemd's Restart=always with RestartSec=1
 PYTHON = (sys.executable, "-I", "-S")
 # What scheduling, the services' start and the probe's period add on this machine while it is busy.
@@ -125,7 +125,7 @@ class Pair:
     def __exit__(self, *_: object) -> None:
         if keep := os.environ.get("HASNMP_LAB_KEEP"):
             shutil.copytree(self.lab.folder, Path(keep, self.lab.name), dirs_exist_ok=True,
-                            ignore=lambda _, names: [n for n in names if n.startswith("lease") or n == "images"])  # fmt: skip
+                            ignore=lambda _, names: [n for n in names if n.startswith("lease") or n == "images" or n.endswith(".sock")])  # fmt: skip
         self.lab.close()
 
     def rebuild(self) -> None:

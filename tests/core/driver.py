@@ -124,13 +124,21 @@ def entry_of(group: str, text: str) -> GroupEntry:
     token, _, duration = rest.partition(":")
     total = GroupFlag(0)
     for word in flags.split(","):
-        if word and word != "-":
+        if word not in ("", "-", "unclean"):
             total |= GroupFlag[word.upper()]
+    # Whoever neither has it nor asks for it is clean, unless it says otherwise: so scripts and transcripts name only that.
+    busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
+    if not total & busy and "unclean" not in flags:
+        total |= GroupFlag.CLEAN
     return GroupEntry(group, total, int(token or 0), milliseconds(duration) // MS if duration else 0)
 
 
 def entry_text(entry: GroupEntry) -> str:
-    words = ",".join(str(f.name).lower() for f in GroupFlag if entry.flags & f) or "-"
+    busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
+    shown = [str(f.name).lower() for f in GroupFlag if entry.flags & f and f is not GroupFlag.CLEAN]
+    if not entry.flags & (busy | GroupFlag.CLEAN):
+        shown.append("unclean")
+    words = ",".join(shown) or "-"
     return f"{entry.group}={words}:{entry.token}" + (f":{entry.duration_ms}ms" if entry.duration_ms else "")
 
 
@@ -368,7 +376,7 @@ class Driver:
 
     def said(self, peer: Other) -> tuple[GroupEntry, ...]:
         assert self.config is not None
-        return tuple(peer.says.get(g.name, GroupEntry(g.name, GroupFlag(0), 0)) for g in self.config.groups)
+        return tuple(peer.says.get(g.name, GroupEntry(g.name, GroupFlag.CLEAN, 0)) for g in self.config.groups)
 
     def put(
         self, peer: Other, kind: DatagramKind, groups: tuple[GroupEntry, ...], echo: int | None = None, seq: int = 0,
