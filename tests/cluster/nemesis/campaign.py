@@ -21,6 +21,7 @@ from tests.cluster.nemesis.faults import CLOCK, GROUP, Faults
 from tests.cluster.nemesis.history import History, Mark, RoundTime, log_of, op_of, told_of
 from tests.cluster.nemesis.plan import ROUND_MS, Plan, Round, draw
 from tests.cluster.pair import NODES, PYTHON, VIP, Group, Pair, Timing, boot_ns
+from tests.cluster.power import Power, level
 from tests.cluster.watch import Watch
 
 HERE = Path(__file__).parent
@@ -86,8 +87,12 @@ class Campaign:
         on_failure: {{restart: 1000, within_s: 60, then: failover}}
 """
         timing = Timing(**TIMING, recovery=self.plan.recovery)  # type: ignore[arg-type]
-        with Pair((Group(GROUP, VIP, restart=1000, more=more),), timing, state_dir=SMALL, offsets_s=self.plan.offsets_s,
-                  daemon=(str(HERE / "shifted.py"), CLOCK)) as self.pair:  # fmt: skip
+        fenced = self.plan.disk == "fenced"
+        keys = "    disk: true" + ("" if fenced else "\n    accept_unfenced_disk: true")
+        fence = {node: f"[{level(node, switch=node)}]" for node in NODES} if fenced else {}
+        with Pair((Group(GROUP, VIP, restart=1000, more=more, keys=keys),), timing, state_dir=SMALL, fence=fence,
+                  offsets_s=self.plan.offsets_s, daemon=(str(HERE / "shifted.py"), CLOCK)) as self.pair, \
+                Power(self.pair) as power:  # fmt: skip
             for node in NODES:
                 (self.pair.lab[node].state / Path(CLOCK).name).write_bytes(bytes(8))
             self.pair.start()
@@ -95,7 +100,7 @@ class Campaign:
             with Watch(self.pair.lab, VIP, period_ms=20) as self.watch, self._clients():
                 wait_for(self.owner, 5, "the first answer")
                 self.begun_ns = boot_ns()
-                self.faults = Faults(self.pair, self.owner, self._mark)
+                self.faults = Faults(self.pair, power, self.owner, self._mark)
                 for number, one in enumerate(self.plan.rounds, 1):
                     self._round(number, one)
                     if not self.history.rounds[-1].steady_ns:

@@ -14,6 +14,7 @@ from hasnmp.model import Verb
 from tests.cluster.lab import LINKS, STATE
 from tests.cluster.nemesis.plan import Fault
 from tests.cluster.pair import NODES, Pair
+from tests.cluster.power import Power
 
 GROUP = "reg"
 CLOCK = f"{STATE}/clock"  # of shifted.py
@@ -23,8 +24,10 @@ FILLER = "filler"
 class Faults:
     """owner: gives who answers the clients now. told: takes what was done, for the story: node, kind, text."""
 
-    def __init__(self, pair: Pair, owner: Callable[[], str], told: Callable[[str, str, str], None]) -> None:
-        self.pair, self.lab, self.owner, self.told = pair, pair.lab, owner, told
+    def __init__(
+        self, pair: Pair, power: Power, owner: Callable[[], str], told: Callable[[str, str, str], None]
+    ) -> None:
+        self.pair, self.lab, self.switches, self.owner, self.told = pair, pair.lab, power, owner, told
         self._commands: list[threading.Thread] = []
 
     def strike(self, fault: Fault) -> Callable[[], None]:
@@ -46,6 +49,7 @@ class Faults:
 
     def heal(self) -> None:
         """Everything as new; who stops it from serving after this is hasnmp."""
+        self.switches.modes.clear()
         for node in NODES:
             self._clear(node)
             self._set_clock(node, 0)
@@ -93,6 +97,11 @@ class Faults:
     def disk(self, node: str, mode: str) -> Callable[[], None]:
         self.lab.disk(node, mode)
         return lambda: none_of_it(self.lab.disk(node, "ok"))
+
+    def switch(self, node: str, mode: str) -> Callable[[], None]:
+        """The switch that cuts this node's power."""
+        self.switches.modes[node] = mode
+        return lambda: none_of_it(self.switches.modes.pop(node, None))
 
     def data(self, node: str, mode: str) -> Callable[[], None]:
         self.lab.data_disk(node, mode)
