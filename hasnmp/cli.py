@@ -19,7 +19,7 @@ from hasnmp.console import report
 from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, clean, word, wrap
 from hasnmp.errors import Code, ConfigError, HasnmpError, Refused, Unreachable, WireError
-from hasnmp.model import CommandRow, CommandState, EventRow, GroupRow, NodeRow, ServiceRow, SystemRow, Verb
+from hasnmp.model import CommandRow, CommandState, ConfigRow, EventRow, GroupRow, NodeRow, ServiceRow, SystemRow, Verb
 
 if TYPE_CHECKING:
     from hasnmp.settings import Config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET = "/run/hasnmp/control.sock"
 STATUS_TABLES = ("system", "nodes", "links", "groups", "services", "arbiters", "alarms")
 STATS_TABLES = ("statistics", "config", "nodes", "links", "groups", "services")
-LATER = ("reload", "apply", "simulate", "console", "--host")  # what versions to come will have
+LATER = ("apply", "simulate", "console", "--host")  # what versions to come will have
 
 Args = argparse.Namespace
 
@@ -203,11 +203,16 @@ def command(args: Args, verb: Verb, kind: str, target: str, *, to: str = "", up:
     return _follow(control, row, args)
 
 
-def _follow(control: Control, row: CommandRow, args: Args) -> int:
+def _follow(
+    control: Control, row: CommandRow, args: Args, story: Iterable[CommandRow | EventRow | None] | None = None
+) -> int:
+    """story: what becomes of the row, if not this connection alone tells it."""
     screen = Screen()
-    what = f"{word(row.verb)} {row.target or 'all'}" + (f" to {row.to}" if row.to else "")
+    what = f"{word(row.verb)} {row.target or ('' if row.verb is Verb.RELOAD else 'all')}".strip() + (
+        f" to {row.to}" if row.to else ""
+    )
     try:
-        for news in control.follow(row, args.timeout):
+        for news in story or control.follow(row, args.timeout):
             if isinstance(news, EventRow):
                 if screen.terminal and not args.quiet:
                     print(screen.paint(report.event_line(news, screen, whole=False), "dim"))
@@ -235,17 +240,53 @@ def _follow(control: Control, row: CommandRow, args: Args) -> int:
     return code
 
 
+def reload(args: Args) -> int:
+    """Have the daemon read its configuration anew. The file is looked at here first: here every fault can be shown."""
+    from hasnmp.console.following import follow
+
+    control = connect(args)
+    found = report.first(control.view(), "config", ConfigRow)
+    # Whoever may command the daemon need not be able to read its secrets: then the daemon alone judges.
+    if found and os.geteuid() == 0 and os.path.exists(found.source):
+        try:
+            _look(found.source, load(found.source, secrets=True))
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            print(f"hasnmp: {_count(len(error.faults), 'fault')}; the daemon goes on with what it has "
+                  f"[{Code.CONFIG_INVALID.name}={int(Code.CONFIG_INVALID)}]", file=sys.stderr)  # fmt: skip
+            return int(Code.CONFIG_INVALID)
+    row = control.command(Verb.RELOAD, "", reason=args.reason)
+    if args.no_wait and row.state is not CommandState.REFUSED:
+        print(f"accepted as command {row.id}; see: hasnmp commands")
+        return 0
+    return _follow(control, row, args, follow(control, row, args.timeout))
+
+
 # ------------------------------------------------------------------------------------------------- without the daemon
 
 
 def check_config(args: Args) -> int:
     config = load(args.file, secrets=not args.no_secrets)
+    if not args.no_secrets:
+        _look(args.file, config)
     services = len(config.services())
     print(f"{args.file}: no fault: cluster {config.cluster}, {_count(len(config.nodes), 'node')}, "
           f"{_count(len(config.groups), 'group')}, {_count(services, 'service')}")  # fmt: skip
     if args.no_secrets:
         print("the files with the secrets, and the programs, were not looked at")
     return 0
+
+
+def _look(file: str, config: Config) -> None:
+    """What this machine says to a faultless file: notes on stderr. Raises ConfigError: faults."""
+    from hasnmp.config import Places
+    from hasnmp.console import config_check
+
+    faults, notes = config_check.look(config, Places(file))
+    for note in notes:
+        print(f"note: {clean(note)}", file=sys.stderr)
+    if faults:
+        raise ConfigError(faults)
 
 
 def _count(number: int, noun: str) -> str:
@@ -419,6 +460,7 @@ def parser() -> Parser:
     made.add_argument("state", choices=("up", "down"))
     made.add_argument("message", metavar="MESSAGE", nargs="*", default=[])
 
+    add("reload", reload, "have the daemon read its configuration file anew; what did not change runs on", where, order)
     made = add("check-config", check_config, "every fault of a configuration file")
     made.add_argument("file", metavar="FILE")
     made.add_argument("--no-secrets", action="store_true", help="look at the text only: no key files, no programs")

@@ -20,8 +20,8 @@ from hasnmp import config_schema as schema
 from hasnmp.config_judge import judge
 from hasnmp.config_kinds import Secret
 from hasnmp.config_read import BAD, REQUIRED, Context, Key, Section, read_section
-from hasnmp.config_yaml import MAX_SIZE, compose
-from hasnmp.errors import ConfigError
+from hasnmp.config_yaml import MAX_SIZE, compose, join
+from hasnmp.errors import ConfigError, Fault
 from hasnmp.model import Failback
 from hasnmp.settings import (
     Arbiter,
@@ -43,7 +43,7 @@ from hasnmp.settings import (
     Watchdog,
 )
 
-__all__ = ["REQUIRED", "Key", "known_keys", "load", "parse"]
+__all__ = ["REQUIRED", "Key", "Places", "known_keys", "load", "parse"]
 
 
 def load(path: str, *, strict_files: bool = True) -> Config:
@@ -100,6 +100,35 @@ def parse(text: str, source: str, base_dir: str, *, strict_files: bool = True) -
     if context.faults:
         raise ConfigError(tuple(sorted(context.faults, key=lambda fault: fault.line)))
     return _build(root, options, source)
+
+
+class Places:
+    """Where a faultless file gives its keys, for what is found out about them after it was read."""
+
+    def __init__(self, path: str) -> None:
+        self.source = path
+        try:
+            with open(path, "rb") as file:
+                self._top = compose(file.read(MAX_SIZE).decode("utf-8-sig", "replace"), lambda *fault: None)
+        except OSError:
+            self._top = None  # gone since it was read: line 1 has to do
+
+    def fault(self, text: str, *steps: str | int) -> Fault:
+        """A fault of the key at the end of these steps (keys, and places in lists), or of the nearest one above it."""
+        node, key = self._top, ""
+        line = 1
+        for step in steps:
+            key = f"{key}[{step}]" if isinstance(step, int) else join(key, step)
+            value = node.value if node is not None else None
+            if isinstance(value, list) and isinstance(step, int) and step < len(value):
+                node = value[step]
+                name = node.value.get("name") if isinstance(node.value, dict) else None
+                if name is not None and isinstance(name.value, str):  # as the reader calls it
+                    key = join(key.rpartition("[")[0], name.value)
+            else:
+                node = value.get(step) if isinstance(value, dict) and isinstance(step, str) else None
+            line = node.line if node is not None else line
+        return Fault(self.source, line, key, text)
 
 
 def known_keys() -> dict[str, Key]:

@@ -147,6 +147,11 @@ def _named(name: str) -> bytes:
     return bytes((len(octets),)) + octets
 
 
+def fingerprint(key: bytes) -> str:
+    """What nodes may tell each other of a key that they hold: 8 hex digits, which say nothing of the key itself."""
+    return hmac.digest(key, b"fingerprint", "sha256").hex()[:8]
+
+
 class Signer:
     """Turns datagrams into signed octets and back. keys: the first signs, every one is accepted, so that keys roll."""
 

@@ -15,6 +15,7 @@ from hasnmp.core.context import MS
 from hasnmp.core.events import CommandIn
 from hasnmp.core.journal import clip
 from hasnmp.core.lease import Phase
+from hasnmp.core.reload import Reload
 from hasnmp.core.running import Stage
 from hasnmp.core.state import Move, Order, State
 from hasnmp.errors import Code, Refused
@@ -43,8 +44,9 @@ class Follow:
 
 
 class Commands:
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, reload: Reload) -> None:
         self.state = state
+        self.reload = reload
         self.follows: list[Follow] = []
 
     # ------------------------------------------------------------------------------------------------------ asked
@@ -74,6 +76,8 @@ class Commands:
             return self._node(row)
         if verb in (Verb.FENCE_TEST, Verb.FENCE_CONFIRM):
             return self._fence(row)
+        if verb is Verb.RELOAD:
+            return self.reload.ask(row)
         return self._service(row)
 
     def _done(self, row: CommandRow, text: str) -> CommandRow:

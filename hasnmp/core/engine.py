@@ -9,6 +9,7 @@
     commands.py     the administrator's word
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
     journal.py      what happened; durable.py what outlives an engine, and the orderly leave
+    reload.py       a new configuration
 
 step() takes the clock that was read before it, and returns effects to be executed in order. next_deadline_ns() is when it
 wants to be called again; being called earlier, or late, is always allowed, and lateness is counted.
@@ -34,6 +35,8 @@ from hasnmp.core.events import (
     Received,
     Rejected,
     Released,
+    ReloadEnded,
+    Retire,
     Sent,
     ServiceExited,
     Shutdown,
@@ -44,6 +47,7 @@ from hasnmp.core.exchange import Stream
 from hasnmp.core.journal import Journal, mapping
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Link, Peer, silence
+from hasnmp.core.reload import Reload
 from hasnmp.core.running import Run, Running, Stage
 from hasnmp.core.state import State
 from hasnmp.core.talk import Talk
@@ -79,9 +83,10 @@ class Engine:
             },
             board=board, journal=journal, services={s.name: s for s in config.services()},
         )  # fmt: skip
-        self.commands = Commands(self.state)
-        self.talk = Talk(self.state, self.commands)
         self.durable = Durable(self.state)
+        self.reload = Reload(self.state, self.durable)
+        self.commands = Commands(self.state, self.reload)
+        self.talk = Talk(self.state, self.commands)
 
     # ------------------------------------------------------------------------------------------------------- step
 
@@ -102,6 +107,8 @@ class Engine:
         rounds = 0
         while ctx.dirty or (now_ns >= ctx.deadline and rounds == 0):
             self._look()
+            if self.reload.over:
+                return tuple(ctx.out)  # no heartbeat: what it would say of the groups is for the next engine to say
             rounds += 1
             if rounds >= 8:  # parts that answer each other within one moment come to rest long before this
                 ctx.wake(now_ns + MS)
@@ -162,6 +169,11 @@ class Engine:
                 state.journal.count(f"rejected_{event.reason}", event.count)
             case Started():
                 self._started(event)
+            case Retire():
+                self.reload.begin(event)
+            case ReloadEnded():
+                self.reload.ended(event)
+                ctx.dirty = True
             case Shutdown():
                 state.leaving = ctx.dirty = ctx.beat = True
                 self.durable.leave_at = self.durable.leave_at or ctx.now
@@ -202,6 +214,7 @@ class Engine:
             state.journal.happened(ctx, Kind.GUARDIAN_LOST, what, of=state.me, reason=Reason.GUARDIAN)
             state.journal.clear(ctx, Kind.GUARDIAN_RESTORED, state.me, "nothing runs here without a lease any more")
         self._note_watchdog()
+        self.reload.started(event)
         ctx.deadline = ctx.now
         ctx.dirty = ctx.beat = True
         self.durable.persist()
@@ -229,6 +242,9 @@ class Engine:
         ctx.deadline = ctx.now + 1000 * MS
         self._look_peers()
         self._look_start()
+        self.reload.look()
+        if self.reload.over:
+            return
         unable = {g: state.unable(g) for g in state.leases}
         if unable != state.unable_why:
             ctx.beat |= any(bool(why) is not bool(state.unable_why.get(g, "?")) for g, why in unable.items())
@@ -428,7 +444,7 @@ class Engine:
                 role = Role.OFFLINE
             else:
                 role = Role.PRIMARY if have and len(have) == len(mine) else Role.SHARED if have else Role.STANDBY
-        if role is state.role:
+        if role is state.role or (state.starting and state.resumed):
             return
         before, state.role = state.role, role
         state.role_changes += 1

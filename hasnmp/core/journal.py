@@ -103,17 +103,35 @@ class Journal:
             self.last_event, kind, severity, ctx.wall_ms(), ctx.now, self.node, clip(message), peer, link, group, service,
             self.role, peer_state, previous, state, reason, key, common or f"{self.node}/{self.last_event}",
         )  # fmt: skip
-        self.events[event.id] = event
-        while len(self.events) > self.keep:
-            del self.events[next(iter(self.events))]
+        self._keep(event)
         if kind in ALARMS:
             raised = AlarmRow(key, kind, severity, self.node, of, ctx.now, event.wall_ms, event.id, event.message)
             self.alarms[key] = raised
         elif cleared:
             del self.alarms[cleared]
+        ctx.emit(Notify(event, raised, cleared))
+
+    def note(self, ctx: Context, kind: Kind, message: str, *, reason: Reason = Reason.NONE) -> None:
+        """Record and tell a kind that else ends an alarm, though none stands: that it is so is news by itself."""
+        self.last_event += 1
+        event = EventRow(
+            self.last_event, kind, Severity.INFO, ctx.wall_ms(), ctx.now, self.node, clip(message), own_state=self.role,
+            reason=reason, common_id=f"{self.node}/{self.last_event}",
+        )  # fmt: skip
+        self._keep(event)
+        ctx.emit(Notify(event))
+
+    def _keep(self, event: EventRow) -> None:
+        self.events[event.id] = event
+        while len(self.events) > self.keep:
+            del self.events[next(iter(self.events))]
         self.count("events")
         self.changed = True
-        ctx.emit(Notify(event, raised, cleared))
+
+    @staticmethod
+    def clear_of(kind: Kind) -> Kind:
+        """The kind that ends this alarm."""
+        return ALARMS[kind][1]
 
     def clear(self, ctx: Context, kind: Kind, of: str, message: str, **more: Any) -> None:
         """End the alarm that `kind` (a clear) answers, if it stands."""

@@ -168,10 +168,12 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         state.journal.changed = True
         state.persist_at = 0  # at once: a node that dies now must know afterwards that it had the group
         running.start(ctx, state.adopted.pop(name, {}))
+        running.announced |= name in state.kept
+        state.kept.discard(name)
         return
     move = state.moves.get(name)
     if running.stage is Stage.STOPPING:
-        if running.stopped() and lease.phase is Phase.HELD:
+        if running.stopped() and lease.phase is Phase.HELD and name not in state.retiring:
             lease.release(ctx)
         return
     if move is not None and not running.blocked:

@@ -77,6 +77,7 @@ class State:
     started_ns: int = 0
     starting: bool = True
     leaving: bool = False
+    resumed: bool = False  # a change of the configuration brought this engine: the node was never away
     role: Role = Role.UNKNOWN
     role_changes: int = 0
     role_changed_ns: int = 0
@@ -86,6 +87,7 @@ class State:
     watchdog_error: str = ""
     unclean: set[str] = field(default_factory=set)  # groups of which the guardian could not end everything here
     ceiling: int = 0  # tokens up to here may be used: a higher one is durable as "used" already
+    foreign_token: int = 0  # the highest asked for of groups that we do not have: the ceiling must cover it as well
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
     handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
@@ -99,6 +101,8 @@ class State:
     adopted: dict[str, dict[str, int]] = field(
         default_factory=dict
     )  # group -> service -> pid, before the group's start
+    retiring: frozenset[str] = frozenset()  # groups that a new configuration does not have: stopped, and not released
+    kept: set[str] = field(default_factory=set)  # groups held through a change of the configuration, before their start
     decisions: dict[str, list[Decision]] = field(default_factory=dict)
     fit_since: dict[str, int] = field(default_factory=dict)  # node -> since when it is up, for failback
     limit_told: set[str] = field(default_factory=set)
@@ -151,6 +155,8 @@ class State:
             return f"{self.me} is none of its nodes"
         if self.leaving:
             return f"{self.me} is stopping"
+        if group in self.retiring:
+            return f"{self.me} is loading a configuration without it"
         if self.starting:
             return f"{self.me} has just started and still listens"
         if group in self.unclean:

@@ -17,7 +17,7 @@ from hasnmp.core.lease import Phase
 from hasnmp.core.peers import Asked, Link, Peer, forget_old, take_in
 from hasnmp.core.state import State
 from hasnmp.model import Kind, LinkState, NodeState, Reason
-from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag
+from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, fingerprint
 
 TELL_MS = 2000  # how often an owner tells its counters
 
@@ -32,6 +32,7 @@ class Talk:
         self.beat_at = 0
         self.told_groups: dict[str, tuple[Any, ...]] = {}
         self.told_node: dict[str, Any] = {}
+        self.keys = [fingerprint(key) for key in state.config.heartbeat.keys]  # the first signs
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -163,6 +164,16 @@ class Talk:
         same = d.digest == self.config.digest
         for entry in d.groups:
             lease = state.leases.get(entry.group)
+            if lease is None and entry.flags & GroupFlag.ASK and entry.flags & GroupFlag.OWNER:
+                # A group that our configuration does not have (any more, or yet): we can't take it, so its owner may keep
+                # it. A configuration that has it comes with a new engine, which begins as if it had just promised all.
+                if entry.token > state.ceiling:
+                    state.foreign_token = max(state.foreign_token, entry.token)
+                    ctx.dirty = True
+                else:
+                    period_ms = self.config.heartbeat.dead_after_ms
+                    promises.append(GroupEntry(entry.group, GroupFlag.PROMISE, entry.token, period_ms))
+                continue
             if lease is None or not entry.flags & GroupFlag.ASK or peer.name not in lease.group.nodes:
                 continue
             if not same and not entry.flags & GroupFlag.OWNER:
@@ -298,7 +309,8 @@ class Talk:
                 news[f"s/{service}"] = state.board.services[service].to_json(ctx.now)
             running.told.clear()
         node = {
-            "version": state.version, "uuid": state.arbiter.uuid, "role": int(state.role), "watchdog_ms": state.watchdog_ms,
+            "version": state.version, "uuid": state.arbiter.uuid, "role": int(state.role), "keys": self.keys,
+            "watchdog_ms": state.watchdog_ms,
         }  # fmt: skip
         if refresh or node != self.told_node:
             self.told_node = node

@@ -18,6 +18,7 @@ from hasnmp.model import (
     FenceRow,
     GroupRow,
     GroupState,
+    Kind,
     LinkRow,
     LinkState,
     NodeRow,
@@ -206,7 +207,8 @@ def _fence(state: State, node: str, index: int, level: FenceLevel) -> FenceRow:
 
 def _config(state: State) -> ConfigRow:
     config, hb = state.config, state.config.heartbeat
+    refused = state.journal.alarms.get(f"{Kind.CONFIG_REFUSED.value}/{state.me}")
     return ConfigRow(
-        config.digest, config.source, state.started_ns, "", hb.interval_ms, hb.late_after_ms, hb.dead_after_ms,
+        config.digest, config.source, state.started_ns, refused.message if refused else "", hb.interval_ms, hb.late_after_ms, hb.dead_after_ms,
         hb.startup_wait_ms, hb.kill_ms, config.arbiter.lease_ms, config.arbiter.io_timeout_ms, config.recovery_automatic,
     )  # fmt: skip

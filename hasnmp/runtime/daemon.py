@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, handover, lease_io, log, pills, processes, store
+from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, pills, processes, store
 
 
 def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
@@ -45,13 +45,6 @@ def _node(wanted: str, config: settings.Config) -> str:
     raise KeyError(f"{given} is no node of {config.source}; its nodes: {', '.join(names)}; give one with --node")
 
 
-def _make_folders(config: settings.Config) -> None:
-    """Raises OSError."""
-    os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
-    os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
-    os.makedirs(os.path.dirname(config.control.socket) or ".", mode=0o755, exist_ok=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground until SIGTERM. Returns its exit status."""
     parser = argparse.ArgumentParser(prog="hasnmpd", description="keeps services running when a server fails")
@@ -64,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"hasnmpd {__version__}")
     arguments = parser.parse_args(argv)
     try:
-        loaded = config.load(arguments.config)
+        loaded = config.load(os.path.abspath(arguments.config))  # a reload reads it again, wherever it is then
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -87,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - given]]
         return handover.ask(loaded, node, program, arguments.config)
     try:
-        _make_folders(loaded)
+        loader.make_folders(loaded)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,

@@ -36,6 +36,7 @@ from hasnmp.core.events import (
     Extend,
     Extended,
     Fence,
+    GiveUp,
     Notify,
     Outcome,
     Persist,
@@ -44,7 +45,10 @@ from hasnmp.core.events import (
     Rejected,
     Release,
     Released,
+    Reload,
+    ReloadEnded,
     Reply,
+    Retire,
     Send,
     Sent,
     Shutdown,
@@ -58,6 +62,7 @@ from hasnmp.runtime.ending import certain
 from hasnmp.runtime.kernel import lock_memory, prefer_this_process, restart_machine
 from hasnmp.runtime.lease_io import LeaseIoClient
 from hasnmp.runtime.links import Links
+from hasnmp.runtime.reload import RETIRED
 from hasnmp.runtime.store import StoreClient
 from hasnmp.wire import DatagramKind, GroupEntry
 
@@ -148,7 +153,8 @@ class Loop:
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
                 cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
-                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, durable=durable,
+                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, reloaded=self._hello.reloaded,
+                reload_command=self._hello.reload_command, durable=durable,
             )
         )  # fmt: skip
         try:
@@ -245,11 +251,13 @@ class Loop:
                 self._notify(effect)
             case Reply():
                 self.server.reply(effect)
-            case Exit(text, force):
+            case Exit(text, force, retired):
                 if force:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
-                self._finish(int(force))
+                self._finish(RETIRED if retired else int(force))
+            case Reload() | GiveUp():
+                self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:
         event = effect.event
@@ -333,6 +341,8 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
+                case Retire() | ReloadEnded():
+                    self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)
                 case _:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
-from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
+from hasnmp.core.events import Extend, Extended, GiveUp, HeldLease, Outcome, Release, Released, Reload, ReloadEnded
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime import handover
 from hasnmp.runtime.cgroups import open_cgroups
@@ -75,6 +75,7 @@ from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
+from hasnmp.runtime.reload import Reloader
 from hasnmp.runtime.watchdog import RETRY_S, Watchdog
 from hasnmp.settings import Config
 
@@ -132,6 +133,7 @@ class Guardian:
     mounts: GroupMounts = field(init=False)
     ending: Ending = field(init=False)
     watchdog: Watchdog = field(init=False)
+    reload: Reloader = field(init=False)
     holder: str = field(default_factory=lambda: secrets.token_hex(8))
     boot: str = field(default_factory=boot_id)
     channel: Channel | None = None  # to the engine that lives
@@ -184,15 +186,10 @@ class Guardian:
         self.ending = Ending(
             self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
         )
-        if protect := virtual_addresses(config):
-            try:
-                kernel = KernelAddresses(address_tag(config, node), self._alarm)
-                cleaned += kernel.attach() if handed else kernel.cleanup(protect)
-                self.addresses.kernel = kernel
-                self.family.close_in_child.append(kernel.close)
-            except OSError as error:
-                self.addresses.why = f"nftables over netlink: {error.strerror}"
-                notes.append(f"no addresses can be put up: {self.addresses.why}")
+        self.reload = Reloader(self, self._tell)
+        cleaned += self._open_addresses(handed=bool(handed))
+        if self.addresses.why:
+            notes.append(f"no addresses can be put up: {self.addresses.why}")
         for group in config.groups:
             if not handed and self.ending.left_of(group.name):
                 self.ending.begin_found(group.name, boottime_ns())
@@ -219,6 +216,33 @@ class Guardian:
         self._fork_engine()
         self.notify("READY=1")
         self._feed(boottime_ns())
+
+    def _open_addresses(self, handed: bool = False) -> tuple[str, ...]:
+        """Protect every address that the configuration has; gives a line for each that was up and is removed."""
+        protect, kernel = virtual_addresses(self.config), self.addresses.kernel
+        if not protect:
+            return ()
+        try:
+            if kernel is not None:
+                kernel.protect(protect)
+                return ()
+            kernel = KernelAddresses(address_tag(self.config, self.node), self._alarm)
+            cleaned = kernel.attach() if handed else kernel.cleanup(protect)
+        except OSError as error:
+            self.addresses.why = f"nftables over netlink: {error.strerror}"
+            return ()
+        self.addresses.kernel, self.addresses.why = kernel, ""
+        self.family.close_in_child.append(kernel.close)
+        return cleaned
+
+    def configure(self, config: Config) -> None:
+        """Go by another configuration from here on (reload.py has seen to it that nothing contradicts it)."""
+        self.config = self.mounts.config = config
+        self.guard.kill_ns = config.heartbeat.kill_ms * MS
+        self.ending.certain = certain(config)
+        for line in self._open_addresses():
+            log("leftover_ended", logging.WARNING, what=line, why="the configuration has this address now")
+        gc.freeze()
 
     def _record_holder(self) -> None:
         path = Path(self.config.run_dir, f"{self.node}.holder")
@@ -273,7 +297,7 @@ class Guardian:
                   for p in self.programs.running.values() if p.status is None and not p.silent),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.next_run, self.engine_deaths,
-            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until),
+            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
         )  # fmt: skip
 
         def main() -> int:
@@ -292,6 +316,7 @@ class Guardian:
         waiting, self.kept = self.kept, deque(maxlen=KEPT)
         for message in waiting:
             self._tell(message)
+        self.reload.engine_forked()
         if self.stopping:
             self._tell(Stop())
 
@@ -326,7 +351,7 @@ class Guardian:
                 if self.channel:
                     self._tell(Stop())
             if signal.SIGHUP in numbers:
-                log("reload_refused", logging.WARNING, why="this version does not reload its configuration: restart it")
+                self.reload.ask()
             if signal.SIGUSR2 in numbers:
                 self.handover.asked()
         self._reap()
@@ -361,6 +386,7 @@ class Guardian:
             self.channel = None
         self.engine_deaths += 1
         self.releases.clear()
+        self.reload.engine_ended(code)
         # Nobody waits for their answers; the next engine asks anew.
         self.programs.end_questions()
         if self.stopping and code == 0:
@@ -375,9 +401,10 @@ class Guardian:
             if not child.pid and child.start_at_ns <= now:
                 self.family.fork(child)
         engine = self.family.engine
+        waits = self.ending.holds_up(now) or self.reload.holds()
         if self.pills and self.pills.pending:
             self._start_over()
-        elif not engine.pid and engine.start_at_ns <= now and not self.ending.holds_up(now) and not self.finished:
+        elif not engine.pid and engine.start_at_ns <= now and not waits and not self.finished:
             self._fork_engine()
 
     # ----------------------------------------------------------------------------------------------------- the messages
@@ -386,7 +413,7 @@ class Guardian:
         if self.channel and not self.channel.send(message):
             self._kill_engine("it does not read")
         if self.channel is None:
-            if isinstance(message, Exited | Alarm):
+            if isinstance(message, Exited | Alarm | ReloadEnded):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
         elif self.channel.waiting:
             self._want_writable(self.channel, True)
@@ -440,6 +467,10 @@ class Guardian:
                 self._remove_address(message)
             case Alive():
                 pass
+            case Reload(command):
+                self.reload.ask(command)
+            case GiveUp(text):
+                self.reload.given_up(text)
             case _:
                 log("message_refused", logging.WARNING, why=f"an engine does not say {type(message).__name__}")
 
@@ -625,6 +656,7 @@ class Guardian:
             if self.releases:
                 self._poll_releases(now)
             self._renew_addresses()
+            self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
             if self.arm_at_ns <= now:
@@ -644,7 +676,7 @@ class Guardian:
     def _next_deadline_ns(self, now: int) -> int:
         at = min(self.guard.next_deadline_ns(), self.ending.retry_at_ns, self.feed_at_ns, self.arm_at_ns,
                  self.programs.next_deadline_ns(now), self.addresses.next_deadline_ns(),
-                 self.handover.next_deadline_ns())  # fmt: skip
+                 self.reload.next_deadline_ns(now), self.handover.next_deadline_ns())  # fmt: skip
         if self.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():

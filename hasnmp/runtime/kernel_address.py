@@ -78,6 +78,13 @@ class KernelAddresses:
                 lines.append(f"address {address.ip}/{address.prefix}")
         return tuple(lines)
 
+    def protect(self, ips: Iterable[str]) -> None:
+        """Protect these, too: they are to answer only with a lease from now on. Raises OSError."""
+        for ip in ips:
+            if ip not in self._protected:
+                self._mended(lambda ip=ip: self._filter.protect(ip, ""))  # type: ignore[misc]
+                self._protected[ip] = ""
+
     def attach(self) -> tuple[str, ...]:
         """In place of cleanup(): go on with what former code of this very process put up. Then take_over()."""
         self._filter.attach()

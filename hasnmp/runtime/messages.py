@@ -11,9 +11,11 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     End(run)                      Exited(run, ...), as for every program
     Address(op, service, ...)     AddressDone(service, op, ok, text); later, perhaps, AddressLost(service, text)
     Alive()                       -
+    Reload(command)               Retire(...) or ReloadEnded(...); without a Reload, too (SIGHUP)
+    GiveUp(text)                  -
                                   Alarm(text), Stop()
 
-Extend, Release, Extended and Released are the very effects and events of the core. What an engine must know at its start
+Extend, Release, Extended, Released, and those of a reload are the very effects and events of the core. What an engine must know at its start
 comes as a Hello, which is handed over by fork and never sent:
 
     engine_main(config, node, hello, guardian, lease_io, store) -> exit status
@@ -31,7 +33,18 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
+from hasnmp.core.events import (
+    Extend,
+    Extended,
+    GiveUp,
+    HeldLease,
+    Outcome,
+    Release,
+    Released,
+    Reload,
+    ReloadEnded,
+    Retire,
+)
 from hasnmp.errors import HasnmpError
 
 MAX_MESSAGE = 128 * 1024  # octets; far more than any command line and environment that a configuration can hold
@@ -209,8 +222,8 @@ class Hello:
 
     holder: 16 hex digits, new at each start of the guardian. cleaned: what the guardian found running without a lease at
     its own start, and ended: a line each. notes: what it could not have (memory lock, priority, cgroups), a line each.
-    engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error, unclean:
-    as in core.events.Started.
+    engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error, unclean,
+    reloaded, reload_command: as in core.events.Started.
     """
 
     holder: str
@@ -225,10 +238,24 @@ class Hello:
     watchdog_ms: int = 0
     watchdog_error: str = ""
     unclean: tuple[str, ...] = ()
+    reloaded: str = ""
+    reload_command: int = 0
 
 
-FromEngine = Extend | Release | Run | Signal | End | Address | Alive
-FromGuardian = Extended | Released | RunStarted | RunFailed | Exited | AddressDone | AddressLost | Alarm | Stop
+FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp
+FromGuardian = (
+    Extended
+    | Released
+    | RunStarted
+    | RunFailed
+    | Exited
+    | AddressDone
+    | AddressLost
+    | Alarm
+    | Stop
+    | Retire
+    | ReloadEnded
+)
 Message = FromEngine | FromGuardian
 
 _CLASSES: dict[str, Any] = {
@@ -236,16 +263,18 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
+        Reload, GiveUp, Retire, ReloadEnded,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}
 _CONVERT: dict[str, Any] = {
     "leases": lambda rows: tuple(HeldLease(str(g), int(t), int(u)) for g, t, u in rows),
-    "argv": lambda words: tuple(str(word) for word in words),
+    **dict.fromkeys(("argv", "services", "groups", "keys"), lambda words: tuple(str(word) for word in words)),
     "env": lambda env: {str(k): str(v) for k, v in env.items()},
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
     "ok": bool, "timed_out": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
+    "command": int, "stop_ms": int,
 }  # fmt: skip
 
 

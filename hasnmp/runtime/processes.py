@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -76,10 +76,11 @@ class Child:
     started_ns: int = 0
     start_at_ns: int = 0
     deaths: int = 0  # in a row, each before it was steady
+    warm: bool = False  # one ran before, under this guardian
     longest_ns: int = BACK_OFF_NS[1]
 
     def died(self, now: int) -> None:
-        self.pid = 0
+        self.pid, self.warm = 0, True
         self.deaths = 1 if now - self.started_ns >= STEADY_NS else self.deaths + 1
         wait = min(self.longest_ns, BACK_OFF_NS[0] << min(self.deaths - 2, 10)) if self.deaths > 1 else 0
         self.start_at_ns = now + wait
@@ -102,19 +103,36 @@ class Family:
             name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             for name in ("lease_io", "store", *["pills"] * bool(children.pills))
         }
-        others = []
+        engine = Child("engine", "hasnmp-engine", lambda: SOFTWARE, longest_ns=ENGINE_BACK_OFF_NS)
+        family = cls(config, node, engine, [], pairs)
+        others = family.others
+        # Each goes by the configuration of the moment in which it is forked.
         if lease_io := children.lease_io:
-            others.append(Child("lease_io", "hasnmp-lease", lambda: lease_io(config, node, pairs["lease_io"][1])))
+            others.append(
+                Child("lease_io", "hasnmp-lease", lambda: lease_io(family.config, node, pairs["lease_io"][1]))
+            )
         if store := children.store:
-            others.append(Child("store", "hasnmp-store", lambda: store(config, node, pairs["store"][1])))
+            others.append(Child("store", "hasnmp-store", lambda: store(family.config, node, pairs["store"][1])))
         if pills := children.pills:
-            others.append(Child("pills", "hasnmp-pills", lambda: pills(config, node, pairs["pills"][1])))
+            others.append(Child("pills", "hasnmp-pills", lambda: pills(family.config, node, pairs["pills"][1])))
         if snmp := children.snmp:
             agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
-            agent.main = lambda: snmp(config, node, agent.deaths > 0)
+            agent.main = lambda: snmp(family.config, node, agent.warm)
             others.append(agent)
-        engine = Child("engine", "hasnmp-engine", lambda: SOFTWARE, longest_ns=ENGINE_BACK_OFF_NS)
-        return cls(config, node, engine, others, pairs)
+        return family
+
+    def configure(self, config: Config, restart: Iterable[str]) -> None:
+        """From here on a child that is forked goes by this; those that are named end now, for the next to do so.
+
+        SIGKILL: they keep nothing, and one that is frozen must not hold the new configuration up.
+        """
+        self.config = config
+        for child in self.others:
+            if child.name in restart:
+                child.deaths = child.started_ns = 0  # wanted: the next one starts at once
+                if child.pid:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.SIGKILL)
 
     def all(self) -> tuple[Child, ...]:
         return (self.engine, *self.others)

@@ -172,7 +172,7 @@ def test_request_that_the_engine_does_not_take(run, engine: FakeEngine) -> None:
     [
         ([], "required"),
         (["stauts"], "did you mean"),
-        (["reload"], "reload is not in version 0.1.0; a later one has it"),
+        (["apply", "x"], "apply is not in version 0.1.0; a later one has it"),
         (["apply", "x"], "apply is not in version"),
         (["fence"], "required: ACTION"),
         (["fence", "tset", "x"], "did you mean test"),
@@ -197,9 +197,9 @@ def test_usage(run, words: list[str], text: str) -> None:
 
 def test_help_offers_only_what_there_is(run) -> None:
     out = run("--help").out
-    for name in ("reload", "apply", "simulate", "--host"):
+    for name in ("apply", "simulate", "--host"):
         assert name not in out
-    for name in ("status", "watch", "why", "failover", "check-config", "arbiter", "mib", "demo"):
+    for name in ("status", "watch", "why", "failover", "reload", "check-config", "arbiter", "mib", "demo"):
         assert name in out
 
 

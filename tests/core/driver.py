@@ -16,6 +16,8 @@ answer can be late, bad or missing.
     disk nfs b=held:7:3:3000ms b=unreadable holder=b2      state:token:seq:duration of a slot, as the next read finds it
     arbiter nfs error=... unwritten uuid=...  the answer to the outstanding call, from the disk
     extended ok|refused    released nfs ok|left    sent [-20ms]    persisted ok|failed    result web start ok|failed|...
+    retire web groups=db keys=k2,k1 stop=100ms for=1         reload-ended CODE for=1          a new configuration
+    start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     lease|group|why nfs    registers    commands    alarms    services          what the engine shows
     repeat result|extended|released|sent|arbiter            the last such event once more: a late duplicate
@@ -46,6 +48,7 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    GiveUp,
     HeldLease,
     Notify,
     Outcome,
@@ -54,7 +57,10 @@ from hasnmp.core.events import (
     Received,
     Release,
     Released,
+    Reload,
+    ReloadEnded,
     Reply,
+    Retire,
     Send,
     Sent,
     ServiceExited,
@@ -66,7 +72,7 @@ from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
 from hasnmp.model import Failback, Kind, Role, Verb
 from hasnmp.settings import Arbiter, Check, Config, Group, Heartbeat, NodeSettings, OnFailure, Service
-from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState
+from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState, fingerprint
 
 BOOT = 1_000_000 * MS  # the machine has been up for a while: no clock starts at zero
 WALL = 1_700_000_000_000  # Unix time in ms at BOOT
@@ -284,7 +290,12 @@ class Driver:
                 row = effect.command
                 self.say(f"reply {row.state.name.lower()}" + (f" {Code(row.code).name}" if row.code else ""))
             case Exit():
-                self.say("exit" + (" by force" if effect.force else ""))
+                how = " by force" if effect.force else " retired" if effect.retired else ""
+                self.say("exit" + how)
+            case Reload():
+                self.say(f"reload {effect.command}")
+            case GiveUp():
+                self.say(f"give-up: {effect.text}")
 
     def notify_text(self, effect: Notify) -> str:
         e = effect.event
@@ -470,6 +481,7 @@ class Driver:
                 tuple(HeldLease(g, int(t), self.now + milliseconds(left)) for g, t, left in leases),
                 tuple(Adopted(s, int(pid), self.now) for s, pid in adopted),
                 tuple(x for x in options.get("cleaned", "").split(",") if x), durable=durable,
+                reloaded=options.get("reloaded", ""), reload_command=int(options.get("for", "0")),
             )
         )  # fmt: skip
 
@@ -614,6 +626,22 @@ class Driver:
     def do_report(self, words: list[str], _: dict[str, str]) -> None:
         self.replies += 1
         self.step(CommandIn(self.replies, Verb.REPORT, words[0], "me", up=words[1] == "up", message="said so"))
+
+    def do_retire(self, words: list[str], options: dict[str, str]) -> None:
+        groups, keys = (tuple(x for x in options.get(name, "").split(",") if x) for name in ("groups", "keys"))
+        prints = tuple(fingerprint(key.encode()) for key in keys)
+        stop_ms = milliseconds(options.get("stop", "100ms")) // MS
+        self.step(Retire(int(options.get("for", "0")), tuple(words), groups, prints, stop_ms, "words"))
+
+    def do_reload_ended(self, words: list[str], options: dict[str, str]) -> None:
+        self.step(ReloadEnded(int(options.get("for", "0")), int(Code[words[0]]), "hasnmp.yaml:7: some fault"))
+
+    def do_configure(self, words: list[str], options: dict[str, str]) -> None:
+        """Another configuration of the same nodes, for the next engine."""
+        self.config = make_config(words, options)
+        for group in self.config.groups:
+            empty = {n: Slot(group.name, n, 0, SlotState.IDLE, "0" * 16, 0, 0) for n in group.nodes}
+            self.disk.setdefault(group.name, empty)
 
     def do_shutdown(self, _: list[str], __: dict[str, str]) -> None:
         self.step(Shutdown())

@@ -37,6 +37,10 @@ EXCEPTIONS = {
     ("cli", "snmp.oids"): "`hasnmp mib --root`: the one place that knows how to re-root the MIB",
     ("cli", "demo"): "`hasnmp demo`",
     (
+        "console.config_check",
+        "agents.fence_metadata",
+    ): "check-config asks the fence agents for their options; no daemon does",
+    (
         "console.fence",
         "agents.fence_metadata",
     ): "`hasnmp agents`: what fence agents say of themselves; standard library only",

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
-from hasnmp.runtime import deputy, guardian, handover, kernel, programs, watchdog
+from hasnmp.errors import ConfigError, Fault
+from hasnmp.runtime import deputy, guardian, handover, kernel, loader, programs, watchdog
 from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
@@ -74,6 +75,9 @@ def engine(
             data = test.recv(1 << 18)
             if not data:
                 return 1
+            if data == b"groups?":
+                test.send(pickle.dumps([group.name for group in config.groups]))
+                continue
             if data.startswith(b"exit "):
                 return int(data[5:])
             link.sock.setblocking(True)
@@ -267,6 +271,24 @@ def main() -> int:
             return fork(where)
 
         programs.fork_into = late  # type: ignore[attr-defined]
+    if mode == "reload":  # the file is folder/next: a pickled configuration, or what happens to the loader
+
+        def load(path: str) -> Config:
+            with Path(folder, "loads").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            said = Path(folder, "next").read_bytes()
+            if said == b"hang":
+                time.sleep(100)
+            if said == b"die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if said == b"faults":
+                raise ConfigError(tuple(Fault("next", line, "key", "is wrong") for line in (1, 2)))
+            new: Config = pickle.loads(said)
+            return new
+
+        loader.files = types.SimpleNamespace(load=load)  # type: ignore[assignment]
+        loader.LIMIT_S = 1
+        loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None
     config = make_config(folder, cluster, ip, **json.loads(more))
     reader = pill_reader.main if pill_reader.used(config) else None
