@@ -334,13 +334,14 @@ log: {{format: json, level: {self.log_level}}}
         self.lab.heal()
         for node in NODES:
             host = self.lab[node]
-            if not host.runs():
-                host.power_off()  # what a machine that ended by itself leaves behind
-                host.power_on()
-            host.signal(signal.SIGCONT, host.processes())
-            if "sh" not in host.processes().values():
-                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
-                self.start(node)
+            with host.switch:
+                if not host.runs():
+                    host.power_off()  # what a machine that ended by itself leaves behind
+                    host.power_on()
+                host.signal(signal.SIGCONT, host.processes())
+                if not {"sh", "nsenter"} & {*host.processes().values()}:
+                    host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                    self.start(node)
 
     def mend(self, homes: bool = True) -> None:
         """One administrator's step, if one is needed now. homes: bringing a group home is one."""
