@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ FAST = Timing(interval_ms=50, dead_after_ms=300, startup_wait_ms=1000, kill_ms=5
               recovery="automatic")  # fmt: skip
 
 
-class Product:
+class Product(ABC):
     """patience_s: how long after a fault it may take until the other node serves. comms: of its processes."""
 
     name = ""
@@ -40,18 +41,18 @@ class Product:
         """Programs that this machine lacks for it."""
         return []
 
+    @abstractmethod
     def start(self, *nodes: str) -> None:
         """The stack on these nodes (none given: both)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def planned(self, source: str, target: str) -> int:
         """Move the service in order. Returns when it was asked, CLOCK_MONOTONIC nanoseconds."""
-        raise NotImplementedError
 
-    def after_planned(self, source: str) -> None:
+    def after_planned(self, source: str) -> None:  # noqa: B027 - most need nothing
         """Let the node that gave the service up take part again."""
 
-    def steady(self) -> None:
+    def steady(self) -> None:  # noqa: B027 - not every product can tell
         """Wait until it is as it should be, as far as it can tell itself."""
 
     def keep(self, node: str, *argv: str, log: str, **more: Any) -> None:
