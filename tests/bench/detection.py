@@ -43,9 +43,6 @@ def busy(seconds: float = BUSY_S) -> list[tuple[str, str, str, bool]]:
         tempfile.TemporaryDirectory() as name,
     ):
         try:
-            # The lease disk's server stands for a device, which no program on the machine keeps waiting.
-            assert pair.lab._disk
-            os.sched_setscheduler(pair.lab._disk.pid, os.SCHED_RR, os.sched_param(1))
             pair.start(supervised=False)
             pair.wait_steady(20)
             for cpu in sorted(os.sched_getaffinity(0)):

@@ -42,6 +42,8 @@ class Numbers:
         return math.nan if any(map(math.isnan, self.values)) else max(self.values)
 
     def text(self) -> str:
+        if not self.values:
+            return ""
         middle = math.nan if any(map(math.isnan, self.values)) else self.median()
         return "never" if math.isnan(middle) else f"{middle:.0f} ({self.worst():.0f})"
 
@@ -122,7 +124,7 @@ def suffer(product: Product, fault: Fault, numbers: Numbers) -> None:
         owner = product.settled(watch)
         other = next(node for node in NODES if node != owner)
         fault_ns = fault.strike(product, owner, other)
-        until = time.monotonic() + product.patience_s
+        until = time.monotonic() + product.patience_s * (2 if fault.name in MOVING else 1)
         while time.monotonic() < until:
             back = watch.first(fault_ns, other)
             if back and time.monotonic_ns() - back.at_ns > AFTER_S * 1e9:
@@ -169,8 +171,9 @@ def run(products: Sequence[Product], rounds: int, faults: Sequence[Fault] = FAUL
         for fault in faults:
             say(f"  round {number + 1} of {rounds}: {fault.name}")
             # Each is the first in its turn: what the others just did meets all alike.
-            for index in range(len(products)):
-                product = products[(index + number) % len(products)]
+            turn = number % len(products)
+            part = [x for x in (*products[turn:], *products[:turn]) if not x.only or fault.name in x.only]
+            for product in part:
                 suffer(product, fault, found[fault.name][product.name])
-            restore(products, fault)
+            restore(part, fault)
     return found

@@ -25,13 +25,15 @@ FAST = Timing(interval_ms=50, dead_after_ms=300, startup_wait_ms=1000, kill_ms=5
 
 
 class Product(ABC):
-    """patience_s: how long after a fault it may take until the other node serves. comms: of its processes."""
+    """patience_s: how long it is watched after a fault, twice that where the other node has to serve. comms: of its
+    processes."""
 
     name = ""
     told = ""  # its times, in words
     patience_s = 3.0
     comms: tuple[str, ...] = ()
     checks = True  # does it look after the program, too?
+    only: tuple[str, ...] = ()  # the faults that it takes part in; (): all
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.ip = lab, VIP
@@ -106,8 +108,8 @@ class Hasnmp(Product):
     name, comms = "hasnmp", ("hasnmp",)
     told = f"interval {FAST.interval_ms} ms, dead_after {FAST.dead_after_ms} ms, lease on a shared disk"
 
-    def __init__(self, timing: Timing = FAST) -> None:
-        self.pair = Pair((Group("web", VIP, worker=False),), timing, log_level="info")
+    def __init__(self, program: bool = True) -> None:
+        self.pair = Pair((Group("web", VIP, worker=False, program=program),), FAST, log_level="info")
         self.pair.__enter__()
         super().__init__(self.pair.lab)
 
@@ -127,6 +129,21 @@ class Hasnmp(Product):
 
     def close(self) -> None:
         self.pair.__exit__()
+
+
+class Address(Hasnmp):
+    """As keepalived is used: the program runs on both hosts at all times, and what moves is an address alone."""
+
+    name, checks, only = "hasnmp, address", False, ("power off",)
+    told = "the same, but as keepalived: the address alone moves, its program runs on both hosts at all times"
+
+    def __init__(self) -> None:
+        super().__init__(program=False)
+
+    def start(self, *nodes: str) -> None:
+        for node in nodes or NODES:
+            self.lab[node].spawn(*PYTHON, str(HERE / "echo.py"), self.ip, str(PORT))
+        super().start(*nodes)
 
 
 KEEPALIVED = """global_defs {{

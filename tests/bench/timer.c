@@ -21,7 +21,7 @@ static int64_t now_ns(void) {
 int main(int argc, char **argv) {
     if (argc != 3) return 2;
     int64_t interval = (int64_t)(atof(argv[2]) * 1e6), end = now_ns() + (int64_t)(atof(argv[1]) * 1e9);
-    struct sched_param priority = {.sched_priority = 1};
+    struct sched_param priority = {.sched_priority = 2};
     int real = sched_setscheduler(0, SCHED_RR, &priority) == 0;
     mlockall(MCL_CURRENT | MCL_FUTURE);
     int timer = timerfd_create(CLOCK_BOOTTIME, 0);

@@ -250,6 +250,8 @@ class Lab:
             [sys.executable, "-I", str(HERE / "disk.py"), str(image), *map(str, self.disks.values())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
+        with contextlib.suppress(PermissionError):  # it stands for a device, which no program keeps waiting
+            os.sched_setscheduler(self._disk.pid, os.SCHED_RR, os.sched_param(1))
         assert self._disk.stdout and self._disk.stdout.readline() == "ready\n", "the lease disk does not start"
 
     def disk(self, host: str, mode: str) -> int:
