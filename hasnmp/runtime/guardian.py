@@ -27,12 +27,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hasnmp.core.events import Extend, Extended, GiveUp, HeldLease, Outcome, Release, Released, Reload, ReloadEnded
 from hasnmp.core.guard import NEVER, Guard
+from hasnmp.runtime import handover
 from hasnmp.runtime.cgroups import open_cgroups
 from hasnmp.runtime.ending import RETRY_NS, Ending, certain
 from hasnmp.runtime.group_addresses import GroupAddresses
+from hasnmp.runtime.handover import Handover
 from hasnmp.runtime.kernel import (
     BootTimer,
     adopt_orphans,
@@ -94,15 +97,17 @@ def run(config: Config, node: str, children: Children) -> int:
     """Be the guardian of this node until SIGTERM. Returns the exit status."""
     set_up_log(config.log, node)
     os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
-    lock = open(Path(config.run_dir, f"{node}.lock"), "w")
+    handed, lock = handover.inherited()
+    if handed is None:
+        lock = os.open(path := Path(config.run_dir, f"{node}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
+        except OSError:
+            log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({path} is locked)")
+            return EXIT_LOCKED
+    guardian = Guardian(config, node, children, lock)
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
-    except OSError:
-        log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({lock.name} is locked)")
-        return EXIT_LOCKED
-    guardian = Guardian(config, node, children)
-    try:
-        guardian.start()
+        guardian.start(handed)
         guardian.loop()
         return 0
     except Exception:
@@ -118,6 +123,7 @@ class Guardian:
     config: Config
     node: str
     children: Children
+    lock: int = -1  # the descriptor that is locked while this node has its guardian
     guard: Guard = field(init=False)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
@@ -129,6 +135,8 @@ class Guardian:
     holder: str = field(default_factory=lambda: secrets.token_hex(8))
     boot: str = field(default_factory=boot_id)
     channel: Channel | None = None  # to the engine that lives
+    obey: Callable[[Any], None] = field(init=False)  # what is done with each of its messages
+    handover: Handover = field(init=False)
     family: Family = field(init=False)
     releases: dict[str, PendingRelease] = field(default_factory=dict)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -150,15 +158,18 @@ class Guardian:
 
     # ---------------------------------------------------------------------------------------------------------- start
 
-    def start(self) -> None:
+    def start(self, handed: socket.socket | None = None) -> None:
+        """handed: the deputy's socket: this is new code in the place of a guardian, and takes over all that it has."""
         config, node = self.config, self.node
+        self.obey, self.handover = self._obey, Handover(self)
         self.notify = notifier(os.environ.get("NOTIFY_SOCKET"))
         self.feed_every_ns = int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2
         self.guard = Guard(config.heartbeat.kill_ms * MS)
         set_name("hasnmpd")
         adopt_orphans()
         self.family = Family.make(config, node, self.children)
-        self._end_former_engine()
+        if not handed:
+            self._end_former_engine()
         cgroups = open_cgroups(config, node)
         self.programs = Programs(mark_of(config, node), cgroups, self.selector, self._tell)
         self.family.close_in_child += [self.wake[0].close, self.wake[1].close, self.timer.close, self.selector.close]
@@ -167,17 +178,15 @@ class Guardian:
         self.watchdog = Watchdog(config.watchdog)
         self.family.close_in_child.append(self.watchdog.forget)
         self.mounts = GroupMounts(config)
-        cleaned = self._clean()
-        found, _ = self.mounts.cut_all(5000)
-        cleaned += found
+        cleaned = [] if handed else [*self._clean(), *self.mounts.cut_all(5000)[0]]
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config))
         self.reload = Reloader(self, self._tell)
-        cleaned += self._open_addresses()
+        cleaned += self._open_addresses(handed is not None)
         if self.addresses.why:
             notes.append(f"no addresses can be put up: {self.addresses.why}")
         for group in config.groups:
-            if self.ending.left_of(group.name):
+            if not handed and self.ending.left_of(group.name):
                 self.ending.begin_found(group.name, boottime_ns())
         if note := set_oom_score(-1000):
             notes.append(note)
@@ -185,20 +194,27 @@ class Guardian:
         self.cleaned, self.notes = tuple(cleaned), tuple(notes)
         for line in cleaned:
             log("leftover_ended", logging.WARNING, what=line, why="it ran without a lease when the guardian started")
-        path = Path(config.run_dir, f"{node}.holder")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump({"holder": self.holder, "boot_id": self.boot, "pid": os.getpid()}, file)
+        if not handed:
+            path = Path(config.run_dir, f"{node}.holder")
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+                json.dump(
+                    {"holder": self.holder, "boot_id": self.boot, "pid": os.getpid(), "handover": handover.FORM}, file
+                )
         self._watch_signals()
         self.selector.register(self.timer, selectors.EVENT_READ, self.timer.read)
         gc.collect()
         gc.freeze()  # what is there now stays out of the collector's way, and so shared with the children
+        if handed:
+            handover.take_over(self, handed)
+            self._feed(boottime_ns())
+            return
         for child in self.family.others:
             self.family.fork(child)
         self._fork_engine()
         self.notify("READY=1")
         self._feed(boottime_ns())
 
-    def _open_addresses(self) -> tuple[str, ...]:
+    def _open_addresses(self, handed: bool = False) -> tuple[str, ...]:
         """Protect every address that the configuration has; gives a line for each that was up and is removed."""
         protect, kernel = virtual_addresses(self.config), self.addresses.kernel
         if not protect:
@@ -208,7 +224,7 @@ class Guardian:
                 kernel.protect(protect)
                 return ()
             kernel = KernelAddresses(address_tag(self.config, self.node), self._alarm)
-            cleaned = kernel.cleanup(protect)
+            cleaned = kernel.attach() if handed else kernel.cleanup(protect)
         except OSError as error:
             self.addresses.why = f"nftables over netlink: {error.strerror}"
             return ()
@@ -255,7 +271,7 @@ class Guardian:
         for sock in self.wake:
             sock.setblocking(False)
         signal.set_wakeup_fd(self.wake[1].fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT):
+        for number in handover.SIGNALS:
             signal.signal(number, lambda *_: None)  # the wake-up socket tells; SIGCONT: look at the clock at once
         self.selector.register(self.wake[0], selectors.EVENT_READ, self._on_signal)
 
@@ -282,18 +298,24 @@ class Guardian:
         self.family.engine.main = main
         self.family.fork(self.family.engine)
         its.close()
-        self.channel, self.heard_ns = mine, boottime_ns()
         with contextlib.suppress(OSError):
             self._engine_record().write_text(
                 f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
             )
-        self.selector.register(mine, selectors.EVENT_READ, lambda: self._on_engine(mine))
+        self.listen_to(mine)
         waiting, self.kept = self.kept, deque(maxlen=KEPT)
         for message in waiting:
             self._tell(message)
         self.reload.engine_forked()
         if self.stopping:
             self._tell(Stop())
+
+    def listen_to(self, channel: Channel) -> None:
+        """This is the engine's channel from here on."""
+        self.channel, self.heard_ns = channel, boottime_ns()
+        self.selector.register(channel, selectors.EVENT_READ, lambda: self._on_engine(channel))
+        if channel.waiting:
+            self._want_writable(channel, True)
 
     def _kill_engine(self, why: str = "") -> None:
         """SIGKILL: it never runs another instruction, frozen or not. What it had said is never read. why: "" = no news."""
@@ -320,6 +342,8 @@ class Guardian:
                     self._tell(Stop())
             if signal.SIGHUP in numbers:
                 self.reload.ask()
+            if signal.SIGUSR2 in numbers:
+                self.handover.asked()
         self._reap()
 
     def _reap(self) -> None:
@@ -335,7 +359,7 @@ class Guardian:
             now = boottime_ns()
             child = next((c for c in self.family.all() if c.pid == pid), None)
             if child is None:
-                if not self.mounts.reaped(pid, status):
+                if not self.mounts.reaped(pid, status) and not self.handover.reaped(pid, status):
                     self.programs.reaped(pid, status, now)
                 continue
             child.died(now)
@@ -411,7 +435,7 @@ class Guardian:
                 self._kill_engine()  # it is gone, or is about to: how, its exit status tells
                 return
             self.heard_ns = boottime_ns()
-            self._obey(message)
+            self.obey(message)
 
     def _obey(self, message: object) -> None:
         match message:
@@ -580,6 +604,7 @@ class Guardian:
                 self._arm_watchdog(now)
             if self.feed_at_ns <= now:
                 self._feed(now)
+            self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())
             self.timer.set(deadline if deadline < NEVER else 0)
             for key, _ in self.selector.select():
@@ -592,7 +617,7 @@ class Guardian:
     def _next_deadline_ns(self, now: int) -> int:
         at = min(self.guard.next_deadline_ns(), self.ending.retry_at_ns, self.feed_at_ns, self.arm_at_ns,
                  self.programs.next_deadline_ns(now), self.addresses.next_deadline_ns(),
-                 self.reload.next_deadline_ns(now))  # fmt: skip
+                 self.reload.next_deadline_ns(now), self.handover.next_deadline_ns())  # fmt: skip
         if self.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():

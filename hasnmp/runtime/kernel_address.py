@@ -85,6 +85,15 @@ class KernelAddresses:
                 self._mended(lambda ip=ip: self._filter.protect(ip, ""))  # type: ignore[misc]
                 self._protected[ip] = ""
 
+    def attach(self) -> tuple[str, ...]:
+        """In place of cleanup(): go on with what former code of this very process put up. Then take_over()."""
+        self._filter.attach()
+        self._protected = self._filter.protected()
+        return ()
+
+    def take_over(self, live: Iterable[Live]) -> None:
+        self._live = {each.service: each for each in live}
+
     def uninstall(self) -> None:
         """Remove every address and the tables: this node stops in order, and the addresses are anyone's again."""
         for service in tuple(self._live):

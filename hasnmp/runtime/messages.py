@@ -295,7 +295,9 @@ def decode(data: bytes) -> Message:
     try:
         values = json.loads(data)
         name = values.pop("is")
-        message: Message = _CLASSES[name](**{k: _CONVERT.get(k, str)(v) for k, v in values.items()})
+        message: Message = _CLASSES[name](
+            **{k: _CONVERT.get(k, str)(v) for k, v in values.items() if k in _NAMES[name]}
+        )
         return message
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MessageError(f"not a message: {error!r}") from None
@@ -315,6 +317,11 @@ class Channel:
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    @property
+    def unsent(self) -> deque[bytes]:
+        """What the other side has not taken yet."""
+        return self._out
 
     @property
     def waiting(self) -> bool:

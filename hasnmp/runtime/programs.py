@@ -62,6 +62,13 @@ def _comm(pid: int) -> str:
         return "?"
 
 
+def _dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 def _children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -119,6 +126,7 @@ class Programs:
     selector: selectors.BaseSelector
     tell: Callable[[RunStarted | RunFailed | Exited], None]
     close_in_child: Callable[[], None] = lambda: None
+    children: bool = True  # they are this process's own; False: a deputy looks after another's
     running: dict[int, Program] = field(default_factory=dict)  # run -> program, until its Exited
     _by_pid: dict[int, Program] = field(default_factory=dict)
     _null: int = -1
@@ -160,6 +168,23 @@ class Programs:
         self.running[run.run] = self._by_pid[pid] = program
         self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
         self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))
+
+    def take_over(self, program: Program) -> None:
+        """Go on with one that former code of this very process started, and with its pipes."""
+        self.running[program.run.run] = program
+        if program.status is None:
+            self._by_pid[program.pid] = program
+        for fd in (program.output, program.errors):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
+        if program.output >= 0 and not program.drain_at_ns:
+            self.selector.register(program.output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
+        if program.errors >= 0:
+            self.selector.register(program.errors, selectors.EVENT_READ, lambda: self._executed(program))
+
+    def _lives(self, program: Program) -> bool:
+        """Whoever is not its parent hears nothing of its end, but sees that it is dead and waited for."""
+        return program.status is None and (self.children or not _dead(program.pid))
 
     def _become(
         self, run: Run, parent: int, not_after_ns: int, folder: Path | None, output: int, errors: int
@@ -407,7 +432,7 @@ class Programs:
 
     def leftovers(self, group: str) -> list[str]:
         """What of the group still lives, a text each; [] = verified: nothing."""
-        found = {p.pid: f"{p.run.purpose} of {p.run.service}" for p in self._of(group, Purpose) if p.status is None}
+        found = {p.pid: f"{p.run.purpose} of {p.run.service}" for p in self._of(group, Purpose) if self._lives(p)}
         if self.cgroups:
             if self.cgroups.populated(self.cgroups.group(group)):
                 for pid in self.cgroups.pids(self.cgroups.group(group)) or [0]:

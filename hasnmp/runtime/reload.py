@@ -56,11 +56,20 @@ class Reloader:
         self.pending: Pending | None = None
         self._reloaded = ("", 0)  # for the next engine: what is new, and the command
 
+    def busy(self) -> bool:
+        """Is one under way?"""
+        return self._loader is not None or self.pending is not None
+
     # ----------------------------------------------------------------------------------------------------------- read
 
     def ask(self, command: int = 0) -> None:
         """SIGHUP, or a command: read the file anew. While one is under way the next waits, one at most."""
-        if self._loader or self.pending:
+        if self._guardian.handover.busy():
+            self._over(
+                command, Code.BUSY, "new code is just being put in place (hasnmpd --handover); try again in a moment"
+            )
+            return
+        if self.busy():
             if self._next:
                 self._tell(self._next, Code.BUSY, "another reload was asked for after it, which does the same")
             self._next = command

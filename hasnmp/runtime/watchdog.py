@@ -76,6 +76,12 @@ class Watchdog:
             self.error = f"{self.settings.device} can't be fed: {error.strerror}"
             return False
 
+    def take_over(self, device: str, fd: int, timeout_ms: int) -> None:
+        """Go on with one that former code of this very process armed."""
+        self.fd, self.timeout_ms = fd, timeout_ms
+        if device != self.settings.device:
+            self.disarm()
+
     def disarm(self) -> None:
         """The magic close: nothing is left here that would have to be ended."""
         if self.fd >= 0:

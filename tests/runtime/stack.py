@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
-from hasnmp.runtime import guardian, kernel, loader, programs, watchdog
+from hasnmp.runtime import deputy, guardian, handover, kernel, loader, programs, watchdog
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
 from hasnmp.settings import Arbiter, Config, Group, Heartbeat, NodeSettings, Service, Watchdog
@@ -202,8 +202,30 @@ class Stack:
         self.listener.close()
 
 
+def new_code(folder: str, words: list[str]) -> None:
+    """As the new code of a handover this may be slow, or broken in every way: as the file `new` in the folder says."""
+    told = Path(folder, "new").read_text() if Path(folder, "new").exists() else ""
+    if "--rehearse" in words:
+        if told == "faulty":
+            print("there is a fault in line 7")
+        sys.exit(2 if told == "faulty" else 0)
+    if handover.VARIABLE not in os.environ:
+        return
+    if told == "ends":
+        sys.exit(3)
+    if told == "hangs":
+        time.sleep(1000)
+    if told.startswith("slow"):
+        time.sleep(float(told.split()[1]))
+    if told == "ends taking":
+        handover.restore = lambda *_: os._exit(3)  # type: ignore[assignment]
+    if told == "hangs taking":
+        handover.restore = lambda *_: time.sleep(1000)  # type: ignore[assignment]
+
+
 def main() -> int:
-    folder, cluster, mode, address, more = sys.argv[1:]
+    folder, cluster, mode, address, more, *handed = sys.argv[1:]
+    new_code(folder, handed)
 
     def restart_machine() -> str:
         """Nothing here may ever restart the machine: it is written down instead, as a kernel that refuses it."""
@@ -232,6 +254,8 @@ def main() -> int:
             return look(self, group) + (["process 1 (stuck)"] if stuck else [])
 
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
+    if mode == "impatient":
+        deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork
         fork = programs.fork_into
 
