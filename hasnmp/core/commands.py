@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.core import fencing, placement
-from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY
+from hasnmp.core.apply import Apply
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
 from hasnmp.core.events import CommandIn
 from hasnmp.core.journal import clip
@@ -46,6 +47,7 @@ class Follow:
 class Commands:
     def __init__(self, state: State, reload: Reload) -> None:
         self.state = state
+        self.apply = Apply(state)
         self.reload = reload
         self.follows: list[Follow] = []
 
@@ -61,7 +63,7 @@ class Commands:
             state.ctx, event.verb, event.target, event.to, event.requester, event.address, event.reason
         )
         try:
-            row = self._execute(row)
+            row = self.apply.ask(row, event.document) if event.verb is Verb.APPLY else self._execute(row)
         except Refused as refused:
             row = journal.update(state.ctx, row, CommandState.REFUSED, refused.code, refused.text)
         journal.answer(state.ctx, event.reply, row)
@@ -433,10 +435,13 @@ class Commands:
                 follow.asked = ""
                 follow.to = follow.to or str(value[2])
                 if value[0] != Code.DONE:
-                    self._end(follow, CommandState.REFUSED, Code(value[0]), str(value[1]))
+                    self._end(follow, CommandState.REFUSED, known(Code, value[0], Code.FAILED), str(value[1]))
         elif kind == "o":
             state.orders[name] = Order(
-                Reason(value["reason"]), str(value["text"]), state.ctx.now + self._patience(name), force=True
+                known(Reason, value["reason"], Reason.OPERATOR),
+                str(value["text"]),
+                state.ctx.now + self._patience(name),
+                force=True,
             )
         elif kind == "v":
             service = next(s for s in state.config.services() if s.name == name)
@@ -459,6 +464,8 @@ class Commands:
         elif kind == "p":
             service = next(s for s in state.config.services() if s.name == name)
             state.running[service.group].reported(name, bool(value[0]), str(value[1]), state.ctx)
+        else:
+            self.apply.told(kind, name, value, sender)
 
     # ---------------------------------------------------------------------------------------------------- outcome
 

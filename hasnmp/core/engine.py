@@ -9,7 +9,7 @@
     commands.py     the administrator's word
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
     journal.py      what happened; durable.py what outlives an engine, and the orderly leave
-    reload.py       a new configuration
+    reload.py       a new configuration; apply.py one for all nodes at once
 
 step() takes the clock that was read before it, and returns effects to be executed in order. next_deadline_ns() is when it
 wants to be called again; being called earlier, or late, is always allowed, and lateness is counted.
@@ -40,6 +40,7 @@ from hasnmp.core.events import (
     Sent,
     ServiceExited,
     Shutdown,
+    Staged,
     Started,
     Tick,
 )
@@ -167,10 +168,14 @@ class Engine:
                 self.durable.persisted(event)
             case Rejected():
                 state.journal.count(f"rejected_{event.reason}", event.count)
+                if event.peer in state.peers:
+                    self._cant_talk(event.peer, event.text)
             case Started():
                 self._started(event)
             case Retire():
                 self.reload.begin(event)
+            case Staged():
+                self.commands.apply.staged(event)
             case ReloadEnded():
                 self.reload.ended(event)
                 ctx.dirty = True
@@ -266,6 +271,7 @@ class Engine:
         self.state.grant()
         fencing.look(state)
         self.commands.look()
+        self.commands.apply.look()
         arbitration.refresh(state)
         self._look_guardian()
         self._look_role()
@@ -315,6 +321,18 @@ class Engine:
                     f"the configuration of {peer.name} equals ours",
                     peer=peer.name,
                 )
+            silent = state.journal.alarms.get(f"{Kind.CONFIG_MISMATCH.value}/{peer.name}/version")
+            if silent is not None and peer.heard_ns > silent.since_ns:
+                can = f"{peer.name} and this node can talk again"
+                state.journal.clear(ctx, Kind.CONFIG_RESOLVED, f"{peer.name}/version", can, peer=peer.name)
+
+    def _cant_talk(self, peer: str, text: str) -> None:
+        """A peer whose signature is good speaks no version of the datagrams that this node does."""
+        self.state.journal.happened(
+            self.ctx, Kind.CONFIG_MISMATCH,
+            f"{peer} and this node can't talk: {text}; each takes the other for lost until the older one is upgraded",
+            of=f"{peer}/version", peer=peer, reason=Reason.CONFIGURATION,
+        )  # fmt: skip
 
     def _lost(self, peer: Peer) -> None:
         state, ctx = self.state, self.ctx

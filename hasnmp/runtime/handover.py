@@ -25,7 +25,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,9 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
         run = decode(row.pop("run").encode())
         folder, tail = row.pop("folder"), base64.b64decode(row.pop("tail"))
         assert isinstance(run, Run)
-        g.programs.take_over(Program(run=run, folder=Path(folder) if folder else None, tail=tail, **row))
+        g.programs.take_over(
+            Program(run=run, folder=Path(folder) if folder else None, tail=tail, **_known(Program, row))
+        )
     g.next_run, g.engine_deaths, g.stopping = values["next_run"], values["engine_deaths"], values["stopping"]
     g.cleaned = tuple(values["cleaned"])
     for child in g.family.all():
@@ -146,9 +148,9 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
             os.close(number)
     g.kept.extend(decode(text.encode()) for text in values["kept"])  # type: ignore[misc]
     for row in values["addresses"]:
-        g.addresses.held[row["service"]] = HeldAddress(**row)
+        g.addresses.held[row["service"]] = HeldAddress(**_known(HeldAddress, row))
     if g.addresses.kernel:
-        g.addresses.kernel.take_over(Live(**row) for row in values["live"])
+        g.addresses.kernel.take_over(Live(**_known(Live, row)) for row in values["live"])
     device, fd, timeout_ms = values["watchdog"]
     if fd >= 0:
         os.set_inheritable(fd, False)
@@ -158,6 +160,11 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
         channel.unsent.extend(base64.b64decode(text) for text in values["unsent"])
         g.listen_to(channel)
     return [decode(text.encode()) for text in values["said"]]
+
+
+def _known(kind: type[Any], row: dict[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in row.items() if name in names}
 
 
 def _socket(number: int) -> socket.socket:
@@ -236,12 +243,16 @@ class Handover:
     def _path(self) -> Path:
         return Path(self.guardian.config.run_dir, f"{self.guardian.node}.handover")
 
+    def busy(self) -> bool:
+        """Is one under way?"""
+        return bool(self.rehearsal or self.to_renew)
+
     def asked(self) -> None:
         """SIGUSR2 came."""
-        if self.rehearsal or self.to_renew or self.guardian.stopping:
+        if self.busy() or self.guardian.stopping:
             log("handover_refused", logging.WARNING, why="one is under way, or this daemon stops")
             return
-        if self.guardian.reload.busy or (self.guardian.pills and self.guardian.pills.pending):
+        if self.guardian.reload.busy() or (self.guardian.pills and self.guardian.pills.pending):
             self._failed("a reload, or the end by a poison pill, is under way")
             return
         try:
