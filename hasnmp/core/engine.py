@@ -114,9 +114,9 @@ class Engine:
             if rounds >= 8:  # parts that answer each other within one moment come to rest long before this
                 ctx.wake(now_ns + MS)
                 break
-        if ctx.beat or now_ns >= self.talk.beat_at:
-            self.talk.beat()
         self.talk.pump()
+        if ctx.beat or now_ns >= self.talk.beat_at:
+            self.talk.beat()  # last: where a link overtakes itself, it is the facts that come again, not what moves a group
         return tuple(ctx.out)
 
     def next_deadline_ns(self) -> int:
