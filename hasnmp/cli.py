@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET = "/run/hasnmp/control.sock"
 STATUS_TABLES = ("system", "nodes", "links", "groups", "services", "arbiters", "alarms")
 STATS_TABLES = ("statistics", "config", "nodes", "links", "groups", "services")
-LATER = ("fence", "agents", "simulate", "console", "--host")  # what versions to come will have
+LATER = ("console", "--host")  # what versions to come will have
 
 Args = argparse.Namespace
 
@@ -139,6 +139,15 @@ def why(args: Args) -> int:
     return 0
 
 
+def fence_show(args: Args) -> int:
+    view = connect(args, "fences").view()
+    if args.json:
+        out_json(report.view_json(view, ("fences",)))
+    else:
+        out(report.fences(view, Screen()))
+    return 0
+
+
 # -------------------------------------------------------------------------------------------------- what is commanded
 
 
@@ -152,6 +161,16 @@ def of_group(verb: Verb) -> Callable[[Args], int]:
 
 def of_node(verb: Verb) -> Callable[[Args], int]:
     return lambda args: command(args, verb, "node", args.node)
+
+
+def fence_confirm(args: Args) -> int:
+    """The administrator's word that a node is off. Asked for on a terminal; without one it takes --yes."""
+    if not args.yes:
+        from hasnmp.console.fence import certain
+
+        if not certain(args.node):
+            raise Refused(Code.NOT_ALLOWED, f"fence confirm {args.node}: not confirmed, nothing was done")
+    return command(args, Verb.FENCE_CONFIRM, "node", args.node)
 
 
 def service(args: Args) -> int:
@@ -307,7 +326,8 @@ def arbiter(args: Args) -> int:
     try:
         if args.action == "init":
             nodes, groups = tuple(n.name for n in config.nodes), tuple(g.name for g in config.groups)
-            print(admin.init(device, config.cluster, groups, nodes, force=args.force))
+            pills = any(level.agent == "pill" for node in config.nodes for level in node.fence)
+            print(admin.init(device, config.cluster, groups, nodes, force=args.force, pills=pills))
         elif args.action == "show":
             out(admin.show(device))
         else:
@@ -316,6 +336,13 @@ def arbiter(args: Args) -> int:
         raise Refused(Code.ARBITER_LOST, f"{device}: {error.strerror}; can this node reach it?") from None
     except WireError as error:
         raise Refused(Code.ARBITER_LOST, f"{device}: {error}") from None
+    return 0
+
+
+def agents(args: Args) -> int:
+    from hasnmp.console import fence
+
+    out(fence.show(args.name, Screen()) if args.action == "show" else fence.listing(Screen()))
     return 0
 
 
@@ -346,6 +373,28 @@ def demo(args: Args) -> int:
     from hasnmp.demo import main as play
 
     return play(once=args.once)
+
+
+def simulate(args: Args) -> int:
+    from hasnmp.console.forecast import forecast
+    from hasnmp.simulator.spoken import UnknownFault
+    from hasnmp.simulator.what_if import foresee
+
+    config = load(args.config_file, secrets=False)
+    for name in args.start_ms:
+        _known("service", name, [service.name for service in config.services()])
+    try:
+        report = foresee(config, args.faults, args.start_ms)
+    except UnknownFault as error:
+        print(f"hasnmp: {clean(error)}{'; known:' if error.known else ''}", file=sys.stderr)
+        for pattern, means in error.known:
+            print(f"  {pattern:<30} {means}", file=sys.stderr)
+        return int(Code.USAGE)
+    if args.json:
+        out_json(report)
+    else:
+        out(forecast(report, Screen()))
+    return 0 if report["served"] else int(Code.FAILED)
 
 
 def version(args: Args) -> int:
@@ -433,6 +482,21 @@ def parser() -> Parser:
     ):
         made = add(name, of_node(verb), text, where, order)
         made.add_argument("node", metavar="NODE", nargs="?", default="")
+    actions = add(
+        "fence", fence_show, "the fence devices: show them, test one, or say that a node is off"
+    ).add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
+    parents: Any = ((where, shape), (where, order))
+    text = "every fence level of every node, and what came of its last use and test"
+    actions.add_parser("show", help=text, description=text[0].upper() + text[1:] + ".", parents=parents[0])
+    for name, run, text in (
+        ("test", of_node(Verb.FENCE_TEST), "ask a node's fence devices for their status, now"),
+        ("confirm", fence_confirm, "your word that a node is off: its groups may be taken without fencing it"),
+    ):
+        made = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=parents[1])
+        made.set_defaults(run=run)
+        made.add_argument("node", metavar="NODE")
+        if name == "confirm":
+            made.add_argument("--yes", action="store_true", help="do not ask")
     made = add("service", service, "start, stop, restart a service by hand, or clear its failures", where, order)
     made.add_argument("action", choices=("start", "stop", "restart", "clear"))
     made.add_argument("name", metavar="NAME")
@@ -465,12 +529,34 @@ def parser() -> Parser:
         if action != "show":
             made.add_argument("--force", action="store_true",
                               help="over foreign data" if action == "init" else "that node is powered off, by your word")  # fmt: skip
+    made = add("agents", agents, "the agents that run services, and the fence agents that are installed here")
+    made.set_defaults(action="list")
+    actions = made.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser)
+    made = actions.add_parser("show", help="an agent's options", description="An agent's options.")
+    made.add_argument("name", metavar="NAME")
+    made = add("simulate", simulate, "what would happen: who ends up running what, when and why, after faults", shape)
+    made.add_argument("config_file", metavar="CONFIG")
+    made.add_argument("faults", metavar="FAULT", nargs="*",
+                      help="as \"primary-a off\", \"lan cut\", \"wait 30s\", \"failover nfs\", or several joined by +, which strike "
+                      "together; a wrong one is answered with all that are known")  # fmt: skip
+    made.add_argument("--start-ms", metavar="SERVICE=MS", action=StartTimes, default={},
+                      help="how long that service's start takes (100 ms)")  # fmt: skip
     made = add("mib", mib, "print HASNMP-MIB")
     made.add_argument("--root", metavar="OID", default="", help="under your own enterprise number")
     made = add("demo", demo, "a whole pair on this machine: service, failure, takeover, trap")
     made.add_argument("--once", action="store_true", help="play it once, check it, and exit 0 or 1")
     add("version", version, "the version of this program")
     return top
+
+
+class StartTimes(argparse.Action):
+    """--start-ms SERVICE=MS, any number of times -> {service: ms}."""
+
+    def __call__(self, parser: argparse.ArgumentParser, args: Args, value: Any, option: str | None = None) -> None:
+        name, _, ms = str(value).rpartition("=")
+        if not name or not ms.isdigit() or not 0 < int(ms) <= 3_600_000:
+            parser.error(f"argument --start-ms: {value!r} is not SERVICE=MS with 1 to 3600000 ms")
+        setattr(args, self.dest, {**getattr(args, self.dest), name: int(ms)})
 
 
 def _number(text: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hasnmp import settings
+from hasnmp.agents.fence_metadata import search_path
 from hasnmp.core.events import Event, HeldLease, Outcome, ServiceExited
 from hasnmp.errors import HasnmpError
 from hasnmp.runtime import messages
@@ -103,22 +104,27 @@ class Host:
         timeout_ms: int = 0,
     ) -> Program:
         """Start a program. Raises NotRun. Cancelled while it waits, it ends the program if it comes up after all."""
-        run = self._next_run
-        self._next_run += 1
-        started: asyncio.Future[Program] = asyncio.get_running_loop().create_future()
-        self._starting[run] = started
         # The guardian adds HASNMP_NODE, HASNMP_GROUP and HASNMP_RUN, by which it knows its own.
         names = {"HASNMP_SERVICE": service.name, "HASNMP_TOKEN": str(self._tokens.get(service.group, 0))}
-        self._send(
+        return await self._started(
             messages.Run(
-                run=run, group=service.group, service=service.name, argv=argv, purpose=purpose,
+                run=self._number(), group=service.group, service=service.name, argv=argv, purpose=purpose,
                 env={**(env or {}), **names}, cwd=cwd, user=user, timeout_ms=timeout_ms,
             )
         )  # fmt: skip
+
+    def _number(self) -> int:
+        self._next_run += 1
+        return self._next_run - 1
+
+    async def _started(self, run: messages.Run) -> Program:
+        started: asyncio.Future[Program] = asyncio.get_running_loop().create_future()
+        self._starting[run.run] = started
+        self._send(run)
         try:
             return await started
         except asyncio.CancelledError:
-            self._send(messages.End(run))
+            self._send(messages.End(run.run))
             raise
 
     def adopt(self, running: messages.Running) -> Program:
@@ -139,7 +145,18 @@ class Host:
     async def output(self, service: settings.Service, argv: tuple[str, ...], purpose: Purpose, timeout_ms: int,
                      env: dict[str, str] | None = None, cwd: str = "", user: str = "") -> Exited:  # fmt: skip
         """Run a program to its end. Raises NotRun. Cancelled, it ends the program by force."""
-        program = await self.run(service, argv, purpose, env=env, cwd=cwd, user=user, timeout_ms=timeout_ms)
+        return await self._to_its_end(
+            await self.run(service, argv, purpose, env=env, cwd=cwd, user=user, timeout_ms=timeout_ms)
+        )
+
+    async def fence_agent(self, argv: tuple[str, ...], stdin: str, timeout_ms: int) -> Exited:
+        """Run a fence agent to its end; it is of no group and needs no lease. argv[0]: looked up in PATH and where packages
+        put fence agents. Raises NotRun, MessageError (stdin is too long). Cancelled, it ends the agent by force."""
+        run = messages.Run(self._number(), "", "", argv, Purpose.FENCE, {"PATH": search_path()}, timeout_ms=timeout_ms,
+                           stdin=stdin)  # fmt: skip
+        return await self._to_its_end(await self._started(run))
+
+    async def _to_its_end(self, program: Program) -> Exited:
         try:
             return await asyncio.shield(program.exited)
         except asyncio.CancelledError:
@@ -164,6 +181,10 @@ class Host:
     def handle(self, message: messages.Message) -> bool:
         """Take in what the guardian says of programs and addresses. False: it is about something else."""
         match message:
+            case RunStarted(run) if run in self._programs:
+                pass  # adopted: the engine that asked for it died before the guardian knew that it was executed
+            case RunFailed(run, _, text) if (adopted := self._programs.get(run)) is not None:
+                self._exited(Exited(run, "", "", messages.Purpose.SERVICE, adopted.pid, 127, 0, text, 0))
             case RunStarted(run, pid):
                 program = Program(run, pid, asyncio.get_running_loop())
                 self._programs[run] = program
@@ -191,7 +212,10 @@ class Host:
         program = self._programs.pop(message.run, None)
         if program is None:
             # It ended while no engine lived; what was not adopted is started again or not by the core's own rules.
-            self.log.info("former_program_ended", service=message.service, how=how_it_ended(message))
+            how = (
+                how_it_ended(message) if message.purpose is not Purpose.FENCE else "a fence agent"
+            )  # which may tell secrets
+            self.log.info("former_program_ended", service=message.service, how=how)
             return
         program.exited.set_result(message)
         if program.on_exit is not None:

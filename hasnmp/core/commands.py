@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hasnmp.core import placement
+from hasnmp.core import fencing, placement
 from hasnmp.core.apply import Apply
-from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
 from hasnmp.core.events import CommandIn
 from hasnmp.core.journal import clip
@@ -38,6 +38,7 @@ class Follow:
     node: str = ""  # of a standby: done when it owns nothing
     asked: str = ""  # a peer whose answer is awaited
     service: str = ""  # of a restart: done when it runs after more changes than `token`
+    fence: str = ""  # of a test: the node whose devices are asked
     kept: int = 0  # of a register: done when the document of this version is on the disk
     text: str = ""
     until_ns: int = 0
@@ -75,6 +76,8 @@ class Commands:
             return self._switch(row)
         if verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER):
             return self._node(row)
+        if verb in (Verb.FENCE_TEST, Verb.FENCE_CONFIRM):
+            return self._fence(row)
         if verb is Verb.RELOAD:
             return self.reload.ask(row)
         return self._service(row)
@@ -317,6 +320,16 @@ class Commands:
             return self._kept(row, f"{node} is on standby; it ran no group")
         return self._running(row, f"{node} moves its groups away", Follow(row, node=node))
 
+    def _fence(self, row: CommandRow) -> CommandRow:
+        state = self.state
+        node = self._known(row.target, [n.name for n in state.config.nodes], "node")
+        if row.verb is Verb.FENCE_CONFIRM:
+            return self._kept(row, fencing.confirm(state, node, row.requester, row.reason))
+        fencing.test(state, node)
+        limit = sum(level.timeout_ms + fencing.GRACE_MS for level in state.config.node(node).fence)
+        follow = Follow(row, fence=node, until_ns=state.ctx.now + 2 * limit * MS)
+        return self._running(row, f"asking the fence devices of {node}", follow)
+
     def _service(self, row: CommandRow) -> CommandRow:
         state, verb = self.state, row.verb
         services = {s.name: s for s in state.config.services()}
@@ -422,10 +435,13 @@ class Commands:
                 follow.asked = ""
                 follow.to = follow.to or str(value[2])
                 if value[0] != Code.DONE:
-                    self._end(follow, CommandState.REFUSED, Code(value[0]), str(value[1]))
+                    self._end(follow, CommandState.REFUSED, known(Code, value[0], Code.FAILED), str(value[1]))
         elif kind == "o":
             state.orders[name] = Order(
-                Reason(value["reason"]), str(value["text"]), state.ctx.now + self._patience(name), force=True
+                known(Reason, value["reason"], Reason.OPERATOR),
+                str(value["text"]),
+                state.ctx.now + self._patience(name),
+                force=True,
             )
         elif kind == "v":
             service = next(s for s in state.config.services() if s.name == name)
@@ -470,6 +486,8 @@ class Commands:
                 continue
             if follow.kept:
                 self._look_kept(follow)
+            elif follow.fence:
+                self._look_fence(follow)
             elif follow.service:
                 self._look_restart(follow)
             elif follow.node:
@@ -490,6 +508,15 @@ class Commands:
             self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
         else:
             self.state.ctx.wake(follow.until_ns)
+
+    def _look_fence(self, follow: Follow) -> None:
+        state = self.state
+        if fencing.testing(state, follow.fence) and state.ctx.now < follow.until_ns:
+            state.ctx.wake(follow.until_ns)
+            return
+        good, text = fencing.tested(state, follow.fence, follow.row.asked_wall_ms)
+        outcome = (CommandState.DONE, Code.DONE) if good else (CommandState.FAILED, Code.FENCE_FAILED)
+        self._end(follow, *outcome, text)
 
     def _look_kept(self, follow: Follow) -> None:
         if self.state.persisted_version >= follow.kept:

@@ -27,6 +27,8 @@ class Durable:
         self.state = state
         self.ctx = state.ctx
         self.config = state.config
+        # Tokens that follow the time can't be kept ready: there a fence took longer than the store will.
+        self.room = 0 if self.config.arbiter.type == "fence" else ROOM
         self.persisting: dict[int, int] = {}  # version of a Persist under way -> the ceiling in it
         self.version = 0
         self.counters_at = 0
@@ -45,6 +47,7 @@ class Durable:
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         nodes = {n.name for n in self.config.nodes}
+        state.fencing.restore(mapping(document.get("fencing")), event.holder, ctx.now, nodes)
         state.last_owner = {
             g: n for g, n in mapping(document.get("last_owner")).items() if isinstance(n, str) and n in nodes
         }
@@ -73,8 +76,8 @@ class Durable:
 
     def look(self) -> None:
         state, ctx = self.state, self.ctx
-        need = self._needed()
-        if need + ROOM // 5 > state.ceiling and need + ROOM // 5 > max(self.persisting.values(), default=0):
+        need = self._needed() + self.room // 5
+        if need > state.ceiling and need > max(self.persisting.values(), default=0):
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
             if ctx.now >= state.persist_at:
@@ -89,7 +92,7 @@ class Durable:
         self.counters_at = ctx.now + COUNTERS_MS * MS
         self.version += 1
         state.persist_version = self.version
-        ceiling = max(self._needed() + ROOM, state.ceiling)
+        ceiling = max(self._needed() + self.room, state.ceiling)
         self.persisting[self.version] = ceiling
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
@@ -101,6 +104,7 @@ class Durable:
             },
             "role": int(state.role), "holder": state.holder,
             "left_in_order": self.leave_stage > 0 or self.retired,
+            "fencing": state.fencing.document(state.holder),
         }  # fmt: skip
         ctx.emit(Persist(self.version, document))
 

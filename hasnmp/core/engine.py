@@ -17,7 +17,7 @@ wants to be called again; being called earlier, or late, is always allowed, and 
 
 from __future__ import annotations
 
-from hasnmp.core import arbitration, placement, view
+from hasnmp.core import arbitration, fencing, placement, split_brain, view
 from hasnmp.core.board import EXCLUDED, RECOVERING, Board, GroupFacts, ServiceFacts
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS, NEVER, Context
@@ -30,6 +30,7 @@ from hasnmp.core.events import (
     Event,
     Exit,
     Extended,
+    Fenced,
     Persisted,
     Received,
     Rejected,
@@ -158,6 +159,8 @@ class Engine:
                 for name, running in state.running.items():
                     if not state.over(name):
                         running.exited(event.service, event.pid, event.message, ctx)
+            case Fenced():
+                fencing.answered(state, event)
             case CommandIn():
                 self.commands.asked(event)
                 ctx.dirty = True
@@ -165,6 +168,8 @@ class Engine:
                 self.durable.persisted(event)
             case Rejected():
                 state.journal.count(f"rejected_{event.reason}", event.count)
+                if event.peer in state.peers:
+                    self._cant_talk(event.peer, event.text)
             case Started():
                 self._started(event)
             case Retire():
@@ -186,9 +191,16 @@ class Engine:
         ctx.random = event.random or 1
         ctx.attempts = event.random >> 12  # answers to a former engine's attempts may still arrive
         state.incarnation, state.holder, state.started_ns = event.incarnation, event.holder, ctx.now
+        state.watchdog_ms, state.watchdog_error, state.unclean = (
+            event.watchdog_ms,
+            event.watchdog_error,
+            set(event.unclean),
+        )
         self.durable.restore(event)
         for held in event.leases:
-            if held.group in state.leases and held.until_ns - hb.kill_ms * MS > ctx.now:
+            if held.group in state.leases and held.until_ns - hb.kill_ms * MS <= ctx.now:
+                state.unclean.add(held.group)  # the guardian is about to end it
+            elif held.group in state.leases:
                 state.leases[held.group].adopt(held, ctx.now)
                 state.owned[held.group] = held.token
                 state.last_owner[held.group] = self.state.me
@@ -206,10 +218,25 @@ class Engine:
             what = f"found running without a lease, and ended: {', '.join(event.cleaned)}"
             state.journal.happened(ctx, Kind.GUARDIAN_LOST, what, of=state.me, reason=Reason.GUARDIAN)
             state.journal.clear(ctx, Kind.GUARDIAN_RESTORED, state.me, "nothing runs here without a lease any more")
+        self._note_watchdog()
         self.reload.started(event)
         ctx.deadline = ctx.now
         ctx.dirty = ctx.beat = True
         self.durable.persist()
+
+    def _note_watchdog(self) -> None:
+        state, device = self.state, self.config.watchdog.device
+        if device and not state.watchdog_ms:
+            state.journal.happened(
+                self.ctx, Kind.WATCHDOG_LOST,
+                f"watchdog {device} can't be used ({state.watchdog_error}): this machine is not reset when a group can't be "
+                "ended; load its driver and restart hasnmpd", of=state.me, reason=Reason.WATCHDOG,
+            )  # fmt: skip
+        else:
+            text = (
+                f"the watchdog is armed with {state.watchdog_ms} ms" if device else "no watchdog is configured any more"
+            )
+            state.journal.clear(self.ctx, Kind.WATCHDOG_RESTORED, state.me, text, reason=Reason.WATCHDOG)
 
     # -------------------------------------------------------------------------------------------------- the look
 
@@ -230,7 +257,9 @@ class Engine:
         for group in self.config.groups:
             lease, running = state.leases[group.name], state.running[group.name]
             self._look_taken(group.name, lease)
+            fencing.learn(state, group)
             placement.look(state, group)
+            split_brain.look(state, group)
             running.look(ctx, lease.alive(ctx))
             if lease.alive(ctx):
                 running.reconcile(ctx)
@@ -240,6 +269,7 @@ class Engine:
             arbitration.look(state, lease)
             self._note_group(group.name, lease, running)
         self.state.grant()
+        fencing.look(state)
         self.commands.look()
         self.commands.apply.look()
         arbitration.refresh(state)
@@ -291,6 +321,18 @@ class Engine:
                     f"the configuration of {peer.name} equals ours",
                     peer=peer.name,
                 )
+            silent = state.journal.alarms.get(f"{Kind.CONFIG_MISMATCH.value}/{peer.name}/version")
+            if silent is not None and peer.heard_ns > silent.since_ns:
+                can = f"{peer.name} and this node can talk again"
+                state.journal.clear(ctx, Kind.CONFIG_RESOLVED, f"{peer.name}/version", can, peer=peer.name)
+
+    def _cant_talk(self, peer: str, text: str) -> None:
+        """A peer whose signature is good speaks no version of the datagrams that this node does."""
+        self.state.journal.happened(
+            self.ctx, Kind.CONFIG_MISMATCH,
+            f"{peer} and this node can't talk: {text}; each takes the other for lost until the older one is upgraded",
+            of=f"{peer}/version", peer=peer, reason=Reason.CONFIGURATION,
+        )  # fmt: skip
 
     def _lost(self, peer: Peer) -> None:
         state, ctx = self.state, self.ctx
@@ -363,7 +405,7 @@ class Engine:
                 of=name, group=name, state=int(GroupState.FAILED),
             )  # fmt: skip
         if lease.phase in (Phase.HELD, Phase.RELEASING) and lease.acked:
-            now_state = running.state()
+            now_state = state.group_state(name)
             if (facts.owner, facts.state, facts.token) != (state.me, now_state, lease.token):
                 facts.owner, facts.state, facts.token = state.me, now_state, lease.token
                 facts.changed_ns = ctx.now
@@ -435,6 +477,9 @@ class Engine:
 
     def _released(self, event: Released) -> None:
         state = self.state
+        if event.ok and event.group in state.unclean:
+            state.unclean.discard(event.group)
+            self.ctx.dirty = self.ctx.beat = True
         lease = state.leases.get(event.group)
         if lease is None or lease.token != event.token or lease.phase not in (Phase.RELEASING, Phase.LOST):
             return

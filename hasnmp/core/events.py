@@ -43,6 +43,7 @@ class Started:
     durable: the document of the last Persist that reached the disk, None if there is none. leases and adopted come
     from the guardian. cleaned: what the guardian found running without a lease at its own start, and ended.
     watchdog_ms: the hardware watchdog is armed with this time; 0 = there is none. watchdog_error: why it could not be armed.
+    unclean: groups of which the guardian could not end everything yet; Released(group, 0, True) follows when it has.
     reloaded: what is new in the configuration since the former engine, in words; "" = nothing. reload_command: the command
     that asked for it, 0 = none.
     random: 64 random bits; the engine's only source of jitter. incarnation: 64 random bits.
@@ -58,6 +59,7 @@ class Started:
     cleaned: tuple[str, ...] = ()
     watchdog_ms: int = 0
     watchdog_error: str = ""
+    unclean: tuple[str, ...] = ()
     reloaded: str = ""
     reload_command: int = 0
     durable: dict[str, Any] | None = None
@@ -82,12 +84,15 @@ class Received:
 class Rejected:
     """Datagrams that wire or links refused; reason as in StatisticsRow: malformed foreign signature version.
 
-    count: how many, for links reports a flood in batches.
+    count: how many, for links reports a flood in batches. peer, text: of `version`, whose signature was good, and what
+    versions it speaks; "" otherwise.
     """
 
     link: str
     reason: str
     count: int = 1
+    peer: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

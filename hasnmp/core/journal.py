@@ -79,10 +79,10 @@ class Journal:
     def happened(
         self, ctx: Context, kind: Kind, message: str, *, of: str = "", peer: str = "", link: str = "", group: str = "",
         service: str = "", peer_state: int = 0, previous: int = 0, state: int = 0, reason: Reason = Reason.NONE,
-        common: str = "",
+        common: str = "", always: bool = False,
     ) -> None:  # fmt: skip
         """Record and tell. `of`: the object of an alarm; an alarm and its clear of one object share a key. A clear
-        without its alarm, and an alarm that stands already, are not told again."""
+        without its alarm (unless `always`), and an alarm that stands already, are not told again."""
         raised: AlarmRow | None = None
         cleared = key = ""
         severity = SEVERITIES.get(kind, Severity.INFO)
@@ -94,9 +94,10 @@ class Journal:
                 return
         elif kind in CLEARS:
             cleared = next((k for a in ENDS[kind] if (k := f"{a.value}/{of}") in self.alarms), "")
-            if not cleared:
+            if cleared:
+                key, severity = cleared, Severity.CLEARED
+            elif not always:
                 return
-            key, severity = cleared, Severity.CLEARED
         self.last_event += 1
         event = EventRow(
             self.last_event, kind, severity, ctx.wall_ms(), ctx.now, self.node, clip(message), peer, link, group, service,
@@ -203,14 +204,16 @@ class Journal:
         }  # fmt: skip
 
     def restore(self, document: dict[str, Any], ctx: Context) -> None:
-        """Take back what a former engine left. Rows that this version can't read are left out."""
+        """Take back what a former engine left, perhaps of a newer version: fields that this one does not know are dropped,
+        and rows that it can't read are left out."""
 
         def rows(name: str, cls: Any, enums: dict[str, Any], times: dict[str, str]) -> list[Any]:
             result = []
             listed = document.get(name)
+            known = {f.name for f in fields(cls)}
             for data in listed if isinstance(listed, list) else ():
                 try:
-                    data = dict(data)
+                    data = {name: value for name, value in dict(data).items() if name in known}
                     number, label = data.get("id", 0), data.get("key", "")
                     if number_of(number, -1) != number or not isinstance(label, str):
                         continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hasnmp.core import arbitration, placement
+from hasnmp.core import arbitration, fencing, placement
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS
 from hasnmp.core.events import Send
@@ -55,6 +55,7 @@ class Talk:
             if d.kind is DatagramKind.HEARTBEAT and refused in ("", "stale"):
                 self._send(peer, DatagramKind.ANSWER, link=link, echo=(d.incarnation, d.seq))
             return
+        fencing.heard(state, peer)
         stream = state.streams[peer.name]
         if heard.restarted:
             self._met(peer, stream)
@@ -204,6 +205,8 @@ class Talk:
             elif kind == "n" and isinstance(value, dict):
                 state.peer_docs[peer.name] = value
                 arbitration.compare(state)
+            elif kind == "f":
+                fencing.told(state, name, value)
             else:
                 self.commands.told(key, value, peer.name)
         except (TypeError, ValueError, KeyError, IndexError, StopIteration, OverflowError):
@@ -239,6 +242,8 @@ class Talk:
                 flags |= GroupFlag.HANDOVER
         if not state.unable_why.get(group, "not looked yet") and not state.over(group):
             flags |= GroupFlag.ABLE
+        if lease.phase is Phase.NONE and group not in state.unclean:
+            flags |= GroupFlag.CLEAN
         return GroupEntry(group, flags, token)
 
     def _send(
@@ -303,7 +308,10 @@ class Talk:
             for service in sorted(names):
                 news[f"s/{service}"] = state.board.services[service].to_json(ctx.now)
             running.told.clear()
-        node = {"version": state.version, "uuid": state.arbiter.uuid, "role": int(state.role), "keys": self.keys}
+        node = {
+            "version": state.version, "uuid": state.arbiter.uuid, "role": int(state.role), "keys": self.keys,
+            "watchdog_ms": state.watchdog_ms,
+        }  # fmt: skip
         if refresh or node != self.told_node:
             self.told_node = node
             news["n/"] = node

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, processes, store
+from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, pills, processes, store
 
 
 def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,
             store=_store,
             snmp=_snmp,
+            pills=pills.main if pills.used(loaded) else None,
         )
         return guardian.run(loaded, node, children)
     except OSError as error:

@@ -22,6 +22,7 @@ from hasnmp.settings import Config
 MS = 1_000_000
 S = 1_000_000_000
 RETRY_NS = 10 * MS  # between two tries to end what did not end
+LATE = "its lease was not extended in time"
 FIRST_RETRY_NS = 1 * MS  # a killed process is gone within this, nearly always
 
 
@@ -34,7 +35,7 @@ def certain(config: Config) -> frozenset[str]:
 
 @dataclass(slots=True)
 class Ending:
-    """alarm(text): for the administrator. restart(): ends this machine; it returns only where that is refused."""
+    """alarm(text): for the administrator. ended(group): nothing of it is left, seen and confirmed. restart(): ends this machine; it returns only where that is refused."""
 
     guard: Guard
     programs: Programs
@@ -42,15 +43,17 @@ class Ending:
     mounts: GroupMounts
     alarm: Callable[[str], None]
     certain: frozenset[str]
+    ended: Callable[[str], None] = lambda group: None
     restart: Callable[[], str] = field(default_factory=lambda: kernel.restart_machine)
     until: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends
+    why: dict[str, str] = field(default_factory=dict)
     found: set[str] = field(default_factory=set)  # those of them that were left by a former guardian
     retry_at_ns: int = NEVER
     loud_at_ns: int = 0
 
-    def begin(self, group: str, until_ns: int) -> None:
+    def begin(self, group: str, until_ns: int, why: str = LATE) -> None:
         """SIGKILL to all of its programs. Then call go_on()."""
-        self.until[group] = until_ns
+        self.until[group], self.why[group] = until_ns, why
         self.programs.end_group(group)
 
     def begin_found(self, group: str, now: int) -> None:
@@ -104,7 +107,8 @@ class Ending:
         del self.until[group]
         self.found.discard(group)
         self.programs.group_folder_removed(group)
-        text = f"group {group} was ended by force: its lease was not extended in time"
+        self.ended(group)
+        text = f"group {group} was ended by force: {self.why.pop(group, LATE)}"
         if (late_ms := (boottime_ns() - until) // MS) > 0:
             text += f"; {late_ms} ms too late"
         self.alarm(text)

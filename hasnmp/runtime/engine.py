@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from hasnmp import __version__, model, settings
 from hasnmp.agents.acting import Agents
+from hasnmp.agents.fencing import Fencing
 from hasnmp.agents.host import Host
 from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
@@ -35,6 +36,7 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    Fence,
     GiveUp,
     Notify,
     Outcome,
@@ -60,14 +62,13 @@ from hasnmp.runtime import log as logs
 from hasnmp.runtime import messages, programs, store
 from hasnmp.runtime.control import Server
 from hasnmp.runtime.ending import certain
-from hasnmp.runtime.kernel import lock_memory, prefer_this_process, restart_machine
+from hasnmp.runtime.kernel import BootTimer, lock_memory, prefer_this_process, restart_machine
 from hasnmp.runtime.lease_io import LeaseIoClient
 from hasnmp.runtime.links import Links
 from hasnmp.runtime.reload import RETIRED
 from hasnmp.runtime.store import StoreClient
 from hasnmp.wire import DatagramKind, GroupEntry
 
-LONGEST_SLEEP_S = 1.0  # also the bound on a difference between CLOCK_BOOTTIME and the loop's clock
 LONG_TURN_MS = 50  # a turn of the loop that took longer is logged: it is what a heartbeat may be late by
 COLLECT_S = 300.0  # between two runs of the garbage collector, which else would choose its own moment
 ALIVE_S = 1.0
@@ -112,8 +113,8 @@ class Loop:
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._stepping = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_ns = 0
+        self._timer = BootTimer()  # the loop's own timers are late by up to 1 ms, and count another clock
+        self._timer_at_ns = 0  # 0 = not set
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._moves: set[int] = set()  # attempts to start or stop that are under way
         self._said: dict[str, tuple[GroupEntry, ...]] = {}  # node -> its groups, by its newest heartbeat
@@ -127,6 +128,7 @@ class Loop:
         self._store = StoreClient(self._loop, store_sock, self._persisted)
         self._host = Host(hello.next_run, self._to_guardian, self.tell, log)
         self._agents = Agents(config.services(), self._host, log)
+        self._fencing = Fencing(config, node, self._host, log)
         self._links = Links(self._loop, config, node, self.tell)
         self.server = Server(
             lambda: core.view(now_ns(), wall_ms()), lambda group: core.why(group, now_ns()), self.tell, log
@@ -143,6 +145,7 @@ class Loop:
             wanted = Shutdown() if number == signal.SIGTERM else None
             self._loop.add_signal_handler(number, self._signalled, wanted)
         self._loop.add_reader(self._guardian.fileno(), self._from_guardian)
+        self._loop.add_reader(self._timer.fileno(), self._wake)
         for lease in self._hello.leases:
             self._host.token(lease)
         self._host.extended(self._hello.leases)
@@ -153,7 +156,7 @@ class Loop:
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
                 cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
-                watchdog_error=self._hello.watchdog_error, reloaded=self._hello.reloaded,
+                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, reloaded=self._hello.reloaded,
                 reload_command=self._hello.reload_command, durable=durable,
             )
         )  # fmt: skip
@@ -243,6 +246,8 @@ class Loop:
                 self._leases.call(effect)
             case Act():
                 self._agents.act(effect)
+            case Fence():
+                self._fencing.fence(effect)
             case Persist(version, document):
                 self._store.persist(version, document)
             case Notify():
@@ -273,16 +278,14 @@ class Loop:
     def _arm(self) -> None:
         """See to it that the core is asked again at its next deadline at the latest."""
         at_ns = self._core.next_deadline_ns()
-        if self._timer is not None:
-            if self._timer_at_ns <= at_ns:
-                return  # it comes early enough, and looks again then: cheaper than a new timer at each step
-            self._timer.cancel()
-        now = now_ns()
-        self._timer_at_ns = min(at_ns, now + int(LONGEST_SLEEP_S * 1e9))
-        self._timer = self._loop.call_later(max(0.0, (self._timer_at_ns - now) / 1e9), self._wake)
+        if self._timer_at_ns and self._timer_at_ns <= at_ns:
+            return  # it comes early enough, and looks again then: cheaper than setting it anew at each step
+        self._timer_at_ns = max(1, at_ns)
+        self._timer.set(self._timer_at_ns)
 
     def _wake(self) -> None:
-        self._timer = None
+        self._timer.read()
+        self._timer_at_ns = 0
         late_ns = now_ns() - self._core.next_deadline_ns()
         if late_ns < 0:
             self._arm()
@@ -394,9 +397,12 @@ class Loop:
         if not self._store.idle():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stored.wait(), LAST_WRITE_S)
-        for timer in (*self._repeats, *((self._timer,) if self._timer else ())):
-            timer.cancel()
+        for repeat in self._repeats:
+            repeat.cancel()
+        self._loop.remove_reader(self._timer.fileno())
+        self._timer.close()
         self._agents.close()
+        self._fencing.close()
         self.server.close()
         self._links.close()
         self._leases.close()

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hasnmp.arbiters.pills import Pill
 from hasnmp.core.events import (
     Adopt,
     Extend,
@@ -84,6 +85,7 @@ from hasnmp.runtime.messages import (
     channel_pair,
 )
 from hasnmp.runtime.mounts import GroupMounts
+from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
@@ -151,6 +153,7 @@ class Guardian:
     obey: Callable[[Any], None] = field(init=False)  # what is done with each of its messages
     handover: Handover = field(init=False)
     family: Family = field(init=False)
+    pills: PillBox | None = None
     releases: dict[str, PendingRelease] = field(default_factory=dict)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
     cleaned: tuple[str, ...] = ()
@@ -193,9 +196,11 @@ class Guardian:
         self.mounts = GroupMounts(config)
         cleaned = [] if handed else [*self._clean(), *self.mounts.cut_all(5000)[0]]
         self.addresses = GroupAddresses(self.guard)
-        self.ending = Ending(self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config))
+        self.ending = Ending(
+            self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
+        )
         self.reload = Reloader(self, self._tell)
-        cleaned += self._open_addresses(handed is not None)
+        cleaned += self._open_addresses(handed=bool(handed))
         if self.addresses.why:
             notes.append(f"no addresses can be put up: {self.addresses.why}")
         for group in config.groups:
@@ -208,19 +213,17 @@ class Guardian:
         for line in cleaned:
             log("leftover_ended", logging.WARNING, what=line, why="it ran without a lease when the guardian started")
         if not handed:
-            path = Path(config.run_dir, f"{node}.holder")
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-                json.dump(
-                    {"holder": self.holder, "boot_id": self.boot, "pid": os.getpid(), "handover": handover.FORM}, file
-                )
+            self._record_holder()
         self._watch_signals()
         self.selector.register(self.timer, selectors.EVENT_READ, self.timer.read)
         gc.collect()
         gc.freeze()  # what is there now stays out of the collector's way, and so shared with the children
         if handed:
             handover.take_over(self, handed)
+            self._take_pills()
             self._feed(boottime_ns())
             return
+        self._take_pills()
         for child in self.family.others:
             self.family.fork(child)
         self._fork_engine()
@@ -253,6 +256,13 @@ class Guardian:
         for line in self._open_addresses():
             log("leftover_ended", logging.WARNING, what=line, why="the configuration has this address now")
         gc.freeze()
+
+    def _record_holder(self) -> None:
+        path = Path(self.config.run_dir, f"{self.node}.holder")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump(
+                {"holder": self.holder, "boot_id": self.boot, "pid": os.getpid(), "handover": handover.FORM}, file
+            )
 
     def _engine_record(self) -> Path:
         return Path(self.config.run_dir, f"{self.node}.engine")
@@ -297,10 +307,10 @@ class Guardian:
         hello = Hello(
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
-                  for p in self.programs.running.values() if p.status is None),
+                  for p in self.programs.running.values() if p.status is None and not p.silent),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.next_run, self.engine_deaths,
-            self.watchdog.timeout_ms, self.watchdog.error, *self.reload.news(),
+            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
         )  # fmt: skip
 
         def main() -> int:
@@ -391,7 +401,7 @@ class Guardian:
         self.releases.clear()
         self.reload.engine_ended(code)
         # Nobody waits for their answers; the next engine asks anew.
-        self.programs.end_checks(silently=True)
+        self.programs.end_questions()
         if self.stopping and code == 0:
             self.finished = True
         elif self.stopping:
@@ -405,7 +415,9 @@ class Guardian:
                 self.family.fork(child)
         engine = self.family.engine
         waits = self.ending.holds_up(now) or self.reload.holds()
-        if not engine.pid and engine.start_at_ns <= now and not waits and not self.finished:
+        if self.pills and self.pills.pending:
+            self._start_over()
+        elif not engine.pid and engine.start_at_ns <= now and not waits and not self.finished:
             self._fork_engine()
 
     # ----------------------------------------------------------------------------------------------------- the messages
@@ -489,18 +501,24 @@ class Guardian:
             (taken if free and self.guard.extend(lease, boottime_ns()) else refused).append(lease)
         if taken:
             self._tell(Extended(tuple(taken), True))
+            for lease in taken if self.config.log.level == "debug" else ():
+                log("lease_told", logging.DEBUG, group=lease.group, token=lease.token, until_ns=lease.until_ns,
+                    now_ns=boottime_ns())  # fmt: skip
         if refused:
             self._tell(Extended(tuple(refused), False))
 
     def _run(self, message: Run) -> None:
         self.next_run = max(self.next_run, message.run + 1)
-        group, check = message.group, message.purpose is Purpose.CHECK
+        group, fence = message.group, message.purpose is Purpose.FENCE
+        free = fence or message.purpose is Purpose.CHECK  # it needs no lease
         refusal = ""
         if message.run in self.programs.running:
             refusal = f"run {message.run} is in use"
         elif "/" in group + message.service or group in self.guard.ending or group in self.releases:
             refusal = f"group {group} is being ended"
-        elif not check and not self.guard.may_run(group, boottime_ns()):
+        elif fence and group:
+            refusal = "a fence agent is of no group"
+        elif not free and not self.guard.may_run(group, boottime_ns()):
             refusal = f"no live lease of group {group}"
         if refusal:
             self._tell(RunFailed(message.run, Outcome.REFUSED, refusal))
@@ -510,11 +528,15 @@ class Guardian:
             self._tell(RunFailed(message.run, Outcome.FAILED, text))
             return
         try:
-            not_after = NEVER if check else self.guard.leases[group].until_ns - self.guard.kill_ns
+            not_after = NEVER if free else self.guard.leases[group].until_ns - self.guard.kill_ns
             self.programs.start(message, not_after)
         except OSError as error:
             self._tell(RunFailed(message.run, Outcome.FAILED, f"not started: {error}"))
         self._end_what_is_due(boottime_ns())  # it may have been stopped between the look at the lease and the deed
+
+    def _ended(self, group: str) -> None:
+        """Of what was ended by force: an engine that started meanwhile was told that the group is unclean."""
+        self._tell(Released(group, 0, True))
 
     def _release(self, group: str, token: int) -> None:
         lease = self.guard.leases.get(group)
@@ -571,6 +593,41 @@ class Guardian:
                     self.ending.begin(group, until)
             self.ending.go_on(now)
 
+    # ----------------------------------------------------------------------------------------------------------- pills
+
+    def _take_pills(self) -> None:
+        if pair := self.family.pairs.get("pills"):
+            armed = self.watchdog.timeout_ms
+            self.pills = PillBox(pair[0], self.holder, self._swallow, lambda: not self.ending.until, armed)
+            self.selector.register(pair[0], selectors.EVENT_READ, self.pills.readable)
+            self.pills.tell()
+
+    def _swallow(self, pill: Pill) -> None:
+        """A poison pill for this holder: everything ends, the engine first, without a look at any lease."""
+        self._kill_engine(f"a poison pill of {pill.attacker}")
+        self._alarm(
+            f"{pill.attacker} sent this node a poison pill over the lease disk: every group here is ended by force"
+        )
+        now = boottime_ns()
+        for group in (group.name for group in self.config.groups):
+            lease = self.guard.leases.get(group)
+            if group not in self.ending.until and (lease or self.ending.left_of(group)):
+                self.guard.ending.add(group)
+                self.releases.pop(group, None)
+                until = max(lease.until_ns if lease else 0, now + self.guard.kill_ns)
+                self.ending.begin(group, until, f"a poison pill of {pill.attacker}")
+        self.ending.go_on(now)
+
+    def _start_over(self) -> None:
+        """Once nothing is left, seen and confirmed: be another holder, as after a restart, and have that written down."""
+        # Of no group ("") are fence agents: one that is left might still end whoever sent the pill.
+        if self.pills and not self.ending.until and not self.family.engine.pid and not self.programs.leftovers(""):
+            former, self.holder = self.holder, secrets.token_hex(8)
+            self._record_holder()
+            log("pill_swallowed", logging.WARNING, former_holder=former, holder=self.holder, next="a new engine")
+            self.pills.ended(self.holder)
+            self.family.engine.start_at_ns = boottime_ns()
+
     # ------------------------------------------------------------------------------------------------------- watchdogs
 
     def _arm_watchdog(self, now: int) -> None:
@@ -581,6 +638,8 @@ class Guardian:
         if self.ending.until:
             self.watchdog.error = f"not armed while groups are not ended: {', '.join(self.ending.until)}"
         elif self.watchdog.arm():
+            if self.pills:
+                self.pills.armed(self.watchdog.timeout_ms)
             log("watchdog_armed", device=self.config.watchdog.device, timeout_ms=self.watchdog.timeout_ms)
             self._feed(now)
         self.arm_at_ns = NEVER if self.watchdog.fd >= 0 else now + RETRY_S * S
@@ -639,7 +698,7 @@ class Guardian:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
             if not child.pid:
-                waits = child is self.family.engine and self.ending.until
+                waits = child is self.family.engine and (self.ending.until or (self.pills and self.pills.pending))
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
         return min(at, self.heard_ns + SILENT_NS) if self.channel else at
 
@@ -655,7 +714,8 @@ class Guardian:
             return  # it failed before anything was there
         self.finished = True
         self._kill_engine("the guardian stops")
-        groups = {group.name for group in self.config.groups}
+        self.programs.end_questions()
+        groups = {group.name for group in self.config.groups} | {""}  # fence agents are of no group
         for group in groups:
             self.programs.end_group(group)
         for child in self.family.others:

@@ -48,7 +48,7 @@ REHEARSAL_NS = 30 * S  # what the new code may take to read the configuration
 PAUSE_NS = 300 * MS  # between the renewals of two processes
 PATIENCE_NS = 5 * S  # how long the engine's renewal waits for what it has under way; and any other process to end
 ASK_S = 90.0  # what `hasnmpd --handover` waits
-ORDER = ("lease_io", "store", "engine", "snmp")
+ORDER = ("lease_io", "store", "pills", "engine", "snmp")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2)
 
 

@@ -229,8 +229,8 @@ class Hello:
 
     holder: 16 hex digits, new at each start of the guardian. cleaned: what the guardian found running without a lease at
     its own start, and ended: a line each. notes: what it could not have (memory lock, priority, cgroups), a line each.
-    reloaded, reload_command: as in core.events.Started. engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error: as in
-    core.events.Started.
+    engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error, unclean,
+    reloaded, reload_command: as in core.events.Started.
     """
 
     holder: str
@@ -244,6 +244,7 @@ class Hello:
     engine_deaths: int = 0
     watchdog_ms: int = 0
     watchdog_error: str = ""
+    unclean: tuple[str, ...] = ()
     reloaded: str = ""
     reload_command: int = 0
 

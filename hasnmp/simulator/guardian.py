@@ -39,6 +39,7 @@ class Guardian(Process):
         self.holder = ""
         self.cleaned: tuple[str, ...] = ()
         self.timer_at = NEVER
+        self.ending: set[str] = set()  # groups that are being ended by force
         self.channel = 0  # the socket to the engine keeps the order
 
     # ------------------------------------------------------------------------------------------ start and end
@@ -50,6 +51,7 @@ class Guardian(Process):
         self.holder = f"{world.rng.getrandbits(64):016x}"
         self.guard = self.new_guard(machine.kill_ns)
         self.timer_at = NEVER
+        self.ending.clear()
         world.tell(self.name, f"started, holder {self.holder[:4]}")
         machine.engine.kill()
         machine.lease_io.kill()
@@ -60,6 +62,8 @@ class Guardian(Process):
         machine = self.machine
         self.cleaned = tuple(sorted(machine.programs))
         machine.end_everything()
+        machine.dirty.clear()
+        self.world.power.arm(machine)
         self.world.post(self.world.between(5 * MS, 60 * MS), self, self.start_engine)
 
     def start_engine(self) -> None:
@@ -70,13 +74,14 @@ class Guardian(Process):
         leases = tuple(h for g, h in self.guard.leases.items() if self.guard.may_run(g, now))
         machine.lease_io.begin()
         machine.store.begin()
-        machine.engine.start(self.holder, leases, self.cleaned)
+        machine.engine.start(self.holder, leases, self.cleaned, tuple(g for g in self.guard.leases if g in self.ending))
         self.cleaned = ()
 
     def engine_gone(self) -> None:
         """SIGCHLD."""
         world = self.world
-        slow = world.rng.random() < 0.5 and not world.truth.keep  # an engine that is started late loses its lease
+        usual = world.truth.keep or world.calm  # an engine that is started late loses its lease
+        slow = world.rng.random() < 0.5 and not usual
         world.post(world.between(10 * MS, 400 * MS if slow else 40 * MS), self, self.start_engine)
 
     # ------------------------------------------------------------------------------------------ what is due
@@ -86,6 +91,7 @@ class Guardian(Process):
 
     def end_due(self) -> None:
         for group in self.guard.due(self.machine.clock()):
+            self.ending.add(group)
             self.world.count("groups ended by force")
             self.world.tell(self.name, f"ends {group}: its lease is over; killed the engine first")
             if self.machine.engine.alive:
@@ -95,8 +101,17 @@ class Guardian(Process):
 
     def end_group(self, group: str) -> None:
         self.machine.end_group(group)
+        self.machine.shut_down(group)
         self.guard.ended(group)
+        self.ending.discard(group)
         self.world.tell(self.name, f"ended {group}")
+        if self.machine.engine.alive:  # it was started meanwhile
+            self.tell_engine(self.machine.engine.epoch, Released(group, 0, True))
+
+    def overdue(self) -> bool:
+        """Is a group being ended whose lease is over? Then the watchdog is not fed."""
+        now, leases = self.machine.clock(), self.guard.leases
+        return any(leases[g].until_ns <= now for g in self.ending if g in leases)
 
     def arm(self) -> None:
         deadline = self.guard.next_deadline_ns()
@@ -121,7 +136,7 @@ class Guardian(Process):
         if isinstance(effect, Extend):
             self.extend(effect, life)
         elif isinstance(effect, Release):
-            self.at_point("release", self.release, effect, life)
+            self.check_release(effect, life)
         elif effect.action is Action.START:
             self.at_point("start", self.start_service, effect, life)
         elif effect.action is Action.STOP:
@@ -165,6 +180,12 @@ class Guardian(Process):
             remaining = self.guard.remaining_ns(group, now)
         machine.set_element(group, now + remaining)
 
+    def check_release(self, effect: Release, life: int) -> None:
+        """It confirms what it saw: that takes as long as the kernel takes to end what is left."""
+        wait = 0 if self.world.calm else self.world.between(0, 200 * MS)
+        self.world.count("releases waited for")
+        self.world.post(wait, self, self.at_point, "release", self.release, effect, life)
+
     def release(self, effect: Release, life: int) -> None:
         group = effect.group
         left = [p.service for p in self.machine.programs.values() if p.group == group]
@@ -187,7 +208,9 @@ class Guardian(Process):
         held = self.guard.leases[group]
         now = self.machine.clock()
         self.world.truth.start_accepted(self.machine, held, self.holder)
-        if act.service in self.machine.addresses:
+        if act.service in self.machine.passive:
+            self.reply(life, act, Outcome.OK, 1 * MS)
+        elif act.service in self.machine.addresses:
             remaining = self.guard.remaining_ns(group, now)
             self.at_point("address", self.add_address, act, life, remaining, now)
         else:
@@ -217,7 +240,12 @@ class Guardian(Process):
         elif mode == "hang":
             world.post(act.timeout_ms * MS, self, self.start_failed, act, life, program, Outcome.TIMED_OUT)
         else:
-            world.post(world.between(2 * MS, 40 * MS), self, self.start_done, act, life, program)
+            takes = machine.takes_ns.get(act.service) or world.between(2 * MS, 40 * MS)
+            program.ready_ns = world.now + takes
+            if takes < act.timeout_ms * MS:
+                world.post(takes, self, self.start_done, act, life, program)
+            else:
+                world.post(act.timeout_ms * MS, self, self.start_failed, act, life, program, Outcome.TIMED_OUT)
 
     def start_done(self, act: Act, life: int, program: Program) -> None:
         alive = self.machine.programs.get(act.service) is program
@@ -251,6 +279,7 @@ class Guardian(Process):
         program = self.machine.programs.get(act.service)
         if program is not None:
             self.machine.remove(program)
+        self.machine.shut_down(self.machine.group_of[act.service])
         self.reply(life, act, Outcome.OK, 0)
 
     def check_service(self, act: Act, life: int) -> None:
@@ -263,6 +292,8 @@ class Guardian(Process):
             there = not act.owned or machine.elements.get(machine.group_of[act.service], 0) > machine.clock()
             good = there and mode != "check"
             self.reply(life, act, Outcome.OK if good else Outcome.FAILED, 1 * MS)
+        elif act.service in machine.passive:
+            self.reply(life, act, Outcome.OK, 1 * MS)
         elif act.service not in machine.programs:
             self.reply(life, act, Outcome.NOT_RUNNING, 1 * MS)
         else:

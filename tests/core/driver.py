@@ -19,6 +19,7 @@ answer can be late, bad or missing.
     retire web groups=db keys=k2,k1 stop=100ms for=1         reload-ended CODE for=1          a new configuration
     apply FILE          staged FILE CODE      a file for all nodes; what this node's loader thinks of it
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
+    rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     lease|group|why nfs    registers    commands    alarms    services          what the engine shows
     repeat result|extended|released|sent|arbiter            the last such event once more: a late duplicate
@@ -57,6 +58,7 @@ from hasnmp.core.events import (
     Persist,
     Persisted,
     Received,
+    Rejected,
     Release,
     Released,
     Reload,
@@ -134,13 +136,21 @@ def entry_of(group: str, text: str) -> GroupEntry:
     token, _, duration = rest.partition(":")
     total = GroupFlag(0)
     for word in flags.split(","):
-        if word and word != "-":
+        if word not in ("", "-", "unclean"):
             total |= GroupFlag[word.upper()]
+    # Whoever neither has it nor asks for it is clean, unless it says otherwise: so scripts and transcripts name only that.
+    busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
+    if not total & busy and "unclean" not in flags:
+        total |= GroupFlag.CLEAN
     return GroupEntry(group, total, int(token or 0), milliseconds(duration) // MS if duration else 0)
 
 
 def entry_text(entry: GroupEntry) -> str:
-    words = ",".join(str(f.name).lower() for f in GroupFlag if entry.flags & f) or "-"
+    busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
+    shown = [str(f.name).lower() for f in GroupFlag if entry.flags & f and f is not GroupFlag.CLEAN]
+    if not entry.flags & (busy | GroupFlag.CLEAN):
+        shown.append("unclean")
+    words = ",".join(shown) or "-"
     return f"{entry.group}={words}:{entry.token}" + (f":{entry.duration_ms}ms" if entry.duration_ms else "")
 
 
@@ -389,7 +399,7 @@ class Driver:
 
     def said(self, peer: Other) -> tuple[GroupEntry, ...]:
         assert self.config is not None
-        return tuple(peer.says.get(g.name, GroupEntry(g.name, GroupFlag(0), 0)) for g in self.config.groups)
+        return tuple(peer.says.get(g.name, GroupEntry(g.name, GroupFlag.CLEAN, 0)) for g in self.config.groups)
 
     def put(
         self, peer: Other, kind: DatagramKind, groups: tuple[GroupEntry, ...], echo: int | None = None, seq: int = 0,
@@ -616,6 +626,9 @@ class Driver:
         assert self.engine is not None
         pid = self.engine.state.board.services[words[0]].pid
         self.event("exited", ServiceExited(words[0], pid, "exit status 1"))
+
+    def do_rejected(self, words: list[str], options: dict[str, str]) -> None:
+        self.event("rejected", Rejected("lan", words[1], peer=words[0], text=options.get("text", "")))
 
     def do_command(self, words: list[str], options: dict[str, str]) -> None:
         self.replies += 1

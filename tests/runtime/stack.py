@@ -12,15 +12,17 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
 from hasnmp.runtime import deputy, guardian, handover, kernel, loader, programs, watchdog
+from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
-from hasnmp.settings import Arbiter, Config, Group, Heartbeat, NodeSettings, Service, Watchdog
+from hasnmp.settings import Arbiter, Config, FenceLevel, Group, Heartbeat, NodeSettings, Service, Watchdog
 
 MS = 1_000_000
 T = TypeVar("T")
@@ -34,8 +36,12 @@ def make_config(
     disk: bool = False,
     accept: bool = False,
     watchdog: str = "",
+    pills: str = "",
 ) -> Config:
-    """filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    """pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    nodes: tuple[NodeSettings, ...] = (NodeSettings("n", {"lan": "127.0.0.1"}),)
+    if pills:
+        nodes = (replace(nodes[0], fence=(FenceLevel("pill", "power"),)), NodeSettings("m", {"lan": "127.0.0.2"}))
     services = [Service("web", "g", "exec", {}), Service("db", "g", "exec", {})]
     if address:
         services.append(Service("vip", "g", "address", address))
@@ -43,9 +49,9 @@ def make_config(
         services.append(Service("files", "g", "filesystem", filesystem))
     return Config(
         cluster,
-        (NodeSettings("n", {"lan": "127.0.0.1"}),),
+        nodes,
         Heartbeat(kill_ms=150),
-        Arbiter("none"),
+        Arbiter("disk", pills) if pills else Arbiter("none"),
         (
             Group("g", ("n",), tuple(services), disk=disk, accept_unfenced_disk=accept),
             Group("h", ("n",), (Service("mail", "h", "exec", {}),)),
@@ -289,7 +295,8 @@ def main() -> int:
         loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None
     config = make_config(folder, cluster, ip, **json.loads(more))
-    return guardian.run(config, "n", guardian.Children(engine, lease_io=silent_child))
+    reader = pill_reader.main if pill_reader.used(config) else None
+    return guardian.run(config, "n", guardian.Children(engine, lease_io=silent_child, pills=reader))
 
 
 if __name__ == "__main__":
