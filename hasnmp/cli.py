@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET = "/run/hasnmp/control.sock"
 STATUS_TABLES = ("system", "nodes", "links", "groups", "services", "arbiters", "alarms")
 STATS_TABLES = ("statistics", "config", "nodes", "links", "groups", "services")
-LATER = ("apply", "simulate", "console", "--host")  # what versions to come will have
+LATER = ("apply", "console", "--host")  # what versions to come will have
 
 Args = argparse.Namespace
 
@@ -352,6 +352,28 @@ def demo(args: Args) -> int:
     return play(once=args.once)
 
 
+def simulate(args: Args) -> int:
+    from hasnmp.console.forecast import forecast
+    from hasnmp.simulator.spoken import UnknownFault
+    from hasnmp.simulator.what_if import foresee
+
+    config = load(args.config_file, secrets=False)
+    for name in args.start_ms:
+        _known("service", name, [service.name for service in config.services()])
+    try:
+        report = foresee(config, args.faults, args.start_ms)
+    except UnknownFault as error:
+        print(f"hasnmp: {clean(error)}{'; known:' if error.known else ''}", file=sys.stderr)
+        for pattern, means in error.known:
+            print(f"  {pattern:<30} {means}", file=sys.stderr)
+        return int(Code.USAGE)
+    if args.json:
+        out_json(report)
+    else:
+        out(forecast(report, Screen()))
+    return 0 if report["served"] else int(Code.FAILED)
+
+
 def version(args: Args) -> int:
     print(f"hasnmp {__version__}")
     return 0
@@ -485,12 +507,29 @@ def parser() -> Parser:
     actions = made.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser)
     made = actions.add_parser("show", help="an agent's options", description="An agent's options.")
     made.add_argument("name", metavar="NAME")
+    made = add("simulate", simulate, "what would happen: who ends up running what, when and why, after faults", shape)
+    made.add_argument("config_file", metavar="CONFIG")
+    made.add_argument("faults", metavar="FAULT", nargs="*",
+                      help="as \"primary-a off\", \"lan cut\", \"wait 30s\", \"failover nfs\", or several joined by +, which strike "
+                      "together; a wrong one is answered with all that are known")  # fmt: skip
+    made.add_argument("--start-ms", metavar="SERVICE=MS", action=StartTimes, default={},
+                      help="how long that service's start takes (100 ms)")  # fmt: skip
     made = add("mib", mib, "print HASNMP-MIB")
     made.add_argument("--root", metavar="OID", default="", help="under your own enterprise number")
     made = add("demo", demo, "a whole pair on this machine: service, failure, takeover, trap")
     made.add_argument("--once", action="store_true", help="play it once, check it, and exit 0 or 1")
     add("version", version, "the version of this program")
     return top
+
+
+class StartTimes(argparse.Action):
+    """--start-ms SERVICE=MS, any number of times -> {service: ms}."""
+
+    def __call__(self, parser: argparse.ArgumentParser, args: Args, value: Any, option: str | None = None) -> None:
+        name, _, ms = str(value).rpartition("=")
+        if not name or not ms.isdigit() or not 0 < int(ms) <= 3_600_000:
+            parser.error(f"argument --start-ms: {value!r} is not SERVICE=MS with 1 to 3600000 ms")
+        setattr(args, self.dest, {**getattr(args, self.dest), name: int(ms)})
 
 
 def _number(text: str) -> int:

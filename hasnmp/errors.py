@@ -79,11 +79,16 @@ class ConfigError(HasnmpError):
 
 
 class WireError(HasnmpError):
-    """A datagram or lease slot that can't be used; `reason` names the counter it is counted under."""
+    """A datagram or lease slot that can't be used; `reason` names the counter it is counted under.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    peer: the node that signed it, where its version is one that can't be understood; "" otherwise. detail: why, in words.
+    """
+
+    def __init__(self, reason: str, detail: str = "", peer: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail
+        self.peer = peer
 
 
 class Refused(HasnmpError):

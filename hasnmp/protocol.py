@@ -15,13 +15,15 @@
     to anything else   {"type": "error", "id": or null, "text"}
 
 A row is an object with the fields of its dataclass in model.py; enumerations are their numbers, Kind is its name.
-Fields that a reader does not know are ignored, fields that are absent take their default.
+Fields that a reader does not know are ignored, fields that are absent take their default. A word of an enumeration that it
+does not know (its writer is of a newer version) reads as `unknown` or `none`; where there is no such word, the row is left out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from enum import Enum
 from functools import cache
@@ -37,6 +39,10 @@ MAX_LINE = (
 
 class ProtocolError(HasnmpError):
     """A line that is not of this protocol."""
+
+
+class LaterWord(ProtocolError):
+    """A row with a word that only a newer version knows, and nothing to stand for it."""
 
 
 @cache
@@ -70,10 +76,30 @@ def row_from_json(cls: type, data: dict[str, Any]) -> Any:
             try:
                 values[name] = convert(data[name]) if convert else data[name]
             except (ValueError, TypeError) as error:
-                raise ProtocolError(f"{cls.__name__}.{name}: {error}") from None
+                values[name] = _stand_in(convert, data[name], f"{cls.__name__}.{name}: {error}")
         elif required:
             raise ProtocolError(f"{cls.__name__}: {name} is missing")
     return cls(**values)
+
+
+def _stand_in(words: Any, value: Any, fault: str) -> Any:
+    """What stands for a word of a newer version. Raises LaterWord: nothing does. ProtocolError: it is no word at all."""
+    if not isinstance(words, type) or not isinstance(value, str if issubclass(words, str) else int):
+        raise ProtocolError(fault)
+    members = getattr(words, "__members__", {})
+    for name in ("UNKNOWN", "NONE", "INDETERMINATE", "FAILED"):
+        if name in members:
+            return members[name]
+    raise LaterWord(fault)
+
+
+def _rows(cls: type, rows: dict[str, Any]) -> dict[str, Any]:
+    """Every row that this version can read. Raises ProtocolError: one is malformed."""
+    read = {}
+    for key, data in rows.items():
+        with suppress(LaterWord):
+            read[key] = row_from_json(cls, data)
+    return read
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -117,13 +143,12 @@ class Mirror:
         try:
             match message["type"]:
                 case "snapshot":
-                    tables = {t: {k: row_from_json(cls, r) for k, r in message["tables"].get(t, {}).items()}
-                              for t, cls in TABLES.items()}  # fmt: skip
+                    tables = {t: _rows(cls, message["tables"].get(t, {})) for t, cls in TABLES.items()}
                     self.view = View(message["now_ns"], message["wall_ms"], message["number"], tables)
                     self.complete = True
                 case "delta":
-                    new = [(t, k, row_from_json(TABLES[t], r)) for t, rows in message["rows"].items() if t in TABLES
-                           for k, r in rows.items()]  # fmt: skip
+                    new = [(t, k, r) for t, rows in message["rows"].items() if t in TABLES
+                           for k, r in _rows(TABLES[t], rows).items()]  # fmt: skip
                     for table, key, row in new:
                         self.view.tables[table][key] = row
                     for table, keys in message["gone"].items():
@@ -142,6 +167,8 @@ class Mirror:
                 case "reply":
                     answer: CommandRow = row_from_json(CommandRow, message["command"])
                     return answer
+        except LaterWord:
+            return None  # an event or a command that this version has no word for
         except (KeyError, AttributeError, TypeError) as error:
             raise ProtocolError(f"malformed {message.get('type')}: {error!r}") from None
         return None

@@ -4,17 +4,23 @@ Every datagram is signed: HMAC-SHA-256 (RFC 2104, RFC 6234) over the cluster's n
 and the octets, so that nothing of another cluster, and nothing meant for another node, can be taken for ours.
 
     octet  0..3   magic "HAsn"
-           4      version of this format (1); a reader refuses what it does not know, and counts it under `version`
-           5      kind (DatagramKind)
-           6..7   number of group entries
+           4      lowest: every version from this one on can read this datagram, and is read by its sender
+           5      highest: the newest version that its sender understands
+           6      kind (DatagramKind)
+           7      number of group entries
            8..    CRC-32 of the cluster's name: only so that a neighbour's datagram is counted as foreign, not as forged
           12..    incarnation, seq, echo_incarnation, echo_seq: four unsigned 64-bit integers, network order
           44..    holder: 8 octets; digest: 8 octets; flags: 16 bits; ack: 32 bits; stream: 32 bits
           70..    length of the payload and of the extension: 16 bits each
           74..    the sender's and the receiver's names, each with a length octet; the group entries (name with a length
-                  octet, flags 16 bits, token 64 bits, duration_ms 32 bits); the payload; the extension, which a later
-                  version may fill and this one ignores
+                  octet, flags 16 bits, token 64 bits, duration_ms 32 bits); the payload; the extension: fields of a
+                  type (8 bits), a length (16 bits) and so many octets, none of which this version knows
      last 32      HMAC-SHA-256
+
+Versions live together. A reader takes every datagram whose `lowest` is not above its own version, and leaves alone what it
+does not know: extension fields, flags, kinds, keys of the exchange. What a reader must not miss needs a higher `lowest`.
+Magic, the first two octets after it, the cluster's tag, the place of the names and the signature are the same in every
+version, so that a node can say of a peer that it can't understand who it is. tests/wire/recorded keeps what each version wrote.
 """
 
 from __future__ import annotations
@@ -29,7 +35,8 @@ from hasnmp.errors import WireError
 
 MAX_DATAGRAM = 1200  # octets: below every path's MTU, so that a heartbeat is never a fragment
 MAX_PAYLOAD = 900  # octets of one exchange message
-VERSION = 1
+VERSION = 1  # of datagrams and slots: the newest that this code understands
+LOWEST = 1  # the oldest version that it understands, and that can read what it writes
 MAGIC = b"HAsn"
 SLOT_SIZE = 4096
 SLOT_PAYLOAD = 512  # one sector: the unit that a disk writes whole or not at all
@@ -83,7 +90,7 @@ class Datagram:
     """One authenticated datagram. echo_*: the newest that the sender has heard of the receiver, 0 for nothing.
 
     stream, payload: position (from 1) and octets of one exchange message; 0 and b"" when it carries none.
-    ack: the position up to which the sender has the receiver's stream.
+    ack: the position up to which the sender has the receiver's stream. lowest, highest: versions, see above.
     """
 
     kind: DatagramKind
@@ -100,6 +107,8 @@ class Datagram:
     stream: int = 0
     ack: int = 0
     payload: bytes = b""
+    lowest: int = LOWEST
+    highest: int = VERSION
 
 
 class SlotState(IntEnum):
@@ -125,8 +134,9 @@ class Slot:
 
 # ------------------------------------------------------------------------------------------------- datagrams <-> octets
 
-_HEAD = struct.Struct("!4sBBHLQQQQ8s8sHLLHH")
+_HEAD = struct.Struct("!4sBBBBLQQQQ8s8sHLLHH")
 _ENTRY = struct.Struct("!HQL")
+_FIELD = struct.Struct("!BH")  # of an extension: type, length
 _TAG = 32  # octets of the signature
 _LEAST = _HEAD.size + 4 + _TAG  # two names of one octet each, nothing else
 _DOMAIN = b"hasnmp datagram 1"  # nothing else that these keys may ever sign begins like this
@@ -172,7 +182,7 @@ class Signer:
             names = _named(d.sender) + _named(d.receiver)
             parts = [
                 _HEAD.pack(
-                    MAGIC, VERSION, d.kind, len(d.groups), self._tag,
+                    MAGIC, d.lowest, d.highest, d.kind, len(d.groups), self._tag,
                     d.incarnation, d.seq, d.echo_incarnation, d.echo_seq,
                     _eight(d.holder), _eight(d.digest), d.flags, d.ack, d.stream, len(d.payload), 0,
                 ),
@@ -193,17 +203,16 @@ class Signer:
         """The datagram that was signed for the node `me`. Total: any octets give a Datagram or a WireError.
 
         Raises: WireError version, foreign (another cluster's, not for me, or my own come back), signature, malformed.
-        Only the head and the two names are looked at before the signature is known to be good.
+        Only the head and the two names are looked at before the signature is known to be good. A `version` whose
+        signature is good names its sender (WireError.peer): somebody has to say that the two can't talk.
         """
         end = len(octets) - _TAG
         if not _LEAST - _TAG <= end <= MAX_DATAGRAM - _TAG:
             raise WireError("malformed", f"{len(octets)} octets")
         if octets[:4] != MAGIC:
             raise WireError("malformed", "another magic number")
-        if octets[4] != VERSION:
-            raise WireError("version", f"version {octets[4]}; this one reads {VERSION}")
         (
-            _, _, kind, entries, tag, incarnation, seq, echo_incarnation, echo_seq, holder, digest, flags, ack, stream,
+            _, lowest, highest, kind, entries, tag, incarnation, seq, echo_incarnation, echo_seq, holder, digest, flags, ack, stream,
             payload_size, extension_size,
         ) = _HEAD.unpack_from(octets)  # fmt: skip
         if tag != self._tag:
@@ -224,8 +233,11 @@ class Signer:
         if not good:
             raise WireError("signature", "none of our keys made it")
 
+        if lowest > VERSION or highest < LOWEST:
+            spoken = f"it speaks versions {lowest} to {highest}, this node {LOWEST} to {VERSION}"
+            raise WireError("version", spoken, peer=sender)
         if kind not in _KINDS:
-            raise WireError("malformed", f"kind {kind}")
+            raise WireError("version" if highest > VERSION else "malformed", f"kind {kind}")
         groups: list[GroupEntry] = []
         try:
             for _ in range(entries):
@@ -239,11 +251,28 @@ class Signer:
             raise WireError("malformed", "a group named twice")
         if payload_size > MAX_PAYLOAD or at + payload_size + extension_size != end:
             raise WireError("malformed", "its lengths do not add up")
+        if extension_size:
+            _read_extension(octets[end - extension_size : end])
         return Datagram(
             _KINDS[kind], sender, receiver, incarnation, seq, echo_incarnation, echo_seq,
             holder.hex(), digest.hex(), _NODE_FLAGS[flags & _NODE_MASK], tuple(groups), stream, ack,
-            octets[at : at + payload_size],
+            octets[at : at + payload_size], lowest, highest,
         )  # fmt: skip
+
+
+def _read_extension(octets: bytes) -> dict[int, bytes]:
+    """type -> value of an extension's fields; of one type the last. Raises WireError malformed: they do not add up."""
+    fields: dict[int, bytes] = {}
+    at = 0
+    while at < len(octets):
+        if at + _FIELD.size > len(octets):
+            raise WireError("malformed", "an extension that ends within a field's head")
+        kind, size = _FIELD.unpack_from(octets, at)
+        at += _FIELD.size + size
+        if at > len(octets):
+            raise WireError("malformed", "an extension's field that runs over its end")
+        fields[kind] = octets[at - size : at]
+    return fields
 
 
 def _eight(digits: str) -> bytes:
@@ -266,8 +295,8 @@ def _name_at(octets: bytes, at: int, end: int) -> tuple[str, int]:
 
 # ----------------------------------------------------------------------------------------------- lease slots <-> octets
 
-# One sector: magic, version, state, length of the extension, UUID of the disk, holder, seq, token, duration_ms; the
-# names of cluster, group and node, each with a length octet; the extension (a later version's, ignored here); zeroes;
+# One sector: magic, the lowest version that can read it, state, length of the extension, UUID of the disk, holder, seq, token, duration_ms; the
+# names of cluster, group and node, each with a length octet; the extension (as a datagram's, ignored here); zeroes;
 # and in the last four octets the CRC-32 of all before.
 _SLOT = struct.Struct("!4sBBH16s8sQQL")
 _SLOT_MAGIC = b"HAsl"
@@ -295,7 +324,7 @@ def slot_to_bytes(slot: Slot, uuid: str, cluster: str) -> bytes:
     """The sector that holds this slot. Raises WireError: oversize (the three names together), malformed."""
     try:
         octets = _SLOT.pack(
-            _SLOT_MAGIC, VERSION, slot.state, 0, uuid_to_bytes(uuid), _eight(slot.holder), slot.seq, slot.token,
+            _SLOT_MAGIC, LOWEST, slot.state, 0, uuid_to_bytes(uuid), _eight(slot.holder), slot.seq, slot.token,
             slot.duration_ms,
         )  # fmt: skip
         octets += _named(cluster) + _named(slot.group) + _named(slot.node)
@@ -322,8 +351,8 @@ def slot_from_bytes(octets: bytes, uuid: str, cluster: str, group: str, node: st
     magic, version, state, extension_size, disk, holder, seq, token, duration_ms = _SLOT.unpack_from(octets)
     if magic != _SLOT_MAGIC:
         raise WireError("malformed", "another magic number")
-    if version != VERSION:
-        raise WireError("version", f"version {version}; this one reads {VERSION}")
+    if version > VERSION:
+        raise WireError("version", f"it needs a reader of version {version}; this one is of version {VERSION}")
     if disk != uuid_to_bytes(uuid):
         raise WireError("foreign uuid", f"it belongs to the lease disk {uuid_from_bytes(disk)}")
     try:

@@ -9,8 +9,10 @@ Times travel as ages, for clocks differ, and are kept as this node's CLOCK_BOOTT
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from enum import IntEnum
+from typing import Any, TypeVar
 
 from hasnmp.core.context import MS, Context
 from hasnmp.core.journal import clip, mapping, number_of
@@ -23,6 +25,8 @@ STANDBY = "standby"  # standby/NODE: drained
 RECOVERING = "recovering"  # recovering/NODE: waits for the administrator's word
 EXCLUDED = "excluded"  # excluded/GROUP/NODE: a start failed there
 LOCKED = "locked"  # locked/SERVICE: stopped by the administrator
+
+Word = TypeVar("Word", bound=IntEnum)
 
 
 @dataclass(slots=True)
@@ -83,9 +87,11 @@ class ServiceFacts:
 
     def load(self, data: Any, ctx: Context) -> None:
         """Raises TypeError, ValueError, KeyError or IndexError: not of this form; nothing is changed then."""
-        node, state, changed, transitions, checks, failures, restarts, last, took, pid, message = data
+        node, state, changed, transitions, checks, failures, restarts, last, took, pid, message = _filled(
+            data, _SERVICE
+        )
         new = ServiceFacts(
-            str(node), ServiceState(state), _since(changed, ctx), int(transitions), int(checks), int(failures),
+            str(node), known(ServiceState, state, ServiceState.UNKNOWN), _since(changed, ctx), int(transitions), int(checks), int(failures),
             [int(r) for r in restarts], _since(last, ctx), int(took), int(pid), clip(str(message)), ctx.now,
         )  # fmt: skip
         for name in ServiceFacts.__slots__:
@@ -125,16 +131,44 @@ class GroupFacts:
 
     def load(self, data: Any, ctx: Context) -> None:
         """Raises TypeError, ValueError or KeyError: not of this form; nothing is changed then."""
-        owner, token, state, changed, transitions, failovers, moves, reason, text, duration, lease, proof, *rest = data
-        decided = rest[0]
-        fled_from, fled_ms = rest[1:3] if len(rest) > 2 else ("", 0)  # an earlier version does not say
+        (
+            owner, token, state, changed, transitions, failovers, moves, reason, text, duration, lease, proof, decided,
+            fled_from, fled_ms,
+        ) = _filled(data, _GROUP)  # fmt: skip
         new = GroupFacts(
-            str(owner), int(token), GroupState(state), _since(changed, ctx), int(transitions), int(failovers),
-            [int(m) for m in moves], Reason(reason), clip(str(text)), int(duration),
-            ctx.now + int(lease) * MS if lease else 0, Proof(proof), ctx.now, int(decided), str(fled_from), int(fled_ms),
+            str(owner), int(token), known(GroupState, state, GroupState.UNKNOWN), _since(changed, ctx), int(transitions), int(failovers),
+            [int(m) for m in moves], known(Reason, reason, Reason.NONE), clip(str(text)), int(duration),
+            ctx.now + int(lease) * MS if lease else 0, known(Proof, proof, Proof.NONE), ctx.now, int(decided), str(fled_from), int(fled_ms),
         )  # fmt: skip
         for name in GroupFacts.__slots__:
             setattr(self, name, getattr(new, name))
+
+
+# What a list of facts says where its writer, an older version, says nothing; None: every version says that.
+_SERVICE: tuple[Any, ...] = (None, None, -1, 0, 0, 0, (), -1, 0, 0, "")
+_GROUP: tuple[Any, ...] = (None, None, None, -1, 0, 0, (), int(Reason.NONE), "", 0, 0, int(Proof.NONE), 0, "", 0)
+
+
+def _filled(data: Any, defaults: tuple[Any, ...]) -> list[Any]:
+    """As many facts as this version knows: a newer one may append some, an older one may end earlier.
+
+    Raises TypeError: no list. ValueError: it ends before what every version says.
+    """
+    if not isinstance(data, (list, tuple)):
+        raise TypeError("no list of facts")
+    if len(data) < defaults.count(None):
+        raise ValueError(f"{len(data)} facts")
+    return [*data[: len(defaults)], *defaults[len(data) :]]
+
+
+def known(cls: type[Word], value: Any, other: Word) -> Word:
+    """A word of this version's, or `other` for one of a newer version. Raises TypeError: no number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no {cls.__name__}")
+    try:
+        return cls(value)
+    except ValueError:
+        return other
 
 
 def _age(ns: int, now: int) -> int:
@@ -154,25 +188,21 @@ class Board:
     registers: Registers = field(default_factory=Registers)
 
     def hear_group(self, name: str, data: Any, ctx: Context) -> bool:
-        """The word of a peer on a group that this node does not own. True: it is the newest."""
+        """The word of a peer on a group that this node does not own. True: it is the newest.
+
+        Raises TypeError, ValueError, KeyError, IndexError or OverflowError: not of this form; nothing is changed then.
+        """
         facts = self.groups.get(name)
-        try:
-            if facts is None or int(data[1]) < facts.token:
-                return False
-            facts.load(data, ctx)
-        except (TypeError, ValueError, KeyError, IndexError, OverflowError):
+        if facts is None or int(data[1]) < facts.token:
             return False
+        facts.load(data, ctx)
         return True
 
-    def hear_service(self, name: str, data: Any, ctx: Context) -> bool:
+    def hear_service(self, name: str, data: Any, ctx: Context) -> None:
+        """Raises what hear_group raises."""
         facts = self.services.get(name)
-        try:
-            if facts is None:
-                return False
+        if facts is not None:
             facts.load(data, ctx)
-        except (TypeError, ValueError, KeyError, IndexError, OverflowError):
-            return False
-        return True
 
     def document(self, ctx: Context) -> dict[str, Any]:
         """Durable: ages are taken at wall_ms, so that the reader can tell how long ago each thing was."""
@@ -186,10 +216,13 @@ class Board:
     def restore(self, document: dict[str, Any], ctx: Context) -> None:
         for key, value in mapping(document.get("registers")).items():
             self.registers.merge(key, value)
+        unreadable = (TypeError, ValueError, KeyError, IndexError, OverflowError)
         for name, data in mapping(document.get("groups")).items():
-            self.hear_group(name, data, ctx)
+            with suppress(*unreadable):
+                self.hear_group(name, data, ctx)
         for name, data in mapping(document.get("services")).items():
-            self.hear_service(name, data, ctx)
+            with suppress(*unreadable):
+                self.hear_service(name, data, ctx)
         gone = max(0, ctx.wall_ms() - number_of(document.get("wall_ms"))) * MS
         for group in self.groups.values():
             group.changed_ns -= gone if group.changed_ns else 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.core import fencing, placement
-from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
 from hasnmp.core.events import CommandIn
 from hasnmp.core.journal import clip
@@ -433,10 +433,13 @@ class Commands:
                 follow.asked = ""
                 follow.to = follow.to or str(value[2])
                 if value[0] != Code.DONE:
-                    self._end(follow, CommandState.REFUSED, Code(value[0]), str(value[1]))
+                    self._end(follow, CommandState.REFUSED, known(Code, value[0], Code.FAILED), str(value[1]))
         elif kind == "o":
             state.orders[name] = Order(
-                Reason(value["reason"]), str(value["text"]), state.ctx.now + self._patience(name), force=True
+                known(Reason, value["reason"], Reason.OPERATOR),
+                str(value["text"]),
+                state.ctx.now + self._patience(name),
+                force=True,
             )
         elif kind == "v":
             service = next(s for s in state.config.services() if s.name == name)

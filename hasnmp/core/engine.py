@@ -167,6 +167,8 @@ class Engine:
                 self.durable.persisted(event)
             case Rejected():
                 state.journal.count(f"rejected_{event.reason}", event.count)
+                if event.peer in state.peers:
+                    self._cant_talk(event.peer, event.text)
             case Started():
                 self._started(event)
             case Retire():
@@ -315,6 +317,18 @@ class Engine:
                     f"the configuration of {peer.name} equals ours",
                     peer=peer.name,
                 )
+            silent = state.journal.alarms.get(f"{Kind.CONFIG_MISMATCH.value}/{peer.name}/version")
+            if silent is not None and peer.heard_ns > silent.since_ns:
+                can = f"{peer.name} and this node can talk again"
+                state.journal.clear(ctx, Kind.CONFIG_RESOLVED, f"{peer.name}/version", can, peer=peer.name)
+
+    def _cant_talk(self, peer: str, text: str) -> None:
+        """A peer whose signature is good speaks no version of the datagrams that this node does."""
+        self.state.journal.happened(
+            self.ctx, Kind.CONFIG_MISMATCH,
+            f"{peer} and this node can't talk: {text}; each takes the other for lost until the older one is upgraded",
+            of=f"{peer}/version", peer=peer, reason=Reason.CONFIGURATION,
+        )  # fmt: skip
 
     def _lost(self, peer: Peer) -> None:
         state, ctx = self.state, self.ctx

@@ -84,12 +84,15 @@ class Received:
 class Rejected:
     """Datagrams that wire or links refused; reason as in StatisticsRow: malformed foreign signature version.
 
-    count: how many, for links reports a flood in batches.
+    count: how many, for links reports a flood in batches. peer, text: of `version`, whose signature was good, and what
+    versions it speaks; "" otherwise.
     """
 
     link: str
     reason: str
     count: int = 1
+    peer: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,14 +204,16 @@ class Journal:
         }  # fmt: skip
 
     def restore(self, document: dict[str, Any], ctx: Context) -> None:
-        """Take back what a former engine left. Rows that this version can't read are left out."""
+        """Take back what a former engine left, perhaps of a newer version: fields that this one does not know are dropped,
+        and rows that it can't read are left out."""
 
         def rows(name: str, cls: Any, enums: dict[str, Any], times: dict[str, str]) -> list[Any]:
             result = []
             listed = document.get(name)
+            known = {f.name for f in fields(cls)}
             for data in listed if isinstance(listed, list) else ():
                 try:
-                    data = dict(data)
+                    data = {name: value for name, value in dict(data).items() if name in known}
                     number, label = data.get("id", 0), data.get("key", "")
                     if number_of(number, -1) != number or not isinstance(label, str):
                         continue

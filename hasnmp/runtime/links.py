@@ -79,7 +79,7 @@ class Links:
         self._port = config.heartbeat.port
         self._signer = Signer(config.cluster, config.heartbeat.keys)
         self._callback = callback
-        self._unreported: Counter[tuple[str, str]] = Counter()
+        self._unreported: Counter[tuple[str, str, str, str]] = Counter()  # link, reason, peer, text
         self._report_timer: asyncio.TimerHandle | None = None
         self.unsendable: Counter[str] = Counter()  # datagrams that never reached a link, by reason
         self.links: dict[str, Link] = {}
@@ -153,7 +153,7 @@ class Links:
             try:
                 datagram = self._signer.decode(octets, self._node)
             except WireError as error:
-                self._reject(link, error.reason)
+                self._reject(link, error.reason, error.peer if error.peer == sender else "", error.detail)
                 continue
             if datagram.sender != sender:
                 self._reject(link, "foreign")
@@ -162,9 +162,9 @@ class Links:
             self._callback(Received(link.name, datagram))
             sock = link.sock  # the callback may have closed it
 
-    def _reject(self, link: Link, reason: str) -> None:
+    def _reject(self, link: Link, reason: str, peer: str = "", text: str = "") -> None:
         link.rejected[reason] += 1
-        self._unreported[link.name, reason] += 1
+        self._unreported[link.name, reason, peer, text if peer else ""] += 1
         if self._report_timer is None:
             # Not at once: the engine's step must not be the price that a flood of rubbish makes us pay.
             self._report_timer = self._loop.call_later(REPORT_S, self._report)
@@ -172,8 +172,8 @@ class Links:
     def _report(self) -> None:
         self._report_timer = None
         unreported, self._unreported = self._unreported, Counter()
-        for (link, reason), count in unreported.items():
-            self._callback(Rejected(link, reason, count))
+        for (link, reason, peer, text), count in unreported.items():
+            self._callback(Rejected(link, reason, count, peer, text))
 
     # ------------------------------------------------------------------------------------------------ sockets
 

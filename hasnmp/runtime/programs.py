@@ -22,7 +22,16 @@ from typing import NoReturn
 
 from hasnmp.core.events import Outcome
 from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
-from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, die_with, fork_into, set_oom_score
+from hasnmp.runtime.kernel import (
+    F_SETPIPE_SZ,
+    FIONREAD,
+    be_ordinary,
+    boottime_ns,
+    die_with,
+    fork_into,
+    hurried_children,
+    set_oom_score,
+)
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
 from hasnmp.runtime.mounts import GroupMounts
@@ -153,9 +162,10 @@ class Programs:
         errors, errors_in = os.pipe2(os.O_CLOEXEC)
         try:
             parent, now = os.getpid(), boottime_ns()
-            pid, there = fork_into(folder) if folder else (os.fork(), True)
-            if pid == 0:
-                self._become(run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
+            with hurried_children():
+                pid, there = fork_into(folder) if folder else (os.fork(), True)
+                if pid == 0:
+                    self._become(run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
         except OSError:
             os.close(output)
             os.close(errors)
@@ -243,6 +253,8 @@ class Programs:
             if run.cwd:
                 what = f"directory {run.cwd}"
                 os.chdir(run.cwd)
+            what = "an ordinary priority"
+            be_ordinary()
             what = run.argv[0] if run.argv else "an empty command"
             # The guardian looked at the lease before the fork. If the machine stalled since, this is the last look.
             if boottime_ns() >= not_after_ns:

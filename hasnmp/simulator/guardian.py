@@ -80,7 +80,8 @@ class Guardian(Process):
     def engine_gone(self) -> None:
         """SIGCHLD."""
         world = self.world
-        slow = world.rng.random() < 0.5 and not world.truth.keep  # an engine that is started late loses its lease
+        usual = world.truth.keep or world.calm  # an engine that is started late loses its lease
+        slow = world.rng.random() < 0.5 and not usual
         world.post(world.between(10 * MS, 400 * MS if slow else 40 * MS), self, self.start_engine)
 
     # ------------------------------------------------------------------------------------------ what is due
@@ -135,7 +136,7 @@ class Guardian(Process):
         if isinstance(effect, Extend):
             self.extend(effect, life)
         elif isinstance(effect, Release):
-            self.at_point("release", self.release, effect, life)
+            self.check_release(effect, life)
         elif effect.action is Action.START:
             self.at_point("start", self.start_service, effect, life)
         elif effect.action is Action.STOP:
@@ -179,6 +180,12 @@ class Guardian(Process):
             remaining = self.guard.remaining_ns(group, now)
         machine.set_element(group, now + remaining)
 
+    def check_release(self, effect: Release, life: int) -> None:
+        """It confirms what it saw: that takes as long as the kernel takes to end what is left."""
+        wait = 0 if self.world.calm else self.world.between(0, 200 * MS)
+        self.world.count("releases waited for")
+        self.world.post(wait, self, self.at_point, "release", self.release, effect, life)
+
     def release(self, effect: Release, life: int) -> None:
         group = effect.group
         left = [p.service for p in self.machine.programs.values() if p.group == group]
@@ -201,7 +208,9 @@ class Guardian(Process):
         held = self.guard.leases[group]
         now = self.machine.clock()
         self.world.truth.start_accepted(self.machine, held, self.holder)
-        if act.service in self.machine.addresses:
+        if act.service in self.machine.passive:
+            self.reply(life, act, Outcome.OK, 1 * MS)
+        elif act.service in self.machine.addresses:
             remaining = self.guard.remaining_ns(group, now)
             self.at_point("address", self.add_address, act, life, remaining, now)
         else:
@@ -231,7 +240,12 @@ class Guardian(Process):
         elif mode == "hang":
             world.post(act.timeout_ms * MS, self, self.start_failed, act, life, program, Outcome.TIMED_OUT)
         else:
-            world.post(world.between(2 * MS, 40 * MS), self, self.start_done, act, life, program)
+            takes = machine.takes_ns.get(act.service) or world.between(2 * MS, 40 * MS)
+            program.ready_ns = world.now + takes
+            if takes < act.timeout_ms * MS:
+                world.post(takes, self, self.start_done, act, life, program)
+            else:
+                world.post(act.timeout_ms * MS, self, self.start_failed, act, life, program, Outcome.TIMED_OUT)
 
     def start_done(self, act: Act, life: int, program: Program) -> None:
         alive = self.machine.programs.get(act.service) is program
@@ -278,6 +292,8 @@ class Guardian(Process):
             there = not act.owned or machine.elements.get(machine.group_of[act.service], 0) > machine.clock()
             good = there and mode != "check"
             self.reply(life, act, Outcome.OK if good else Outcome.FAILED, 1 * MS)
+        elif act.service in machine.passive:
+            self.reply(life, act, Outcome.OK, 1 * MS)
         elif act.service not in machine.programs:
             self.reply(life, act, Outcome.NOT_RUNNING, 1 * MS)
         else:

@@ -97,7 +97,9 @@ class Truth:
     def address(self, machine: Machine, group: str, before: int) -> None:
         """The group's element was set, or set anew, on that machine."""
         for other in self.world.machines.values():
-            if other is not machine and not self.split_accepted and other.elements.get(group, 0) > other.clock():
+            if other is machine or self.split_accepted or other.asleep:
+                continue
+            if other.elements.get(group, 0) > other.clock():
                 left = (other.elements[group] - other.clock()) / MS
                 raise Broken(
                     "one answers",
@@ -105,6 +107,12 @@ class Truth:
                 )
         if self.keep.get(group) == machine.name and before <= machine.clock():
             raise Broken("kept", f"the address of {group} went silent on {machine.name} for want of a renewal")
+
+    def awake(self, machine: Machine) -> None:
+        """A machine that was paused goes on, with what the kernel has not ended in the meantime."""
+        for group in self.groups:
+            if machine.elements.get(group, 0) > machine.clock():
+                self.address(machine, group, machine.elements[group])
 
     # ------------------------------------------------------------------------------------------ what ends
 
@@ -131,10 +139,17 @@ class Truth:
     # ------------------------------------------------------------------------------------------ who runs what
 
     def runs(self, machine: Machine, group: str) -> bool:
-        """Whole: every program that is not an address, and the address."""
-        wanted = sum(1 for s, g in machine.group_of.items() if g == group and s not in machine.addresses)
+        """Whole: every program of it, and its address; of a group without either, the lease."""
+        mine = [s for s, g in machine.group_of.items() if g == group]
+        wanted = sum(1 for s in mine if s not in machine.addresses and s not in machine.passive)
         running = sum(1 for p in machine.programs.values() if p.group == group)
-        return running == wanted and machine.elements.get(group, 0) > machine.clock()
+        if any(s in machine.addresses for s in mine):
+            return running == wanted and machine.elements.get(group, 0) > machine.clock()
+        return running == wanted and (wanted > 0 or self.holds(machine, group))
+
+    def holds(self, machine: Machine, group: str) -> bool:
+        """Does that machine's guardian hold a lease of the group that has not ended?"""
+        return machine.guardian.alive and machine.guardian.guard.may_run(group, machine.clock())
 
     def touched(self, machine: Machine, group: str) -> bool:
         """Anything of it at all."""

@@ -29,10 +29,11 @@ from hasnmp.core.events import (
 )
 from hasnmp.model import View
 from hasnmp.settings import Config
+from hasnmp.simulator.crash import Doom
 from hasnmp.simulator.guardian import Guardian
-from hasnmp.simulator.storage import LeaseIo, Store
+from hasnmp.simulator.storage import Disk, LeaseIo, Store
 from hasnmp.simulator.story import effect_text, event_text
-from hasnmp.simulator.world import BUFFER, MAX_STEPS, MS, NEVER, Broken, Core, NewCore, NewGuard, Process, World
+from hasnmp.simulator.world import BUFFER, MS, NEVER, Broken, Core, NewCore, NewGuard, Process, World
 from hasnmp.wire import Datagram
 
 MILLION = 1_000_000
@@ -48,6 +49,7 @@ class Program:
     token: int
     holder: str
     since_ns: int
+    ready_ns: int = NEVER  # true time from which on it serves
 
 
 class EngineProcess(Process):
@@ -61,12 +63,13 @@ class EngineProcess(Process):
         self.timer_at = NEVER
         self.channel = 0
         self.commands = 0
+        self.doom: Doom | None = None  # an end that waits for it between two effects
 
     def start(
         self, holder: str, leases: tuple[HeldLease, ...], cleaned: tuple[str, ...], unclean: tuple[str, ...]
     ) -> None:
         self.begin()
-        self.timer_at = NEVER
+        self.timer_at, self.doom = NEVER, None
         world, machine = self.world, self.machine
         core = self.core = self.new_core(machine.config, machine.name, "1.0")
         adopted = [Adopted(p.service, p.pid, machine.clock_at(p.since_ns)) for p in machine.programs.values()]
@@ -96,7 +99,7 @@ class EngineProcess(Process):
         world = self.world
         assert self.core is not None
         world.steps += 1
-        if world.steps > MAX_STEPS:
+        if world.steps > world.max_steps:
             raise Broken("spins", f"{world.steps} steps; the last event of {self.name} is {event!r}")
         now = self.machine.clock()
         if world.say is not None and (text := event_text(event)):
@@ -117,6 +120,10 @@ class EngineProcess(Process):
                 self.pending.insert(0, (self.perform, (effects, i)))
                 return
             effect = effects[i]
+            doom = self.doom if self.doom is not None and self.doom.meets(effect) else None
+            if doom is not None and not doom.after:
+                self.meet(doom)
+                return
             if world.say is not None and (text := effect_text(effect)):
                 world.say(world.now, self.name, text)
             if isinstance(effect, Send):
@@ -138,6 +145,8 @@ class EngineProcess(Process):
                 machine.store.persist(effect)
             elif isinstance(effect, Notify):
                 world.count(effect.event.kind.value)
+                if world.listen is not None:
+                    world.listen(machine.name, effect.event)
             elif isinstance(effect, Reply):
                 world.truth.replied(machine, effect.command)
             elif isinstance(effect, Exit):
@@ -147,7 +156,15 @@ class EngineProcess(Process):
                 else:
                     machine.left()
                 return
+            if doom is not None:
+                self.meet(doom)
+                return
         self.arm()
+
+    def meet(self, doom: Doom) -> None:
+        self.doom = None
+        self.world.tell(self.name, "met its end between two effects")
+        doom.ends()
 
     def sent(self, seq: int) -> None:
         self.step(Sent(seq, self.machine.clock()))
@@ -207,6 +224,9 @@ class Machine:
         self.kill_ns = config.heartbeat.kill_ms * MS
         self.group_of = {s.name: s.group for s in config.services()}
         self.addresses = tuple(s.name for s in config.services() if s.agent == "address")
+        # Run and watched by others: no program here.
+        self.passive = tuple(s.name for s in config.services() if s.agent == "passive")
+        self.takes_ns: dict[str, int] = {}  # service -> how long its start takes; not named: a moment, drawn
         self.powered = False
         self.stopped = False  # the stack left in order, and init leaves it at that
         self.boot = 0
@@ -224,6 +244,9 @@ class Machine:
         self.bad: dict[str, str] = {}  # service -> what is wrong with it here: start, stop, check, hang
         self.guardian = Guardian(world, self, new_guard)
         self.engine = EngineProcess(world, self, new_core)
+        self.disk: Disk | None = None  # the lease disk that this machine finds, where it is not the one of all
+        self.asleep = False  # a virtual machine that is paused
+        self.woken = 0  # how often it was put to sleep
         self.lease_io = LeaseIo(world, self)
         self.store = Store(world, self)
 
@@ -261,7 +284,7 @@ class Machine:
             process.kill()
         self.programs.clear()
         self.elements.clear()
-        self.powered = self.stopped = self.armed = False
+        self.powered = self.stopped = self.armed = self.asleep = False
         self.dirty.clear()
         self.lease_io.stuck.clear()
         self.boot += 1  # what was under way for the old boot returns to nobody
@@ -269,7 +292,7 @@ class Machine:
             if key[1] == self.name:  # it may have reached the disk, now or in a moment
                 del world.disk.under_way[key]
                 if world.rng.random() < 0.5:
-                    world.post(int(world.rng.random() * 40 * MS), None, world.disk.end_write, slot, True)
+                    world.post(int(world.rng.random() * world.disk.linger_ns), None, world.disk.end_write, slot, True)
         world.truth.stopped(self, tuple(g.name for g in self.config.groups))
 
     def start_stack(self) -> None:
@@ -369,10 +392,25 @@ class Machine:
             self.remove(program)
             self.world.post(200_000, self.guardian, self.guardian.program_exited, program)
 
+    def sleep(self, duration_ns: int) -> None:
+        """Pause the whole virtual machine."""
+        self.asleep = True
+        self.woken += 1
+        self.world.count("machines paused")
+        self.world.tell(self.name, f"is paused, all of it, for {duration_ns / MS:.0f} ms")
+        for process in (self.engine, self.guardian, self.lease_io, self.store):
+            process.pause(duration_ns + int(self.world.rng.random() * MS))
+        self.world.post(duration_ns, None, self.wake, self.woken)
+
+    def wake(self, woken: int) -> None:
+        if self.asleep and woken == self.woken:
+            self.asleep = False
+            self.world.truth.awake(self)
+
     def arrive(self, link: str, datagram: Datagram) -> None:
         """A datagram reached the socket; without an engine there is none."""
         engine = self.engine
-        if engine.alive:
+        if engine.alive and not self.asleep:
             if not engine.paused:
                 engine.receive(link, datagram)
             elif len(engine.pending) < BUFFER:

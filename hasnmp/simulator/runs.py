@@ -24,6 +24,8 @@ from hasnmp.settings import (
 from hasnmp.simulator.faults import Faults
 from hasnmp.simulator.invariants import Truth
 from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.malice import Malice
+from hasnmp.simulator.outside import attend, with_passive
 from hasnmp.simulator.power import Power
 from hasnmp.simulator.profiles import MIX, PROFILES, Profile
 from hasnmp.simulator.storage import Disk
@@ -131,6 +133,8 @@ def run(
 def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard) -> None:
     rng = world.rng
     config = make_config(rng, profile)
+    if profile.passive and rng.random() < profile.passive:
+        config = with_passive(config)
     names, groups = tuple(n.name for n in config.nodes), tuple(g.name for g in config.groups)
     interval = config.heartbeat.interval_ms * MS
     world.tell("WORLD", f"{config.heartbeat}, {config.arbiter}, {names}, {groups}")
@@ -165,7 +169,8 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         world.network.loss = {link: rng.choice((0.0, 0.05, 0.2)) for link in links}
         world.network.double, world.network.slow = rng.choice((0.0, 0.1)), rng.choice((0.0, 0.05))
         world.network.slow_ns = rng.choice((30, 200, 600)) * MS
-    faults = Faults(world, profile, inhibits=rng.random() < 0.3)
+    attend(world, config)
+    faults = Malice(world, profile, inhibits=rng.random() < 0.3)
     early = rng.random() < profile.early
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
@@ -191,7 +196,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     _settle(world, config, profile)
 
 
-def _must_be_taken(world: World, config: Config, faults: Faults) -> None:
+def _must_be_taken(world: World, config: Config, faults: Malice) -> None:
     """An owner fails for good: every group of it runs elsewhere after the lease has ended and another was claimed."""
     owner = faults.owner()
     groups = [g for g in world.truth.groups if world.truth.runs(owner, g)]

@@ -23,11 +23,16 @@ NOBODY = "0" * 16
 class Disk:
     """The slots as they lie on the medium, and the writes that are under way to them."""
 
-    def __init__(self, world: World, groups: tuple[str, ...], nodes: tuple[str, ...]) -> None:
+    LINGER_NS = 40 * MS  # how long after a machine's death a write of it may still land
+
+    def __init__(self, world: World, groups: tuple[str, ...], nodes: tuple[str, ...], uuid: str = "disk-1") -> None:
         self.world = world
+        self.uuid = uuid
+        self.linger_ns = self.LINGER_NS
+        self.tearing = 0.0  # the share of reads of a sector that is being written which end with neither word
         self.slots = {(g, n): Slot(g, n, 0, SlotState.IDLE, NOBODY, 0, 0) for g in groups for n in nodes}
         self.under_way: dict[tuple[str, str], Slot] = {}
-        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: lazy, slow, late, failing, frozen, pulled
+        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: lazy, slow, late, failing, frozen, lost
         self.gone = False  # for everybody
         # node -> (state, for how long its next write of such a record hangs before it lands, what happens meanwhile)
         self.ambush: dict[str, tuple[SlotState, int, Callable[[], None]]] = {}
@@ -38,7 +43,7 @@ class Disk:
         """How long an I/O of that node takes, and whether it ends well."""
         world, mode = self.world, self.mode.get(node, "")
         chance = world.rng.random()
-        if self.gone or mode == "pulled":
+        if self.gone or mode == "lost":
             return 1 * MS, False
         if mode == "":
             return 100_000 + int(chance * 900_000), True
@@ -57,6 +62,9 @@ class Disk:
         if key in self.unreadable:
             return "bad checksum"
         writing = self.under_way.get(key)
+        if writing is not None and self.tearing and self.world.rng.random() < self.tearing:
+            self.world.count("torn reads")
+            return "bad checksum"
         return writing if writing is not None and self.world.rng.random() < 0.5 else self.slots[key]
 
     def end_write(self, slot: Slot, lands: bool) -> None:
@@ -64,6 +72,8 @@ class Disk:
         if self.under_way.get(key) is slot:
             del self.under_way[key]
         if lands:
+            if slot.seq < self.slots[key].seq:
+                self.world.count("older words landed on newer")
             self.slots[key] = slot
 
 
@@ -73,11 +83,13 @@ class LeaseIo(Process):
     def __init__(self, world: World, machine: Machine) -> None:
         super().__init__(world, f"{machine.name} lease i/o")
         self.machine = machine
+        self.opened: Disk | None = None
         self.stuck: set[str] = set()  # groups with an I/O that has not returned; a lock file keeps it for a successor
         self.calls: dict[int, tuple[ArbiterCall, int]] = {}  # not answered yet, with the life of the engine that asked
 
     def begin(self) -> None:
         super().begin()
+        self.opened = self.machine.disk
         self.calls.clear()
 
     def die(self) -> None:
@@ -119,7 +131,7 @@ class LeaseIo(Process):
 
     def write(self, call: ArbiterCall) -> None:
         assert call.slot is not None
-        disk, machine = self.world.disk, self.machine
+        disk, machine = self.disk(), self.machine
         took, good = disk.took(machine.name, machine.config.arbiter.io_timeout_ms * MS)
         ambush = disk.ambush.get(machine.name)
         if ambush is not None and ambush[0] is call.slot.state:
@@ -128,17 +140,19 @@ class LeaseIo(Process):
             ambush[2]()
         disk.under_way[(call.group, machine.name)] = call.slot
         self.world.tell(self.name, f"began to write {call.slot.state.name} seq {call.slot.seq} token {call.slot.token}")
-        self.world.post(took, None, self.write_returned, call, good, self.epoch, machine.boot)
+        self.world.post(took, None, self.write_returned, disk, call, good, self.epoch, machine.boot)
 
-    def write_returned(self, call: ArbiterCall, good: bool, epoch: int, boot: int) -> None:
+    def disk(self) -> Disk:
+        """The device that this process opened when it began."""
+        return self.opened or self.world.disk
+
+    def write_returned(self, disk: Disk, call: ArbiterCall, good: bool, epoch: int, boot: int) -> None:
         assert call.slot is not None
-        pulled = self.world.disk.mode.get(self.machine.name) == "pulled"
-        lands = good or (
-            not pulled and self.world.rng.random() < 0.5
-        )  # one that failed may have reached the medium all the same
+        gone = disk.mode.get(self.machine.name) == "lost"
+        lands = good or (not gone and self.world.rng.random() < 0.5)  # one that failed may have reached it all the same
         if boot != self.machine.boot:
             lands = False  # what a dead machine had not handed over is lost (Machine.power_off lands what it had)
-        self.world.disk.end_write(call.slot, lands)
+        disk.end_write(call.slot, lands)
         if boot == self.machine.boot:
             self.world.post(10_000, None, self.write_done, call, good, epoch)
 
@@ -156,12 +170,12 @@ class LeaseIo(Process):
         self.world.post(0, self, fn, *args)
 
     def read(self, call: ArbiterCall) -> None:
-        disk, machine = self.world.disk, self.machine
+        disk, machine = self.disk(), self.machine
         took, good = disk.took(machine.name, machine.config.arbiter.io_timeout_ms * MS)
         self.world.post(took // 2, None, self.look, call, took - took // 2, good, self.epoch, machine.boot)
 
     def look(self, call: ArbiterCall, rest: int, good: bool, epoch: int, boot: int) -> None:
-        disk = self.world.disk
+        disk = self.disk()
         slots = {node: disk.look(call.group, node) for node in disk.nodes}
         self.world.post(rest, None, self.read_done, call, slots, good, epoch, boot)
 
@@ -178,7 +192,7 @@ class LeaseIo(Process):
             return  # given up in the meantime
         read = {} if error or slots is None else slots
         now = self.machine.clock()
-        self.tell_engine(asked[1], ArbiterAnswer(call.attempt, call.group, now, read, error, "disk-1", 500))
+        self.tell_engine(asked[1], ArbiterAnswer(call.attempt, call.group, now, read, error, self.disk().uuid, 500))
 
     def tell_engine(self, life: int, answer: ArbiterAnswer) -> None:
         engine = self.machine.engine

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hasnmp.core.events import Effect, Event, HeldLease
-from hasnmp.model import View
+from hasnmp.model import EventRow, View
 from hasnmp.settings import Config
 from hasnmp.wire import Datagram, DatagramKind
 
@@ -33,6 +33,7 @@ BUFFER = 400  # datagrams that a socket keeps for a process that does not read
 REMEMBERED = 300  # datagrams that the attacker keeps for each direction
 
 Say = Callable[[int, str, str], None]
+Listen = Callable[[str, EventRow], None]
 
 
 class Core(Protocol):
@@ -210,6 +211,9 @@ class World:
         self.steps = 0
         self.remember = False  # does the attacker listen?
         self.healed = False
+        self.calm = False  # nothing is slower than it usually is: no engine that is forked late
+        self.max_steps = MAX_STEPS
+        self.listen: Listen | None = None  # hears every event that an engine tells: (node, event)
         self.machines: dict[str, Machine] = {}
         self.network: Network
         self.disk: Disk

@@ -48,6 +48,7 @@ class Group:
     limit: int = 1000  # failover_limit.times
     restart: int = 1  # of the echo service
     worker: bool = True  # the program that answers is a child of the one that was started
+    program: bool = True  # False: an address alone
     more: str = ""  # further services, as YAML list items at column 6
     keys: str = ""  # further keys of the group, as YAML at column 4
 
@@ -55,6 +56,12 @@ class Group:
         other = "b" if self.home == "a" else "a"
         prefix = 64 if ":" in self.ip else 24
         command = ", ".join((*PYTHON, str(HERE / "echo.py"), f'"{self.ip}"', f'"{PORT}"', *["worker"] * self.worker))
+        echo = f"""      - name: {self.name}-echo
+        agent: exec
+        options: {{command: [{command}]}}
+        check: {{every_ms: 1000}}
+        on_failure: {{restart: {self.restart}, within_s: 60, then: failover}}
+"""
         return f"""
   {self.name}:
     nodes: [{self.home}, {other}]
@@ -65,12 +72,7 @@ class Group:
         agent: address
         options: {{ip: "{self.ip}/{prefix}", interface: lan}}
         check: {{every_ms: 1000, timeout_ms: 500}}
-      - name: {self.name}-echo
-        agent: exec
-        options: {{command: [{command}]}}
-        check: {{every_ms: 1000}}
-        on_failure: {{restart: {self.restart}, within_s: 60, then: failover}}
-{self.more}"""
+{echo if self.program else ""}{self.more}"""
 
 
 @dataclass(frozen=True)
@@ -334,13 +336,14 @@ log: {{format: json, level: {self.log_level}}}
         self.lab.heal()
         for node in NODES:
             host = self.lab[node]
-            if not host.runs():
-                host.power_off()  # what a machine that ended by itself leaves behind
-                host.power_on()
-            host.signal(signal.SIGCONT, host.processes())
-            if "sh" not in host.processes().values():
-                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
-                self.start(node)
+            with host.switch:
+                if not host.runs():
+                    host.power_off()  # what a machine that ended by itself leaves behind
+                    host.power_on()
+                host.signal(signal.SIGCONT, host.processes())
+                if not {"sh", "nsenter"} & {*host.processes().values()}:
+                    host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                    self.start(node)
 
     def mend(self, homes: bool = True) -> None:
         """One administrator's step, if one is needed now. homes: bringing a group home is one."""

@@ -18,6 +18,7 @@ answer can be late, bad or missing.
     extended ok|refused    released nfs ok|left    sent [-20ms]    persisted ok|failed    result web start ok|failed|...
     retire web groups=db keys=k2,k1 stop=100ms for=1         reload-ended CODE for=1          a new configuration
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
+    rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     lease|group|why nfs    registers    commands    alarms    services          what the engine shows
     repeat result|extended|released|sent|arbiter            the last such event once more: a late duplicate
@@ -55,6 +56,7 @@ from hasnmp.core.events import (
     Persist,
     Persisted,
     Received,
+    Rejected,
     Release,
     Released,
     Reload,
@@ -614,6 +616,9 @@ class Driver:
         assert self.engine is not None
         pid = self.engine.state.board.services[words[0]].pid
         self.event("exited", ServiceExited(words[0], pid, "exit status 1"))
+
+    def do_rejected(self, words: list[str], options: dict[str, str]) -> None:
+        self.event("rejected", Rejected("lan", words[1], peer=words[0], text=options.get("text", "")))
 
     def do_command(self, words: list[str], options: dict[str, str]) -> None:
         self.replies += 1

@@ -155,6 +155,25 @@ def test_another_nodes_address_is_refused_even_with_a_good_signature() -> None:
     run(test)
 
 
+def test_a_peer_of_another_version_is_named_and_a_stranger_is_not() -> None:
+    """A node that speaks no version of ours: who it is, by its signature and its address, goes to the engine."""
+
+    async def test() -> None:
+        port = free_port()
+        later = replace(DATAGRAM, lowest=2, highest=3)
+        async with Node(config(port), "b") as b:
+            with stranger("127.0.0.2", port) as a:
+                a.sendto(Signer("bank", (KEY,)).encode(later), ("127.0.0.3", port))
+                text = "it speaks versions 2 to 3, this node 1 to 1"
+                assert await b.got.get() == Rejected("red", "version", 1, "a", text)
+                a.sendto(Signer("bank", (b"other",)).encode(later), ("127.0.0.3", port))
+                assert await b.got.get() == Rejected("red", "signature")
+                a.sendto(Signer("bank", (KEY,)).encode(replace(later, sender="c")), ("127.0.0.3", port))
+                assert await b.got.get() == Rejected("red", "version")
+
+    run(test)
+
+
 def test_hostile_octets_from_a_peers_address_are_refused_and_counted_by_reason() -> None:
     """Random octets, truncations, every flipped bit, other keys, clusters, receivers and versions; a replay is for the
     core to refuse, and arrives here."""
@@ -166,7 +185,8 @@ def test_hostile_octets_from_a_peers_address_are_refused_and_counted_by_reason()
         hostile = [chance.randbytes(chance.randrange(1400)) for _ in range(200)]
         hostile += [good[:size] for size in range(0, len(good), 7)]
         hostile += [Signer("bank", (b"other",)).encode(DATAGRAM), Signer("shop", (KEY,)).encode(DATAGRAM)]
-        hostile += [Signer("bank", (KEY,)).encode(replace(DATAGRAM, receiver="c")), good[:4] + b"\x02" + good[5:]]
+        hostile += [Signer("bank", (KEY,)).encode(replace(DATAGRAM, receiver="c"))]
+        hostile += [Signer("bank", (KEY,)).encode(replace(DATAGRAM, lowest=2, highest=3))]
         hostile += [good + bytes(MAX_DATAGRAM), b"", good + b"\0"]
         for bit in range(len(good) * 8):
             flipped = bytearray(good)

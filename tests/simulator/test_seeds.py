@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from hasnmp.simulator.__main__ import main, verdict
-from hasnmp.simulator.profiles import PROFILES
+from hasnmp.simulator.profiles import MIX, PROFILES
 from hasnmp.simulator.runs import Result, run
 
 SEEDS = range(1, 2001)
@@ -27,6 +27,9 @@ ONCE_BROKEN: tuple[tuple[int, str, str], ...] = (
     (30, "durable", "an inhibit that was confirmed and lost"),
     (94, "durable", "an inhibit that was confirmed and lost"),
 )
+
+# Profiles of two faults at once that are known not to be borne, and within how many seeds that is seen.
+NOT_HELD = {"exchanged": 40, "state lost cut": 150}
 
 # What the runs have to meet for their silence to mean anything: event -> how often at least in all of them.
 MET = {
@@ -48,6 +51,15 @@ MET = {
     "fault restart_promiser": 300,
     "fault duel": 150,
     "fault ghost_idle": 20,
+    "crashed at an effect": 100,
+    "machines paused": 100,
+    "releases waited for": 300,
+    "torn reads": 20,
+    "older words landed on newer": 1,
+    "disks exchanged": 5,
+    "state lost": 5,
+    "state rolled back": 5,
+    "reported down": 100,
 }
 
 
@@ -63,13 +75,20 @@ def test_two_thousand_seeds() -> None:
     took = time.monotonic() - began
     broken = [verdict(result) for result in results if result.broken]
     assert not broken, "\n".join(broken)
-    assert {result.profile for result in results} == set(PROFILES)
+    assert {result.profile for result in results} == {name for name, _ in MIX}
     counts: Counter[str] = Counter()
     for result in results:
         counts.update(result.counts)
     missed = {what: counts[what] for what, least in MET.items() if counts[what] < least}
     assert not missed, f"the runs hardly meet {missed}: {counts}"
     assert took < 300, f"2,000 runs took {took:.0f} s"
+
+
+def test_every_profile_is_met_but_those_that_are_known_not_to_hold() -> None:
+    """See the known limits in ARCHITECTURE.md; each of them still breaks, else it belongs into the mix."""
+    assert set(PROFILES) - {name for name, _ in MIX} == set(NOT_HELD)
+    for profile, seeds in NOT_HELD.items():
+        assert any(run(seed, profile).broken for seed in range(1, seeds + 1)), profile
 
 
 @pytest.mark.parametrize("seed", [3, 11, 12])

