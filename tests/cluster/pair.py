@@ -175,11 +175,11 @@ log: {{format: json, level: {self.log_level}}}
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
-    def start(self, *nodes: str, supervised: bool = True) -> int:
+    def start(self, *nodes: str, supervised: bool = True, file: str = f"{ETC}/hasnmp.yaml") -> int:
         """Start hasnmpd on these nodes (none given: both). supervised: the host's init restarts it. Returns when."""
         at_ns = time.monotonic_ns()
         for node in nodes or NODES:
-            daemon = [sys.executable, *self.daemon, "--config", f"{ETC}/hasnmp.yaml", "--node", node]
+            daemon = [sys.executable, *self.daemon, "--config", file, "--node", node]
             argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
             where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
             self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
