@@ -337,6 +337,8 @@ class Engine:
     def _lost(self, peer: Peer) -> None:
         state, ctx = self.state, self.ctx
         left = bool(peer.flags & NodeFlag.LEAVING)
+        owns = [g for g in state.leases if (e := peer.groups.get(g)) is not None and e.flags & GroupFlag.OWNER]
+        peer.said, peer.groups = (), {}  # heard again, perhaps by an answer, it has said nothing yet of its groups
         before, peer.state = peer.state, NodeState.LEFT if left else NodeState.LOST
         peer.changed_ns = ctx.now
         peer.transitions += 1
@@ -347,7 +349,6 @@ class Engine:
         if left:
             state.journal.clear(ctx, Kind.HEARTBEAT_RESTORED, peer.name, f"{peer.name} left in order", peer=peer.name)
             return
-        owns = [g for g in state.leases if (e := peer.groups.get(g)) is not None and e.flags & GroupFlag.OWNER]
         state.journal.happened(
             ctx, Kind.NODE_LOST,
             f"{peer.name} is silent on every link for {self.config.heartbeat.dead_after_ms} ms"
