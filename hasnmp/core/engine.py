@@ -338,7 +338,7 @@ class Engine:
         state, ctx = self.state, self.ctx
         left = bool(peer.flags & NodeFlag.LEAVING)
         owns = [g for g in state.leases if (e := peer.groups.get(g)) is not None and e.flags & GroupFlag.OWNER]
-        peer.said, peer.groups = (), {}  # heard again, perhaps by an answer, it has said nothing yet of its groups
+        peer.forget()
         before, peer.state = peer.state, NodeState.LEFT if left else NodeState.LOST
         peer.changed_ns = ctx.now
         peer.transitions += 1

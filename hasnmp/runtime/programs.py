@@ -73,7 +73,8 @@ def _comm(pid: int) -> str:
         return "?"
 
 
-def _dead(pid: int) -> bool:
+def is_dead(pid: int) -> bool:
+    """Has it ended, whether it was waited for or not?"""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -222,7 +223,7 @@ class Programs:
 
     def _lives(self, program: Program) -> bool:
         """Whoever is not its parent hears nothing of its end, but sees that it is dead and waited for."""
-        return program.status is None and (self.children or not _dead(program.pid))
+        return program.status is None and (self.children or not is_dead(program.pid))
 
     def _become(
         self, run: Run, parent: int, not_after_ns: int, folder: Path | None, stdin: int, output: int, errors: int

@@ -214,6 +214,8 @@ def new_code(folder: str, words: list[str]) -> None:
     if "--rehearse" in words:
         if told == "faulty":
             print("there is a fault in line 7")
+        if told == "vanishes":
+            os.unlink(Path(folder, "python"))
         sys.exit(2 if told == "faulty" else 0)
     if handover.VARIABLE not in os.environ:
         return
