@@ -27,6 +27,7 @@ from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
     Act,
     Action,
+    Adopt,
     AgentResult,
     ArbiterAnswer,
     ArbiterCall,
@@ -52,6 +53,8 @@ from hasnmp.core.events import (
     Send,
     Sent,
     Shutdown,
+    Stage,
+    Staged,
     Started,
     Tick,
 )
@@ -256,7 +259,7 @@ class Loop:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
                 self._finish(RETIRED if retired else int(force))
-            case Reload() | GiveUp():
+            case Reload() | GiveUp() | Stage() | Adopt():
                 self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:
@@ -339,7 +342,7 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
-                case Retire() | ReloadEnded():
+                case Retire() | ReloadEnded() | Staged():
                     self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)

@@ -234,10 +234,14 @@ class Handover:
     def _path(self) -> Path:
         return Path(self.guardian.config.run_dir, f"{self.guardian.node}.handover")
 
+    def busy(self) -> bool:
+        """Is one under way?"""
+        return bool(self.rehearsal or self.to_renew)
+
     def asked(self) -> None:
         """SIGUSR2 came."""
-        if self.rehearsal or self.to_renew or self.guardian.stopping:
-            log("handover_refused", logging.WARNING, why="one is under way, or this daemon stops")
+        if self.busy() or self.guardian.reload.busy() or self.guardian.stopping:
+            log("handover_refused", logging.WARNING, why="one, or a reload, is under way, or this daemon stops")
             return
         try:
             if os.stat(self._path).st_uid != os.geteuid():

@@ -28,7 +28,7 @@ SECRETS = {"noc.auth": "authentic-word", "noc.priv": "private-word", "watch.auth
 V3 = ("-v3", "-u", "noc", "-l", "authPriv", "-a", "SHA-256", "-A", "authentic-word", "-x", "AES", "-X", "private-word")
 # comm of each process of the stack -> its role; "hasnmpd" is the guardian, which the others are forked from
 ROLES = {"hasnmpd": "guardian", "hasnmp-engine": "engine", "hasnmp-lease": "lease", "hasnmp-snmp": "snmp",
-         "hasnmp-store": "store", "hasnmp-pills": "pills"}  # fmt: skip
+         "hasnmp-store": "store"}  # fmt: skip
 SUPERVISE = 'while :; do "$@"; sleep 1; done'  # as systemd's Restart=always with RestartSec=1
 PYTHON = (sys.executable, "-I", "-S")
 # What scheduling, the services' start and the probe's period add on this machine while it is busy.
@@ -175,11 +175,11 @@ log: {{format: json, level: {self.log_level}}}
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
-    def start(self, *nodes: str, supervised: bool = True) -> int:
+    def start(self, *nodes: str, supervised: bool = True, file: str = f"{ETC}/hasnmp.yaml") -> int:
         """Start hasnmpd on these nodes (none given: both). supervised: the host's init restarts it. Returns when."""
         at_ns = time.monotonic_ns()
         for node in nodes or NODES:
-            daemon = [sys.executable, *self.daemon, "--config", f"{ETC}/hasnmp.yaml", "--node", node]
+            daemon = [sys.executable, *self.daemon, "--config", file, "--node", node]
             argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
             where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
             self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
@@ -187,10 +187,11 @@ log: {{format: json, level: {self.log_level}}}
 
     def stack(self, node: str) -> dict[str, list[int]]:
         """role -> pids of the daemon's processes, the guardian first."""
-        found: dict[str, list[int]] = {role: [] for role in ROLES.values()}
+        roles = ROLES | ({"hasnmp-pills": "pills"} if "agent: pill" in str(self.fence) else {})
+        found: dict[str, list[int]] = {role: [] for role in roles.values()}
         for pid, comm in self.lab[node].processes().items():
-            if comm in ROLES:
-                found[ROLES[comm]].append(pid)
+            if comm in roles:
+                found[roles[comm]].append(pid)
         return found
 
     def pids(self, node: str, *roles: str) -> list[int]:
