@@ -6,7 +6,7 @@ PY := .venv/bin/python
 TESTS ?= tests
 export PYTHON
 
-.PHONY: help setup run demo test lint bench sim clean
+.PHONY: help setup run demo test lint bench sim soak clean
 
 help:
 	@echo "make run     start a pair on this machine and show a failure; Ctrl-C ends it"
@@ -14,6 +14,7 @@ help:
 	@echo "make test    the whole suite       make lint    ruff and mypy --strict"
 	@echo "make bench   speed and size, beside the peers'"
 	@echo "make sim SEEDS=n    n simulated runs       make sim SEED=n    one, with its story"
+	@echo "make soak    100,000 simulated runs, then fifty rounds of random faults over real daemons (SEEDS=n ROUNDS=n SEED=n)"
 	@echo "make setup   only the set-up       make clean   remove what the others made"
 
 setup:
@@ -55,6 +56,13 @@ bench:
 sim:
 	@tools/setup venv
 	@$(PY) -m hasnmp.simulator $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
+
+soak:
+	@tools/setup venv debian
+	@failed=0; \
+	$(PY) -m hasnmp.simulator --seeds $(or $(SEEDS),100000) || failed=1; \
+	$(PY) -m tests.cluster.nemesis --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0) || failed=1; \
+	exit $$failed
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -19,7 +19,7 @@ from hasnmp.console import report
 from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, clean, word, wrap
 from hasnmp.errors import Code, ConfigError, HasnmpError, Refused, Unreachable, WireError
-from hasnmp.model import CommandRow, CommandState, EventRow, GroupRow, NodeRow, ServiceRow, SystemRow, Verb
+from hasnmp.model import CommandRow, CommandState, ConfigRow, EventRow, GroupRow, NodeRow, ServiceRow, SystemRow, Verb
 
 if TYPE_CHECKING:
     from hasnmp.settings import Config
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET = "/run/hasnmp/control.sock"
 STATUS_TABLES = ("system", "nodes", "links", "groups", "services", "arbiters", "alarms")
 STATS_TABLES = ("statistics", "config", "nodes", "links", "groups", "services")
-LATER = ("reload", "apply", "fence", "agents", "console", "--host")  # what versions to come will have
+LATER = ("apply", "console", "--host")  # what versions to come will have
 
 Args = argparse.Namespace
 
@@ -139,6 +139,15 @@ def why(args: Args) -> int:
     return 0
 
 
+def fence_show(args: Args) -> int:
+    view = connect(args, "fences").view()
+    if args.json:
+        out_json(report.view_json(view, ("fences",)))
+    else:
+        out(report.fences(view, Screen()))
+    return 0
+
+
 # -------------------------------------------------------------------------------------------------- what is commanded
 
 
@@ -152,6 +161,16 @@ def of_group(verb: Verb) -> Callable[[Args], int]:
 
 def of_node(verb: Verb) -> Callable[[Args], int]:
     return lambda args: command(args, verb, "node", args.node)
+
+
+def fence_confirm(args: Args) -> int:
+    """The administrator's word that a node is off. Asked for on a terminal; without one it takes --yes."""
+    if not args.yes:
+        from hasnmp.console.fence import certain
+
+        if not certain(args.node):
+            raise Refused(Code.NOT_ALLOWED, f"fence confirm {args.node}: not confirmed, nothing was done")
+    return command(args, Verb.FENCE_CONFIRM, "node", args.node)
 
 
 def service(args: Args) -> int:
@@ -184,11 +203,16 @@ def command(args: Args, verb: Verb, kind: str, target: str, *, to: str = "", up:
     return _follow(control, row, args)
 
 
-def _follow(control: Control, row: CommandRow, args: Args) -> int:
+def _follow(
+    control: Control, row: CommandRow, args: Args, story: Iterable[CommandRow | EventRow | None] | None = None
+) -> int:
+    """story: what becomes of the row, if not this connection alone tells it."""
     screen = Screen()
-    what = f"{word(row.verb)} {row.target or 'all'}" + (f" to {row.to}" if row.to else "")
+    what = f"{word(row.verb)} {row.target or ('' if row.verb is Verb.RELOAD else 'all')}".strip() + (
+        f" to {row.to}" if row.to else ""
+    )
     try:
-        for news in control.follow(row, args.timeout):
+        for news in story or control.follow(row, args.timeout):
             if isinstance(news, EventRow):
                 if screen.terminal and not args.quiet:
                     print(screen.paint(report.event_line(news, screen, whole=False), "dim"))
@@ -216,17 +240,53 @@ def _follow(control: Control, row: CommandRow, args: Args) -> int:
     return code
 
 
+def reload(args: Args) -> int:
+    """Have the daemon read its configuration anew. The file is looked at here first: here every fault can be shown."""
+    from hasnmp.console.following import follow
+
+    control = connect(args)
+    found = report.first(control.view(), "config", ConfigRow)
+    # Whoever may command the daemon need not be able to read its secrets: then the daemon alone judges.
+    if found and os.geteuid() == 0 and os.path.exists(found.source):
+        try:
+            _look(found.source, load(found.source, secrets=True))
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            print(f"hasnmp: {_count(len(error.faults), 'fault')}; the daemon goes on with what it has "
+                  f"[{Code.CONFIG_INVALID.name}={int(Code.CONFIG_INVALID)}]", file=sys.stderr)  # fmt: skip
+            return int(Code.CONFIG_INVALID)
+    row = control.command(Verb.RELOAD, "", reason=args.reason)
+    if args.no_wait and row.state is not CommandState.REFUSED:
+        print(f"accepted as command {row.id}; see: hasnmp commands")
+        return 0
+    return _follow(control, row, args, follow(control, row, args.timeout))
+
+
 # ------------------------------------------------------------------------------------------------- without the daemon
 
 
 def check_config(args: Args) -> int:
     config = load(args.file, secrets=not args.no_secrets)
+    if not args.no_secrets:
+        _look(args.file, config)
     services = len(config.services())
     print(f"{args.file}: no fault: cluster {config.cluster}, {_count(len(config.nodes), 'node')}, "
           f"{_count(len(config.groups), 'group')}, {_count(services, 'service')}")  # fmt: skip
     if args.no_secrets:
         print("the files with the secrets, and the programs, were not looked at")
     return 0
+
+
+def _look(file: str, config: Config) -> None:
+    """What this machine says to a faultless file: notes on stderr. Raises ConfigError: faults."""
+    from hasnmp.config import Places
+    from hasnmp.console import config_check
+
+    faults, notes = config_check.look(config, Places(file))
+    for note in notes:
+        print(f"note: {clean(note)}", file=sys.stderr)
+    if faults:
+        raise ConfigError(faults)
 
 
 def _count(number: int, noun: str) -> str:
@@ -243,7 +303,8 @@ def arbiter(args: Args) -> int:
     try:
         if args.action == "init":
             nodes, groups = tuple(n.name for n in config.nodes), tuple(g.name for g in config.groups)
-            print(admin.init(device, config.cluster, groups, nodes, force=args.force))
+            pills = any(level.agent == "pill" for node in config.nodes for level in node.fence)
+            print(admin.init(device, config.cluster, groups, nodes, force=args.force, pills=pills))
         elif args.action == "show":
             out(admin.show(device))
         else:
@@ -252,6 +313,13 @@ def arbiter(args: Args) -> int:
         raise Refused(Code.ARBITER_LOST, f"{device}: {error.strerror}; can this node reach it?") from None
     except WireError as error:
         raise Refused(Code.ARBITER_LOST, f"{device}: {error}") from None
+    return 0
+
+
+def agents(args: Args) -> int:
+    from hasnmp.console import fence
+
+    out(fence.show(args.name, Screen()) if args.action == "show" else fence.listing(Screen()))
     return 0
 
 
@@ -391,6 +459,21 @@ def parser() -> Parser:
     ):
         made = add(name, of_node(verb), text, where, order)
         made.add_argument("node", metavar="NODE", nargs="?", default="")
+    actions = add(
+        "fence", fence_show, "the fence devices: show them, test one, or say that a node is off"
+    ).add_subparsers(metavar="ACTION", required=True, parser_class=Parser)
+    parents: Any = ((where, shape), (where, order))
+    text = "every fence level of every node, and what came of its last use and test"
+    actions.add_parser("show", help=text, description=text[0].upper() + text[1:] + ".", parents=parents[0])
+    for name, run, text in (
+        ("test", of_node(Verb.FENCE_TEST), "ask a node's fence devices for their status, now"),
+        ("confirm", fence_confirm, "your word that a node is off: its groups may be taken without fencing it"),
+    ):
+        made = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=parents[1])
+        made.set_defaults(run=run)
+        made.add_argument("node", metavar="NODE")
+        if name == "confirm":
+            made.add_argument("--yes", action="store_true", help="do not ask")
     made = add("service", service, "start, stop, restart a service by hand, or clear its failures", where, order)
     made.add_argument("action", choices=("start", "stop", "restart", "clear"))
     made.add_argument("name", metavar="NAME")
@@ -399,6 +482,7 @@ def parser() -> Parser:
     made.add_argument("state", choices=("up", "down"))
     made.add_argument("message", metavar="MESSAGE", nargs="*", default=[])
 
+    add("reload", reload, "have the daemon read its configuration file anew; what did not change runs on", where, order)
     made = add("check-config", check_config, "every fault of a configuration file")
     made.add_argument("file", metavar="FILE")
     made.add_argument("--no-secrets", action="store_true", help="look at the text only: no key files, no programs")
@@ -425,6 +509,11 @@ def parser() -> Parser:
                       "together; a wrong one is answered with all that are known")  # fmt: skip
     made.add_argument("--start-ms", metavar="SERVICE=MS", action=StartTimes, default={},
                       help="how long that service's start takes (100 ms)")  # fmt: skip
+    made = add("agents", agents, "the agents that run services, and the fence agents that are installed here")
+    made.set_defaults(action="list")
+    actions = made.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser)
+    made = actions.add_parser("show", help="an agent's options", description="An agent's options.")
+    made.add_argument("name", metavar="NAME")
     made = add("mib", mib, "print HASNMP-MIB")
     made.add_argument("--root", metavar="OID", default="", help="under your own enterprise number")
     made = add("demo", demo, "a whole pair on this machine: service, failure, takeover, trap")

@@ -15,12 +15,13 @@ import os
 import stat
 from typing import Any
 
+from hasnmp import config_fence as fence
 from hasnmp import config_schema as schema
 from hasnmp.config_judge import judge
 from hasnmp.config_kinds import Secret
 from hasnmp.config_read import BAD, REQUIRED, Context, Key, Section, read_section
-from hasnmp.config_yaml import MAX_SIZE, compose
-from hasnmp.errors import ConfigError
+from hasnmp.config_yaml import MAX_SIZE, compose, join
+from hasnmp.errors import ConfigError, Fault
 from hasnmp.model import Failback
 from hasnmp.settings import (
     Arbiter,
@@ -28,6 +29,7 @@ from hasnmp.settings import (
     Community,
     Config,
     Control,
+    Fencing,
     Group,
     Heartbeat,
     Log,
@@ -38,9 +40,10 @@ from hasnmp.settings import (
     Snmp,
     SnmpUser,
     Throttle,
+    Watchdog,
 )
 
-__all__ = ["REQUIRED", "Key", "known_keys", "load", "parse"]
+__all__ = ["REQUIRED", "Key", "Places", "known_keys", "load", "parse"]
 
 
 def load(path: str, *, strict_files: bool = True) -> Config:
@@ -99,6 +102,35 @@ def parse(text: str, source: str, base_dir: str, *, strict_files: bool = True) -
     return _build(root, options, source)
 
 
+class Places:
+    """Where a faultless file gives its keys, for what is found out about them after it was read."""
+
+    def __init__(self, path: str) -> None:
+        self.source = path
+        try:
+            with open(path, "rb") as file:
+                self._top = compose(file.read(MAX_SIZE).decode("utf-8-sig", "replace"), lambda *fault: None)
+        except OSError:
+            self._top = None  # gone since it was read: line 1 has to do
+
+    def fault(self, text: str, *steps: str | int) -> Fault:
+        """A fault of the key at the end of these steps (keys, and places in lists), or of the nearest one above it."""
+        node, key = self._top, ""
+        line = 1
+        for step in steps:
+            key = f"{key}[{step}]" if isinstance(step, int) else join(key, step)
+            value = node.value if node is not None else None
+            if isinstance(value, list) and isinstance(step, int) and step < len(value):
+                node = value[step]
+                name = node.value.get("name") if isinstance(node.value, dict) else None
+                if name is not None and isinstance(name.value, str):  # as the reader calls it
+                    key = join(key.rpartition("[")[0], name.value)
+            else:
+                node = value.get(step) if isinstance(value, dict) and isinstance(step, str) else None
+            line = node.line if node is not None else line
+        return Fault(self.source, line, key, text)
+
+
 def known_keys() -> dict[str, Key]:
     """Every key of this version's form, by its path ("groups.NAME.services[].check.every_ms"), in the form's order.
 
@@ -125,12 +157,15 @@ def known_keys() -> dict[str, Key]:
 
 
 def _build(root: Section, options: dict[str, Section], source: str) -> Config:
-    nodes = tuple(NodeSettings(name, dict(node["links"])) for name, node in root["nodes"].items())
+    nodes = tuple(
+        NodeSettings(name, dict(node["links"]), fence.levels_of(node["fence"])) for name, node in root["nodes"].items()
+    )
     everybody = tuple(node.name for node in nodes)
     beat = {**root["heartbeat"].values}
     keys: tuple[Secret, ...] = beat.pop("key_files")
     heartbeat = Heartbeat(**beat, keys=tuple(k.octets for k in keys if k.octets), key_files=tuple(k.path for k in keys))
     arbiter = Arbiter(**_given(root["arbiter"]))
+    watchdog = Watchdog(**root["watchdog"].values)
     groups = tuple(
         Group(
             name,
@@ -139,6 +174,9 @@ def _build(root: Section, options: dict[str, Section], source: str) -> Config:
             Failback.AUTOMATIC if group["failback"] == "automatic" else Failback.MANUAL,
             group["failover_limit"]["times"],
             group["failover_limit"]["within_s"],
+            fence.has_disk(group),
+            group["accept_unfenced_disk"],
+            fence.stop_failure(group, root["nodes"]),
         )
         for name, group in root["groups"].items()
     )
@@ -149,6 +187,8 @@ def _build(root: Section, options: dict[str, Section], source: str) -> Config:
         arbiter=arbiter,
         groups=groups,
         recovery_automatic=root["recovery"] == "automatic",
+        fencing=Fencing(**root["fencing"].values),
+        watchdog=watchdog,
         snmp=_snmp(root["snmp"]),
         control=Control(root["control"]["socket"] or f"{root['run_dir']}/control.sock", root["control"]["group"]),
         events_keep=root["events"]["keep"],
@@ -156,7 +196,7 @@ def _build(root: Section, options: dict[str, Section], source: str) -> Config:
         run_dir=root["run_dir"],
         log=Log(**root["log"].values),
         source=source,
-        digest=_digest(root["cluster"], nodes, heartbeat, arbiter, groups),
+        digest=_digest(root["cluster"], nodes, heartbeat, arbiter, groups, watchdog),
     )
 
 
@@ -208,11 +248,16 @@ def _snmp(snmp: Section) -> Snmp:
 
 
 def _digest(
-    cluster: str, nodes: tuple[NodeSettings, ...], beat: Heartbeat, arbiter: Arbiter, groups: tuple[Group, ...]
+    cluster: str,
+    nodes: tuple[NodeSettings, ...],
+    beat: Heartbeat,
+    arbiter: Arbiter,
+    groups: tuple[Group, ...],
+    watchdog: Watchdog,
 ) -> str:
     """What nodes must agree on before any of them may acquire a group (design rule 9); late_after_ms only counts."""
     # The order of nodes breaks ties between claimants; the order of links, groups and services decides nothing.
-    agreed = {
+    agreed: dict[str, Any] = {
         "form": 1,
         "cluster": cluster,
         "nodes": [[node.name, node.links] for node in nodes],
@@ -227,5 +272,18 @@ def _digest(
         "arbiter": [arbiter.type, arbiter.device, arbiter.lease_ms, arbiter.io_timeout_ms, arbiter.accept_split_brain],
         "groups": {group.name: group.nodes for group in groups},
     }
+    # What the first version did not have is named only where it is used: so nodes of both versions agree while the cluster
+    # is upgraded one by one. Secrets are not in it: each node has its own files.
+    levels = {
+        node.name: [[f.agent, f.cuts, f.timeout_ms, f.action, f.options, sorted(f.secrets)] for f in node.fence]
+        for node in nodes
+        if node.fence
+    }
+    disks = {g.name: g.accept_unfenced_disk for g in groups if g.disk}
+    failures = {g.name: g.on_stop_failure for g in groups if g.on_stop_failure != "block"}
+    more = {"fence": levels, "disks": disks, "on_stop_failure": failures}
+    agreed.update({name: value for name, value in more.items() if value})
+    if watchdog.device:
+        agreed["watchdog"] = [watchdog.device, watchdog.timeout_s]
     canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ import ipaddress
 import pwd
 from typing import Any
 
+from hasnmp import config_fence as fence
 from hasnmp import config_schema as schema
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
 from hasnmp.config_yaml import Node, join, show
@@ -26,6 +27,9 @@ def judge(root: Section, context: Context) -> dict[str, Section]:
         _judge_heartbeat(root["heartbeat"], context)
     if root.good("arbiter"):
         _judge_arbiter(root["arbiter"], root["heartbeat"], context)
+    fence.judge_nodes(nodes, root["arbiter"], context)
+    fence.judge_watchdog(root, context)
+    fence.judge_fencing(root["fencing"], context)
     options: dict[str, Section] = {}
     if root.good("groups"):
         _judge_size(root, names or [], context)
@@ -34,8 +38,10 @@ def judge(root: Section, context: Context) -> dict[str, Section]:
             if group is BAD:
                 continue
             _judge_members(group, names, context)
+            fence.judge_group(group, nodes, root["watchdog"], context)
             for service in group["services"] if group.good("services") else ():
                 _judge_service(service, lines, options, used, context)
+        _judge_mounts(root, options, context)
     if root.good("snmp"):
         _judge_snmp(root["snmp"], context)
     control = root["control"]
@@ -137,12 +143,12 @@ def _judge_arbiter(arbiter: Section, beat: Any, context: Context) -> None:
             ["device", "type"],
             "missing, and type disk has no default for it; allowed: a block device or file that every node reaches",
         )
-    if not disk and arbiter["accept_split_brain"] is False:
+    if arbiter["type"] == "none" and arbiter["accept_split_brain"] is False:
         context.tell(
             arbiter,
             ["accept_split_brain", "type"],
             "type none means that two nodes that don't hear each other both run a "
-            "group; write accept_split_brain: true, or use type disk",
+            "group; write accept_split_brain: true, or use type disk or fence",
         )
     if beat is BAD or not beat.good("kill_ms") or not arbiter.good("lease_ms", "io_timeout_ms"):
         return
@@ -267,6 +273,17 @@ def _judge_service(
                 ["user"],
                 f"{show(chosen['user'])} is no user of this machine; run: useradd --system {chosen['user']}",
             )
+
+
+def _judge_mounts(root: Section, options: dict[str, Section], context: Context) -> None:
+    """Folders and devices of file systems, each used once."""
+    mounts: dict[str, str] = {}
+    arbiter = root["arbiter"]
+    lease = str(arbiter["device"]) if arbiter is not BAD and arbiter.good("device") else ""
+    for name, group in root["groups"].items():
+        for service in group["services"] if group is not BAD and group.good("services") else ():
+            if service.good("name", "agent") and service["agent"] == "filesystem" and service["name"] in options:
+                fence.judge_filesystem(options[service["name"]], service["name"], name, mounts, lease, context)
 
 
 def _judge_check(check: Any, agent: str, context: Context) -> None:

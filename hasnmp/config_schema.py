@@ -6,6 +6,7 @@ depends on another key, the row has None and says so; `config.py` completes it.
 
 from __future__ import annotations
 
+from hasnmp.config_fence import DEVICE, FENCE_KEYS, FSTYPE, LEVELS, MOUNT_OPTIONS, WATCHDOG
 from hasnmp.config_kinds import COMMAND, DIRECTORY, INTERFACE, IP, LISTEN, NETWORK, PATH, RECEIVER, SOCKET, URL, secret
 from hasnmp.config_read import (
     BOOL,
@@ -44,9 +45,10 @@ COMMUNITY = secret(1, 255, "")
 DAY_MS = 86_400_000
 
 # fmt: off
+FENCE = section(*FENCE_KEYS)
 NODE = section(
     Key("links", named(IP, NAME, 1, 8), REQUIRED, "the node's address on each link; two links or more are advised"),
-    Key("fence", absent("fence agents are", "leave it out: leases alone decide here"), None, ""),
+    Key("fence", list_of(FENCE, 0, LEVELS), (), "how this node is ended from outside: levels, tried in order"),
 )
 
 HEARTBEAT = section(
@@ -63,30 +65,32 @@ HEARTBEAT = section(
 )
 
 ARBITER = section(
-    Key("type", choice("disk", "none", later={
-        "etcd": "use disk (a device or file that every node reaches) or none",
-        "fence": "use disk (a device or file that every node reaches) or none"}), REQUIRED,
+    Key("type", choice("disk", "fence", "none", later={
+        "etcd": "use disk (a device or file that every node reaches), fence or none"}), REQUIRED,
         "who may own a group when the nodes can't agree"),
     Key("device", PATH, "", "a block device or file that every node reaches; REQUIRED for type disk", ("disk",)),
     Key("lease_ms", integer(100, 600_000), 3000, "of the arbiter's lease, which counts while not every node promises"),
     Key("io_timeout_ms", integer(10, 60_000), 500, "a read or write of the device that takes longer has failed"),
     Key("accept_split_brain", BOOL, False,
         "none: take a silent peer's group, at the risk that both run it; must be true there", ("none",)),
-    *(Key(name, absent("etcd is", "use type disk or none"), None, "")
+    *(Key(name, absent("etcd is", "use type disk, fence or none"), None, "")
       for name in ("endpoints", "ca_file", "cert_file", "key_file")),
 )
 
-CHECK_TYPES = {"exec": ("process", "command", "tcp", "http"), "address": ("address",), "passive": ("report",)}
+PROBED = ("process", "command", "tcp", "http", "address", "filesystem")  # every check but the outside agent's report
+CHECK_TYPES = {"exec": ("process", "command", "tcp", "http"), "address": ("address",), "passive": ("report",),
+               "filesystem": ("filesystem",)}
 CHECK = section(
-    Key("type", choice("process", "command", "tcp", "http", "report", "address", later={
+    Key("type", choice("process", "command", "tcp", "http", "report", "address", "filesystem", later={
         "sql": "use command, with a program that runs the statement"}), None,
-        "exec: process (its program lives, the default), command, tcp or http; passive: report; address: address"),
-    Key("every_ms", integer(10, DAY_MS), 5000, "how often", ("process", "command", "tcp", "http", "address")),
+        "exec: process (its program lives, the default), command, tcp or http; the others have one each: address, filesystem, "
+        "report (passive)"),
+    Key("every_ms", integer(10, DAY_MS), 5000, "how often", PROBED),
     Key("timeout_ms", integer(10, DAY_MS), None,
         "a check that takes longer has failed; default: 3000, or every_ms if that is less",
-        ("process", "command", "tcp", "http", "address")),
+        PROBED),
     Key("fail_after", integer(1, 100), 1, "so many failed checks in a row make a failed service",
-        ("process", "command", "tcp", "http", "address")),
+        PROBED),
     Key("command", COMMAND, None, "exit status 0 is good; REQUIRED for type command", ("command",)),
     Key("host", IP, None, "an IP address; REQUIRED for type tcp", ("tcp",)),
     Key("port", integer(1, 65535), None, "REQUIRED for type tcp", ("tcp",)),
@@ -116,6 +120,12 @@ OPTIONS = {
         Key("reach", list_of(IP, 0, 16, unique=True), (), "neighbours of which one must answer"),
     ),
     "passive": (),
+    "filesystem": (
+        Key("device", DEVICE, REQUIRED, "what is mounted: a path, better than UUID=... or LABEL=..."),
+        Key("directory", DIRECTORY, REQUIRED, "where, on every node of the group; a folder that is there"),
+        Key("fstype", FSTYPE, REQUIRED, "ext4, xfs, ..."),
+        Key("options", MOUNT_OPTIONS, "", "as for mount -o"),
+    ),
 }
 
 ON_FAILURE = section(
@@ -126,8 +136,8 @@ ON_FAILURE = section(
 
 SERVICE = section(
     Key("name", NAME, REQUIRED, "unique in the whole file, for it indexes haServiceTable"),
-    Key("agent", Kind("exec, address or passive", text(1, 255).read), REQUIRED,
-        "exec: runs a program; address: an IP address; passive: an outside agent reports in"),
+    Key("agent", Kind("exec, address, filesystem or passive", text(1, 255).read), REQUIRED,
+        "exec: runs a program; address: an IP address; filesystem: mounts one; passive: an outside agent reports in"),
     Key("options", Kind("a mapping", RAW.read, variants=tuple(OPTIONS.items())), None, "what the agent needs to know"),
     Key("critical", BOOL, True, "a service that is not critical never moves its group"),
     Key("check", CHECK, None, "how it is checked"),
@@ -145,9 +155,13 @@ GROUP = section(
     Key("nodes", list_of(NAME, 1, 32, unique=True), None, "who may run it, first choice first; default: every node"),
     Key("failback", choice("manual", "automatic"), "manual", "does it return to its first choice by itself?"),
     Key("failover_limit", FAILOVER_LIMIT, None, "moves caused by a failed service"),
-    Key("accept_unfenced_disk", BOOL, False, "no agent of this version owns a disk: accepted, and of no effect yet"),
-    Key("on_stop_failure", choice("block", later={"fence": "use block: the group waits for the administrator"}),
-        "block", "block: a group that can't be stopped keeps its lease and waits"),
+    Key("disk", BOOL, None,
+        "does it write to storage that other nodes reach? then silence is not enough to take it; default: if it has a "
+        "filesystem"),
+    Key("accept_unfenced_disk", BOOL, False, "take a group with a disk without fencing or watchdog, at the data's risk"),
+    Key("on_stop_failure", choice("fence", "block"), None,
+        "a group that can't be stopped: fence the node, or block: keep the lease and wait for the administrator; "
+        "default: fence if it has a disk and every node of it has a fence level that cuts power or disk, else block"),
     Key("services", list_of(SERVICE, 1, 1000), REQUIRED, "started in this order, stopped in reverse"),
 )
 
@@ -205,6 +219,11 @@ LOG = section(
     Key("level", choice("debug", "info", "warning", "error"), "info", "the least that is logged"),
 )
 
+FENCING = section(
+    Key("test_every_s", integer(0, 31_536_000), 3600, "each fence device is asked for its status this often; 0 = never"),
+    Key("test_alarm_s", integer(1, 31_536_000), 86_400, "a device that has not answered well for so long is an alarm"),
+)
+
 FORM = (
     Key("cluster", CLUSTER, REQUIRED, "the cluster's name, part of every signature"),
     Key("nodes", named(NODE, NAME, 1, 32), REQUIRED, "a node finds itself by --node, else by host name"),
@@ -213,8 +232,9 @@ FORM = (
     Key("groups", named(GROUP, NAME, 1, 64), REQUIRED, "services that move together"),
     Key("recovery", choice("manual", "automatic"), "manual",
         "does a failed node that returns need an administrator's word?"),
+    Key("fencing", FENCING, None, "how the fence devices are kept in view"),
+    Key("watchdog", WATCHDOG, None, "resets this machine if the guardian fails; default: none"),
     Key("snmp", SNMP, None, "the agent"),
-    Key("watchdog", absent("the watchdog is", "leave it out: the guardian ends a group by itself"), None, ""),
     Key("hooks", absent("hooks are", "leave it out; a trap receiver can run programs"), None, ""),
     Key("events", EVENTS, None, "the event ring"),
     Key("control", CONTROL, None, "the local socket"),

@@ -62,7 +62,7 @@ class Arbiter:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How a service is checked. type: process (the program itself lives), command, tcp, http, report, address."""
+    """How a service is checked. type: process (the program itself lives), command, tcp, http, report, address, filesystem."""
 
     type: str = "process"
     every_ms: int = 5000
@@ -208,7 +208,9 @@ class Config:
     run_dir: str = "/run/hasnmp"
     log: Log = Log()
     source: str = ""
-    digest: str = ""  # 16 hex digits over what safety rests on: cluster, nodes, links, heartbeat times, arbiter, groups' names and nodes
+    # 16 hex digits over what safety rests on: cluster, nodes, links, fence levels, heartbeat times, arbiter, watchdog, and
+    # groups' names, nodes and disks
+    digest: str = ""
 
     def node(self, name: str) -> NodeSettings:
         """Raises KeyError: no such node."""

@@ -71,6 +71,7 @@ class GroupFlag(Flags):
     RELEASED = 16  # the sender gave (group, token) up: promises for it are void
     HANDOVER = 32  # with RELEASED: given up for the receiver of this datagram to take
     FOREVER = 64  # with PROMISE: durable, until the promiser has heard the holder again (it is leaving)
+    CLEAN = 128  # nothing of the group runs on the sender, by its guardian's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,11 @@ def _named(name: str) -> bytes:
     if not 0 < len(octets) < 256:
         raise WireError("malformed", f"a name of {len(octets)} octets; 1 to 255 are allowed")
     return bytes((len(octets),)) + octets
+
+
+def fingerprint(key: bytes) -> str:
+    """What nodes may tell each other of a key that they hold: 8 hex digits, which say nothing of the key itself."""
+    return hmac.digest(key, b"fingerprint", "sha256").hex()[:8]
 
 
 class Signer:

@@ -11,9 +11,11 @@ from hasnmp import settings
 from hasnmp.agents.address import AddressAgent
 from hasnmp.agents.checks import Verdict
 from hasnmp.agents.exec import ExecAgent
+from hasnmp.agents.filesystem import FilesystemAgent
 from hasnmp.agents.host import Host
 from hasnmp.agents.passive import PassiveAgent
 from hasnmp.core.events import Act, Action, Adopted, AgentResult, Outcome
+from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import HeldAddress, Purpose, Running
 
 
@@ -30,7 +32,9 @@ class Agent(Protocol):
     async def check(self, act: Act) -> Verdict: ...
 
 
-AGENTS: dict[str, type] = {"exec": ExecAgent, "address": AddressAgent, "passive": PassiveAgent}
+AGENTS: dict[str, type] = {
+    "exec": ExecAgent, "address": AddressAgent, "filesystem": FilesystemAgent, "passive": PassiveAgent,
+}  # fmt: skip
 
 
 class Agents:
@@ -41,8 +45,11 @@ class Agents:
         self._agents: dict[str, Agent] = {s.name: AGENTS[s.agent](s, host) for s in services}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def adopt(self, running: tuple[Running, ...], addresses: tuple[HeldAddress, ...]) -> tuple[Adopted, ...]:
+    def adopt(
+        self, running: tuple[Running, ...], addresses: tuple[HeldAddress, ...], groups: frozenset[str] = frozenset()
+    ) -> tuple[Adopted, ...]:
         """Take over what the guardian runs from before this engine's start. Returns it as the engine is to hear it.
+        groups: those with a live lease, whose file systems are adopted if they are mounted.
 
         What no configured service claims, and checks that nobody waits for any more, are ended; the guardian ends the
         rest with its group's lease.
@@ -61,6 +68,9 @@ class Agents:
             if isinstance(agent, AddressAgent):
                 agent.adopt(address)
                 adopted.append(Adopted(address.service, 0, address.since_ns))
+        for name, mounted in self._agents.items():
+            if isinstance(mounted, FilesystemAgent) and mounted.group in groups and mounted.mounted:
+                adopted.append(Adopted(name, 0, boottime_ns()))
         return tuple(adopted)
 
     def act(self, act: Act) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hasnmp import settings
+from hasnmp.agents.fence_metadata import search_path
 from hasnmp.core.events import Event, HeldLease, Outcome, ServiceExited
 from hasnmp.errors import HasnmpError
 from hasnmp.runtime import messages
@@ -83,6 +84,10 @@ class Host:
         kernel would not stop: an engine that was frozen goes on in the middle of what it did."""
         return boottime_ns() < self._until_ns.get(group, 0)
 
+    def held(self) -> list[tuple[str, int]]:
+        """(group, expiry) of each lease that the guardian acknowledged."""
+        return list(self._until_ns.items())
+
     def token(self, lease: HeldLease) -> None:
         """A lease went to the guardian: what starts from now on is told this token."""
         self._tokens[lease.group] = lease.token
@@ -99,22 +104,27 @@ class Host:
         timeout_ms: int = 0,
     ) -> Program:
         """Start a program. Raises NotRun. Cancelled while it waits, it ends the program if it comes up after all."""
-        run = self._next_run
-        self._next_run += 1
-        started: asyncio.Future[Program] = asyncio.get_running_loop().create_future()
-        self._starting[run] = started
         # The guardian adds HASNMP_NODE, HASNMP_GROUP and HASNMP_RUN, by which it knows its own.
         names = {"HASNMP_SERVICE": service.name, "HASNMP_TOKEN": str(self._tokens.get(service.group, 0))}
-        self._send(
+        return await self._started(
             messages.Run(
-                run=run, group=service.group, service=service.name, argv=argv, purpose=purpose,
+                run=self._number(), group=service.group, service=service.name, argv=argv, purpose=purpose,
                 env={**(env or {}), **names}, cwd=cwd, user=user, timeout_ms=timeout_ms,
             )
         )  # fmt: skip
+
+    def _number(self) -> int:
+        self._next_run += 1
+        return self._next_run - 1
+
+    async def _started(self, run: messages.Run) -> Program:
+        started: asyncio.Future[Program] = asyncio.get_running_loop().create_future()
+        self._starting[run.run] = started
+        self._send(run)
         try:
             return await started
         except asyncio.CancelledError:
-            self._send(messages.End(run))
+            self._send(messages.End(run.run))
             raise
 
     def adopt(self, running: messages.Running) -> Program:
@@ -135,7 +145,18 @@ class Host:
     async def output(self, service: settings.Service, argv: tuple[str, ...], purpose: Purpose, timeout_ms: int,
                      env: dict[str, str] | None = None, cwd: str = "", user: str = "") -> Exited:  # fmt: skip
         """Run a program to its end. Raises NotRun. Cancelled, it ends the program by force."""
-        program = await self.run(service, argv, purpose, env=env, cwd=cwd, user=user, timeout_ms=timeout_ms)
+        return await self._to_its_end(
+            await self.run(service, argv, purpose, env=env, cwd=cwd, user=user, timeout_ms=timeout_ms)
+        )
+
+    async def fence_agent(self, argv: tuple[str, ...], stdin: str, timeout_ms: int) -> Exited:
+        """Run a fence agent to its end; it is of no group and needs no lease. argv[0]: looked up in PATH and where packages
+        put fence agents. Raises NotRun, MessageError (stdin is too long). Cancelled, it ends the agent by force."""
+        run = messages.Run(self._number(), "", "", argv, Purpose.FENCE, {"PATH": search_path()}, timeout_ms=timeout_ms,
+                           stdin=stdin)  # fmt: skip
+        return await self._to_its_end(await self._started(run))
+
+    async def _to_its_end(self, program: Program) -> Exited:
         try:
             return await asyncio.shield(program.exited)
         except asyncio.CancelledError:
@@ -187,7 +208,10 @@ class Host:
         program = self._programs.pop(message.run, None)
         if program is None:
             # It ended while no engine lived; what was not adopted is started again or not by the core's own rules.
-            self.log.info("former_program_ended", service=message.service, how=how_it_ended(message))
+            how = (
+                how_it_ended(message) if message.purpose is not Purpose.FENCE else "a fence agent"
+            )  # which may tell secrets
+            self.log.info("former_program_ended", service=message.service, how=how)
             return
         program.exited.set_result(message)
         if program.on_exit is not None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from hasnmp.arbiters.disk import FIRST, STRIDE, Blocks, Header, LeaseDisk, header_to_bytes
+from hasnmp.arbiters.pills import ROW, Acks, PillKind, PillRow, rows
 from hasnmp.errors import Code, Refused, WireError
 from hasnmp.wire import SLOT_PAYLOAD, SLOT_SIZE, Slot, SlotState, slot_from_bytes, slot_to_bytes
 
@@ -20,15 +21,19 @@ LONGEST_WATCH_MS = 10_000
 NOBODY = "0" * 16
 
 
-def init(path: str, cluster: str, groups: tuple[str, ...], nodes: tuple[str, ...], force: bool = False) -> str:
+def init(
+    path: str, cluster: str, groups: tuple[str, ...], nodes: tuple[str, ...], force: bool = False, pills: bool = False
+) -> str:
     """Make a lease disk, or give new groups and nodes their places on the one that is there; says what it did.
 
     The same call on every node is right: the second one finds the work done. force makes a new disk (a new UUID) over
-    whatever is there, which is only safe while hasnmpd runs nowhere.
+    whatever is there, which is only safe while hasnmpd runs nowhere. pills: with places for poison pills (pills.py).
     Raises: Refused (foreign content, a mounted device, too small, too many nodes), OSError.
     """
     if len(nodes) > STRIDE:
         raise Refused(Code.UNSUPPORTED, f"a lease disk serves at most {STRIDE} nodes; {len(nodes)} are configured")
+    if pills:
+        groups += rows(nodes)
     if not os.path.exists(path):
         text = _create_file(path, cluster, groups, nodes)
         if text:
@@ -54,7 +59,7 @@ def init(path: str, cluster: str, groups: tuple[str, ...], nodes: tuple[str, ...
 
 
 def describe(path: str) -> dict[str, Any]:
-    """{path, uuid, cluster, generation, made_wall_ms, direct, nodes, groups: {group: {node: Slot or reason}}}.
+    """{path, uuid, cluster, generation, made_wall_ms, direct, nodes, groups: {group: {node: Slot or reason}}, pills: lines}.
 
     Raises: OSError, WireError (no lease disk).
     """
@@ -65,12 +70,13 @@ def describe(path: str) -> dict[str, Any]:
         blocks.close()
     disk = LeaseDisk(path, header.cluster, os.O_RDONLY)
     try:
-        groups = {group: disk.read_slots(group) for group in header.groups}
+        groups = {group: disk.read_slots(group) for group in header.groups if not group.startswith(ROW)}
     finally:
         disk.close()
     return {
         "path": path, "uuid": header.uuid, "cluster": header.cluster, "generation": header.generation,
         "made_wall_ms": header.made_wall_ms, "direct": direct, "nodes": header.nodes, "groups": groups,
+        "pills": _pills(path, header),
     }  # fmt: skip
 
 
@@ -93,6 +99,23 @@ def show(path: str) -> list[str]:
             else:
                 state = slot.state.name.lower()
                 lines.append(f"{group:<15} {node:<15} {state:<7}{slot.token:>7}{slot.seq:>15}  {slot.holder}")
+    return [*lines, "", *found["pills"]] if found["pills"] else lines
+
+
+def _pills(path: str, header: Header) -> list[str]:
+    """A line for each node that can be sent a poison pill, and for each pill that it has not acknowledged."""
+    lines = []
+    for victim in (row.removeprefix(ROW) for row in header.groups if row.startswith(ROW)):
+        row = PillRow(path, header.cluster, victim, os.O_RDONLY)
+        try:
+            pills, acks = row.read()
+        finally:
+            row.close()
+        now = f"holder {acks.holder}" if isinstance(acks, Acks) else f"no word of it: {acks}"
+        lines.append(f"pills for   {victim}: {now}")
+        for pill in pills.values():
+            if pill.kind is not PillKind.NONE and not (isinstance(acks, Acks) and acks.of(pill)):
+                lines.append(f"    of {pill.attacker}, for holder {pill.holder}: not acknowledged")
     return lines
 
 
@@ -107,8 +130,9 @@ def clear(path: str, cluster: str, group: str, node: str = "", *, force: bool = 
     disk = LeaseDisk(path, cluster)
     try:
         header = disk.open()
-        if group not in header.groups:
-            raise Refused(Code.NOT_FOUND, f"no group {group} on {path}; it has {', '.join(header.groups) or 'none'}")
+        known = [name for name in header.groups if not name.startswith(ROW)]
+        if group not in known:
+            raise Refused(Code.NOT_FOUND, f"no group {group} on {path}; it has {', '.join(known) or 'none'}")
         if node and node not in header.nodes:
             raise Refused(Code.NOT_FOUND, f"no node {node} on {path}; it has {', '.join(header.nodes)}")
         found = disk.read_slots(group)
@@ -212,7 +236,8 @@ def _format(blocks: Blocks, path: str, cluster: str, groups: tuple[str, ...], no
         for node in nodes:
             _write_idle(blocks, header, group, node)
     _write_header(blocks, octets)
-    return f"lease disk {path} made for cluster {cluster}: uuid {header.uuid}, {len(nodes)} nodes, {len(groups)} groups"
+    own = [group for group in groups if not group.startswith(ROW)]
+    return f"lease disk {path} made for cluster {cluster}: uuid {header.uuid}, {len(nodes)} nodes, {len(own)} groups"
 
 
 def _extend(
@@ -239,7 +264,7 @@ def _extend(
             if group in new_groups or node in new_nodes:
                 _write_idle(blocks, header, group, node)
     _write_header(blocks, octets)
-    added = ", ".join((*new_groups, *new_nodes))
+    added = ", ".join(name.replace(ROW, "pills for ") for name in (*new_groups, *new_nodes))
     return f"lease disk {path} of cluster {cluster}: uuid {old.uuid}, places added for {added}"
 
 

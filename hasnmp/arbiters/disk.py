@@ -18,7 +18,9 @@ import mmap
 import os
 import stat
 import struct
+import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasnmp.errors import Code, Refused, WireError
@@ -35,6 +37,8 @@ from hasnmp.wire import (
 VERSION = 1
 STRIDE = 16  # places of a row: the most nodes that one lease disk can serve
 FIRST = 2  # the block of the first slot
+HEADER_NS = 400_000_000  # a header that was read longer ago is read again: a wiped or exchanged disk shows there first
+LOST = "bring it back, or make it anew (`hasnmp arbiter init --force`) and restart hasnmpd node by node"
 
 _HEAD = struct.Struct("!8sBBHHHQ16sQ")  # magic, version, 0, stride, nodes, groups, generation, uuid, made at (Unix ms)
 _MAGIC = b"HAsnLEAS"
@@ -119,7 +123,7 @@ class Blocks:
             self.fd = os.open(path, flags | os.O_DIRECT)
             try:
                 self._refuse_others(path)
-                os.preadv(self.fd, [self._buffer], 0)  # some file systems refuse O_DIRECT only here
+                self.read(0)  # some file systems refuse O_DIRECT only here
             except OSError:
                 os.close(self.fd)
                 raise
@@ -185,22 +189,33 @@ def identity(status: os.stat_result) -> tuple[int, ...]:
 
 class LeaseDisk:
     """The lease disk as one running process uses it. It stays with the UUID that it saw first: an exchanged disk is
-    an error until the process is started anew, for what stood on the old one is not known to be over."""
+    an error until the process is started anew, for what stood on the old one is not known to be over. A thread needs
+    one of its own; known: shared between those of a process, which stay with one UUID together."""
 
-    def __init__(self, path: str, cluster: str, flags: int = os.O_RDWR) -> None:
+    def __init__(
+        self, path: str, cluster: str, flags: int = os.O_RDWR, known: dict[str, str] | None = None
+    ) -> None:  # fmt: skip
         self.path = path
         self.cluster = cluster
         self._flags = flags
-        self.uuid = ""
+        self._known = {} if known is None else known
         self._blocks: Blocks | None = None
         self._header: Header | None = None
+        self._looked_ns = 0  # when the header was read last, CLOCK_MONOTONIC
+
+    @property
+    def uuid(self) -> str:
+        """ "": none was seen yet."""
+        return self._known.get("uuid", "")
 
     def open(self) -> Header:
         """The header of what the path names now. Raises OSError; WireError, also `foreign cluster`, `foreign uuid`."""
         if self._blocks is not None and self._header is not None and self._blocks.same_as(self.path):
-            return self._header
-        self.close()
-        self._blocks = Blocks(self.path, self._flags)
+            if time.monotonic_ns() - self._looked_ns < HEADER_NS:
+                return self._header
+        else:
+            self.close()
+            self._blocks = Blocks(self.path, self._flags)
         return self._read_header()
 
     def close(self) -> None:
@@ -211,13 +226,7 @@ class LeaseDisk:
 
     def read_slots(self, group: str) -> dict[str, Slot | str]:
         """Every node's slot of the group, or the reason why it can't be used. Raises as open, `unknown group`."""
-        try:
-            blocks, header = self._place(group)
-            first = FIRST + header.groups[group] * header.stride
-            rows = _row(blocks, first, len(header.nodes))
-        except OSError:
-            self.close()
-            raise
+        header, rows = self.read_row(group)
         slots = {node: self._slot(octets, group, node) for node, octets in zip(header.nodes, rows, strict=True)}
         if "foreign uuid" in slots.values():
             self.close()  # made anew in place? The next use reads the header again, before anything is written
@@ -226,9 +235,23 @@ class LeaseDisk:
     def write_slot(self, slot: Slot) -> None:
         """Durable when it returns. Raises as open; `unknown group`, `unknown node`. The caller sees to it that the
         slot is its own, and that no other write of it is under way."""
+        self.write_place(slot.group, slot.node, lambda header: slot_to_bytes(slot, header.uuid, self.cluster))
+
+    def read_row(self, group: str) -> tuple[Header, list[bytes | OSError]]:
+        """The blocks of a row, in the order of the header's nodes, each as it is or why it can't be read. Raises as open,
+        `unknown group`."""
         try:
-            blocks, header = self._place(slot.group)
-            blocks.write(header.block(slot.group, slot.node), slot_to_bytes(slot, header.uuid, self.cluster))
+            blocks, header = self._place(group)
+            return header, _row(blocks, FIRST + header.groups[group] * header.stride, len(header.nodes))
+        except OSError:
+            self.close()
+            raise
+
+    def write_place(self, group: str, node: str, payload: Callable[[Header], bytes]) -> None:
+        """As write_slot, whatever the place holds."""
+        try:
+            blocks, header = self._place(group)
+            blocks.write(header.block(group, node), payload(header))
         except OSError:
             self.close()
             raise
@@ -245,12 +268,17 @@ class LeaseDisk:
     def _read_header(self) -> Header:
         assert self._blocks is not None
         self._header = None
-        header = self._blocks.header()
+        try:
+            header = self._blocks.header()
+        except WireError as error:
+            if self.uuid:
+                raise WireError(error.reason, f"its header was overwritten: {LOST}") from None
+            raise
         if header.cluster != self.cluster:
             raise WireError("foreign cluster", f"{self.path} belongs to the cluster {header.cluster}")
-        if self.uuid and header.uuid != self.uuid:
-            raise WireError("foreign uuid", f"{self.path} was exchanged: it is {header.uuid}, and was {self.uuid}")
-        self.uuid = header.uuid
+        if self._known.setdefault("uuid", header.uuid) != header.uuid:  # one step: of two threads one is first
+            raise WireError("foreign uuid", f"exchanged (was {self.uuid[:8]}): {LOST}")
+        self._looked_ns = time.monotonic_ns()
         self._header = header
         return header
 

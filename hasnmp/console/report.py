@@ -20,6 +20,7 @@ from hasnmp.model import (
     Condition,
     ConfigRow,
     EventRow,
+    FenceRow,
     GroupRow,
     GroupState,
     LinkRow,
@@ -183,6 +184,21 @@ def alarms(view: View, screen: Screen) -> list[str]:
     ]
     return table(screen, ["ALARM", "SEVERITY", "FOR", "ON", "OF", "MESSAGE"], rows) or [
         screen.paint("no alarm stands on this node", "good")
+    ]
+
+
+def fences(view: View, screen: Screen) -> list[str]:
+    """Every fence level: when it was last used, when its device last answered well, and what came of the last time."""
+    rows: list[list[Cell]] = []
+    for row in sorted(rows_of(view, "fences", FenceRow), key=lambda row: (row.node, row.level)):
+        bad = "failed" in row.last_result
+        tested = age(row.last_test_ns, view.now_ns) + " ago" if row.last_test_ns else "never"
+        rows.append([row.node, str(row.level), row.agent, row.cuts,
+                     age(row.last_ns, view.now_ns) + " ago" if row.last_ns else "never",
+                     (tested, "" if row.last_test_ns and not bad else "warn"),
+                     (row.last_result, "bad" if bad else "")])  # fmt: skip
+    return table(screen, ["NODE", "LEVEL", "AGENT", "CUTS", "USED", "TESTED WELL", "LAST RESULT"], rows) or [
+        "no node has a fence level: see `fence:` of the nodes in the configuration"
     ]
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from hasnmp.core import fencing, split_brain
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import ArbiterAnswer
+from hasnmp.core.journal import ENDS
 from hasnmp.core.lease import OWNER_PART, Lease, Phase
 from hasnmp.core.state import State
 from hasnmp.model import ArbiterState, Kind, Reason
@@ -18,14 +20,15 @@ from hasnmp.wire import SlotState
 
 ALARM_AFTER = 2  # failed calls in a row: one slow write is not an outage
 PROBE_MS = 2000  # how often a resting arbiter is looked at
+REST_MS = 500  # between two tries to write that this node has a group by promises
 POLL_MS = 50  # how often a taker reads while another's record stands
 
 
 def look(state: State, lease: Lease) -> None:
     """Start the group's next call if one is due, or wake for it."""
     ctx = state.ctx
-    if state.config.arbiter.type == "none":
-        _none(state, lease)
+    if state.config.arbiter.type != "disk":
+        (_none if state.config.arbiter.type == "none" else _fence)(state, lease)
         return
     if lease.call is not None:
         return  # it comes back in any case: the lease i/o process answers within its bound
@@ -34,7 +37,10 @@ def look(state: State, lease: Lease) -> None:
     elif lease.phase is Phase.TAKING:
         _taker(state, lease)
     elif (
-        lease.phase is Phase.NONE and lease.slot_seq >= 0 and (lease.slot_state is not SlotState.IDLE or lease.rewrite)
+        lease.phase is Phase.NONE
+        and lease.slot_seq >= 0
+        and (lease.slot_state is not SlotState.IDLE or lease.rewrite)
+        and lease.group.name not in state.unclean
     ):
         # A claim withdrawn, a group released, or a record of a former life: nobody is to wait for it.
         if ctx.now >= lease.renew_at:
@@ -64,14 +70,15 @@ def _owner(state: State, lease: Lease) -> None:
             ctx.wake(lease.renew_at)
         return
     ctx.wake(lease.unanimous_asked(ctx.now) + 2 * state.config.heartbeat.interval_ms * MS)
-    if lease.slot_state is SlotState.IDLE and not lease.rewrite:
-        lease.renew_at = 0  # at rest; the next need is served at once
-    elif lease.slot_seq >= 0:
-        # Every node promises again. The record is left to lapse before it is taken back: until then we may count on it.
-        rest_at = max(lease.arbiter_until, lease.renew_at)
+    lease.renew_at = 0  # the next need is served at once
+    if lease.slot_seq >= 0 and (lease.slot_state is not SlotState.RESTING or lease.rewrite):
+        # Every node promises. That this node has the group is on the disk all the same: whoever takes it from a dead node
+        # must know whose traces to look for. A record that we may count on is left to lapse before.
+        counts = lease.slot_state in (SlotState.CLAIM, SlotState.HELD)
+        rest_at = max(lease.arbiter_until if counts else 0, lease.rest_at)
         if ctx.now >= rest_at:
-            lease.renew_at = ctx.now + POLL_MS * MS
-            lease.write(ctx, SlotState.IDLE)
+            lease.rest_at = ctx.now + REST_MS * MS
+            lease.write(ctx, SlotState.RESTING)
         else:
             ctx.wake(rest_at)
 
@@ -117,8 +124,14 @@ def _may_claim(state: State, lease: Lease) -> bool:
 def _none(state: State, lease: Lease) -> None:
     """`none`: promises only, and the accepted risk that a silent peer still runs the group."""
     ctx, hb = state.ctx, state.config.heartbeat
+    # Of two owners that hear each other the one with the higher token goes on, until the other has stopped.
+    worse = {
+        n for n, its in split_brain.rivals(state, lease.group).items()
+        if n in lease.others and not split_brain.yields(lease.group, state.me, lease.token, n, its)
+    }  # fmt: skip
     silent = all(
-        not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left for n in lease.others
+        not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left or n in worse
+        for n in lease.others
     )
     granted = ctx.now + state.config.arbiter.lease_ms * MS * OWNER_PART // 100
     if lease.phase is Phase.HELD and lease.needs_arbiter(ctx) and silent:
@@ -126,6 +139,25 @@ def _none(state: State, lease: Lease) -> None:
             lease.arbiter_until = granted
         ctx.wake(ctx.now + hb.interval_ms * MS)
     elif lease.phase is Phase.TAKING and silent:
+        lease.arbiter_until = granted
+
+
+def _fence(state: State, lease: Lease) -> None:
+    """`fence`: an owner is ended by being fenced or by command, so it needs nobody's word to go on; a taker needs every other
+    node's promise, or that it was fenced and not heard since."""
+    ctx = state.ctx
+    granted = ctx.now + state.config.arbiter.lease_ms * MS * OWNER_PART // 100
+    if lease.phase in (Phase.HELD, Phase.RELEASING):
+        if lease.needs_arbiter(ctx):
+            if lease.arbiter_until - ctx.now < state.config.arbiter.lease_ms * MS // 2 and lease.alive(ctx):
+                lease.arbiter_until = granted
+            ctx.wake(ctx.now + state.config.heartbeat.interval_ms * MS)
+        else:
+            ctx.wake(lease.unanimous_asked(ctx.now) + 2 * state.config.heartbeat.interval_ms * MS)
+    elif lease.phase is Phase.TAKING and all(
+        lease.promises.get(n, 0) > ctx.now or n in lease.left or fencing.is_ended(state, n, lease.group)
+        for n in lease.others
+    ):
         lease.arbiter_until = granted
 
 
@@ -192,7 +224,7 @@ def refresh(state: State) -> None:
     """Tell when the arbiter is lost, back, or not the one that the peers use."""
     ctx, health = state.ctx, state.arbiter
     kind = state.config.arbiter.type
-    if kind == "none":
+    if kind != "disk":
         new = ArbiterState.RESTING
     elif health.mismatch:
         new = ArbiterState.MISMATCH
@@ -200,7 +232,7 @@ def refresh(state: State) -> None:
         new = ArbiterState.LOST
     elif not health.last_ok_ns:
         new = ArbiterState.UNKNOWN
-    elif any(x.slot_state is not SlotState.IDLE for x in state.leases.values()):
+    elif any(x.slot_state in (SlotState.CLAIM, SlotState.HELD) for x in state.leases.values()):
         new = ArbiterState.ACTIVE
     else:
         new = ArbiterState.RESTING
@@ -226,7 +258,8 @@ def refresh(state: State) -> None:
             **more,
         )
     elif new in (ArbiterState.RESTING, ArbiterState.ACTIVE):
-        state.journal.clear(ctx, Kind.ARBITER_RESTORED, kind, f"arbiter {kind} is good", **more)
+        for _ in ENDS[Kind.ARBITER_RESTORED]:  # lost and mismatch may both stand; each has its own clear
+            state.journal.clear(ctx, Kind.ARBITER_RESTORED, kind, f"arbiter {kind} is good", **more)
 
 
 def release_checks(lease: Lease, ctx: Context) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hasnmp.core import placement
+from hasnmp.core import fencing, placement
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
 from hasnmp.core.events import CommandIn
 from hasnmp.core.journal import clip
 from hasnmp.core.lease import Phase
+from hasnmp.core.reload import Reload
 from hasnmp.core.running import Stage
 from hasnmp.core.state import Move, Order, State
 from hasnmp.errors import Code, Refused
@@ -36,14 +37,16 @@ class Follow:
     node: str = ""  # of a standby: done when it owns nothing
     asked: str = ""  # a peer whose answer is awaited
     service: str = ""  # of a restart: done when it runs after more changes than `token`
+    fence: str = ""  # of a test: the node whose devices are asked
     kept: int = 0  # of a register: done when the document of this version is on the disk
     text: str = ""
     until_ns: int = 0
 
 
 class Commands:
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, reload: Reload) -> None:
         self.state = state
+        self.reload = reload
         self.follows: list[Follow] = []
 
     # ------------------------------------------------------------------------------------------------------ asked
@@ -71,6 +74,10 @@ class Commands:
             return self._switch(row)
         if verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER):
             return self._node(row)
+        if verb in (Verb.FENCE_TEST, Verb.FENCE_CONFIRM):
+            return self._fence(row)
+        if verb is Verb.RELOAD:
+            return self.reload.ask(row)
         return self._service(row)
 
     def _done(self, row: CommandRow, text: str) -> CommandRow:
@@ -311,6 +318,16 @@ class Commands:
             return self._kept(row, f"{node} is on standby; it ran no group")
         return self._running(row, f"{node} moves its groups away", Follow(row, node=node))
 
+    def _fence(self, row: CommandRow) -> CommandRow:
+        state = self.state
+        node = self._known(row.target, [n.name for n in state.config.nodes], "node")
+        if row.verb is Verb.FENCE_CONFIRM:
+            return self._kept(row, fencing.confirm(state, node, row.requester, row.reason))
+        fencing.test(state, node)
+        limit = sum(level.timeout_ms + fencing.GRACE_MS for level in state.config.node(node).fence)
+        follow = Follow(row, fence=node, until_ns=state.ctx.now + 2 * limit * MS)
+        return self._running(row, f"asking the fence devices of {node}", follow)
+
     def _service(self, row: CommandRow) -> CommandRow:
         state, verb = self.state, row.verb
         services = {s.name: s for s in state.config.services()}
@@ -465,6 +482,8 @@ class Commands:
                 continue
             if follow.kept:
                 self._look_kept(follow)
+            elif follow.fence:
+                self._look_fence(follow)
             elif follow.service:
                 self._look_restart(follow)
             elif follow.node:
@@ -485,6 +504,15 @@ class Commands:
             self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
         else:
             self.state.ctx.wake(follow.until_ns)
+
+    def _look_fence(self, follow: Follow) -> None:
+        state = self.state
+        if fencing.testing(state, follow.fence) and state.ctx.now < follow.until_ns:
+            state.ctx.wake(follow.until_ns)
+            return
+        good, text = fencing.tested(state, follow.fence, follow.row.asked_wall_ms)
+        outcome = (CommandState.DONE, Code.DONE) if good else (CommandState.FAILED, Code.FENCE_FAILED)
+        self._end(follow, *outcome, text)
 
     def _look_kept(self, follow: Follow) -> None:
         if self.state.persisted_version >= follow.kept:

@@ -27,6 +27,8 @@ class Durable:
         self.state = state
         self.ctx = state.ctx
         self.config = state.config
+        # Tokens that follow the time can't be kept ready: there a fence took longer than the store will.
+        self.room = 0 if self.config.arbiter.type == "fence" else ROOM
         self.persisting: dict[int, int] = {}  # version of a Persist under way -> the ceiling in it
         self.version = 0
         self.counters_at = 0
@@ -34,6 +36,7 @@ class Durable:
         self.leave_at = 0
         self.leave_version = 0
         self.gone = False  # Exit was emitted
+        self.retired = False  # for the next engine, which goes on with what runs: no orderly leave, and no death either
 
     def restore(self, event: Started) -> None:
         """Take back what a former engine left; whatever stands there, nothing is raised."""
@@ -44,6 +47,7 @@ class Durable:
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         nodes = {n.name for n in self.config.nodes}
+        state.fencing.restore(mapping(document.get("fencing")), event.holder, ctx.now, nodes)
         state.last_owner = {
             g: n for g, n in mapping(document.get("last_owner")).items() if isinstance(n, str) and n in nodes
         }
@@ -65,10 +69,15 @@ class Durable:
         lease.promised_to, lease.promised_node = str(saved[0]), str(saved[1])
         lease.promised_token, lease.forever_ms, lease.forever_seq = (number_of(x) for x in saved[2:])
 
+    def _needed(self) -> int:
+        """The highest token that may be used next, by us or by whom we would promise it to."""
+        own = [token for x in self.state.leases.values() for token in (x.next_token(), x.asked_token)]
+        return max((*own, self.state.foreign_token))
+
     def look(self) -> None:
         state, ctx = self.state, self.ctx
-        need = max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0)
-        if need + ROOM // 5 > state.ceiling and need + ROOM // 5 > max(self.persisting.values(), default=0):
+        need = self._needed() + self.room // 5
+        if need > state.ceiling and need > max(self.persisting.values(), default=0):
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
             if ctx.now >= state.persist_at:
@@ -83,9 +92,7 @@ class Durable:
         self.counters_at = ctx.now + COUNTERS_MS * MS
         self.version += 1
         state.persist_version = self.version
-        ceiling = max(
-            max((max(x.next_token(), x.asked_token) for x in state.leases.values()), default=0) + ROOM, state.ceiling
-        )
+        ceiling = max(self._needed() + self.room, state.ceiling)
         self.persisting[self.version] = ceiling
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
@@ -95,7 +102,9 @@ class Durable:
                 n: [x.promised_to, x.promised_node, x.promised_token, x.forever_ms, x.forever_seq]
                 for n, x in state.leases.items() if x.forever_ms
             },
-            "left_in_order": self.leave_stage > 0,
+            "role": int(state.role), "holder": state.holder,
+            "left_in_order": self.leave_stage > 0 or self.retired,
+            "fencing": state.fencing.document(state.holder),
         }  # fmt: skip
         ctx.emit(Persist(self.version, document))
 
@@ -175,6 +184,13 @@ class Durable:
                 self._exit("left in order")
             else:
                 ctx.wake(end)
+
+    def retire(self, leave: Exit) -> None:
+        """Make room for the next engine, under a new configuration."""
+        self.retired = True
+        self.persist()
+        self.ctx.emit(leave)
+        self.gone = True
 
     def _exit(self, text: str) -> None:
         self.persist()

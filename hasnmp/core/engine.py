@@ -9,6 +9,7 @@
     commands.py     the administrator's word
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
     journal.py      what happened; durable.py what outlives an engine, and the orderly leave
+    reload.py       a new configuration
 
 step() takes the clock that was read before it, and returns effects to be executed in order. next_deadline_ns() is when it
 wants to be called again; being called earlier, or late, is always allowed, and lateness is counted.
@@ -16,7 +17,7 @@ wants to be called again; being called earlier, or late, is always allowed, and 
 
 from __future__ import annotations
 
-from hasnmp.core import arbitration, placement, view
+from hasnmp.core import arbitration, fencing, placement, split_brain, view
 from hasnmp.core.board import EXCLUDED, RECOVERING, Board, GroupFacts, ServiceFacts
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS, NEVER, Context
@@ -29,10 +30,13 @@ from hasnmp.core.events import (
     Event,
     Exit,
     Extended,
+    Fenced,
     Persisted,
     Received,
     Rejected,
     Released,
+    ReloadEnded,
+    Retire,
     Sent,
     ServiceExited,
     Shutdown,
@@ -43,6 +47,7 @@ from hasnmp.core.exchange import Stream
 from hasnmp.core.journal import Journal, mapping
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Link, Peer, silence
+from hasnmp.core.reload import Reload
 from hasnmp.core.running import Run, Running, Stage
 from hasnmp.core.state import State
 from hasnmp.core.talk import Talk
@@ -78,9 +83,10 @@ class Engine:
             },
             board=board, journal=journal, services={s.name: s for s in config.services()},
         )  # fmt: skip
-        self.commands = Commands(self.state)
-        self.talk = Talk(self.state, self.commands)
         self.durable = Durable(self.state)
+        self.reload = Reload(self.state, self.durable)
+        self.commands = Commands(self.state, self.reload)
+        self.talk = Talk(self.state, self.commands)
 
     # ------------------------------------------------------------------------------------------------------- step
 
@@ -101,6 +107,8 @@ class Engine:
         rounds = 0
         while ctx.dirty or (now_ns >= ctx.deadline and rounds == 0):
             self._look()
+            if self.reload.over:
+                return tuple(ctx.out)  # no heartbeat: what it would say of the groups is for the next engine to say
             rounds += 1
             if rounds >= 8:  # parts that answer each other within one moment come to rest long before this
                 ctx.wake(now_ns + MS)
@@ -150,6 +158,8 @@ class Engine:
                 for name, running in state.running.items():
                     if not state.over(name):
                         running.exited(event.service, event.pid, event.message, ctx)
+            case Fenced():
+                fencing.answered(state, event)
             case CommandIn():
                 self.commands.asked(event)
                 ctx.dirty = True
@@ -161,6 +171,11 @@ class Engine:
                     self._cant_talk(event.peer, event.text)
             case Started():
                 self._started(event)
+            case Retire():
+                self.reload.begin(event)
+            case ReloadEnded():
+                self.reload.ended(event)
+                ctx.dirty = True
             case Shutdown():
                 state.leaving = ctx.dirty = ctx.beat = True
                 self.durable.leave_at = self.durable.leave_at or ctx.now
@@ -173,9 +188,16 @@ class Engine:
         ctx.random = event.random or 1
         ctx.attempts = event.random >> 12  # answers to a former engine's attempts may still arrive
         state.incarnation, state.holder, state.started_ns = event.incarnation, event.holder, ctx.now
+        state.watchdog_ms, state.watchdog_error, state.unclean = (
+            event.watchdog_ms,
+            event.watchdog_error,
+            set(event.unclean),
+        )
         self.durable.restore(event)
         for held in event.leases:
-            if held.group in state.leases and held.until_ns - hb.kill_ms * MS > ctx.now:
+            if held.group in state.leases and held.until_ns - hb.kill_ms * MS <= ctx.now:
+                state.unclean.add(held.group)  # the guardian is about to end it
+            elif held.group in state.leases:
                 state.leases[held.group].adopt(held, ctx.now)
                 state.owned[held.group] = held.token
                 state.last_owner[held.group] = self.state.me
@@ -193,9 +215,25 @@ class Engine:
             what = f"found running without a lease, and ended: {', '.join(event.cleaned)}"
             state.journal.happened(ctx, Kind.GUARDIAN_LOST, what, of=state.me, reason=Reason.GUARDIAN)
             state.journal.clear(ctx, Kind.GUARDIAN_RESTORED, state.me, "nothing runs here without a lease any more")
+        self._note_watchdog()
+        self.reload.started(event)
         ctx.deadline = ctx.now
         ctx.dirty = ctx.beat = True
         self.durable.persist()
+
+    def _note_watchdog(self) -> None:
+        state, device = self.state, self.config.watchdog.device
+        if device and not state.watchdog_ms:
+            state.journal.happened(
+                self.ctx, Kind.WATCHDOG_LOST,
+                f"watchdog {device} can't be used ({state.watchdog_error}): this machine is not reset when a group can't be "
+                "ended; load its driver and restart hasnmpd", of=state.me, reason=Reason.WATCHDOG,
+            )  # fmt: skip
+        else:
+            text = (
+                f"the watchdog is armed with {state.watchdog_ms} ms" if device else "no watchdog is configured any more"
+            )
+            state.journal.clear(self.ctx, Kind.WATCHDOG_RESTORED, state.me, text, reason=Reason.WATCHDOG)
 
     # -------------------------------------------------------------------------------------------------- the look
 
@@ -206,6 +244,9 @@ class Engine:
         ctx.deadline = ctx.now + 1000 * MS
         self._look_peers()
         self._look_start()
+        self.reload.look()
+        if self.reload.over:
+            return
         unable = {g: state.unable(g) for g in state.leases}
         if unable != state.unable_why:
             ctx.beat |= any(bool(why) is not bool(state.unable_why.get(g, "?")) for g, why in unable.items())
@@ -213,7 +254,9 @@ class Engine:
         for group in self.config.groups:
             lease, running = state.leases[group.name], state.running[group.name]
             self._look_taken(group.name, lease)
+            fencing.learn(state, group)
             placement.look(state, group)
+            split_brain.look(state, group)
             running.look(ctx, lease.alive(ctx))
             if lease.alive(ctx):
                 running.reconcile(ctx)
@@ -223,6 +266,7 @@ class Engine:
             arbitration.look(state, lease)
             self._note_group(group.name, lease, running)
         self.state.grant()
+        fencing.look(state)
         self.commands.look()
         arbitration.refresh(state)
         self._look_guardian()
@@ -357,7 +401,7 @@ class Engine:
                 of=name, group=name, state=int(GroupState.FAILED),
             )  # fmt: skip
         if lease.phase in (Phase.HELD, Phase.RELEASING) and lease.acked:
-            now_state = running.state()
+            now_state = state.group_state(name)
             if (facts.owner, facts.state, facts.token) != (state.me, now_state, lease.token):
                 facts.owner, facts.state, facts.token = state.me, now_state, lease.token
                 facts.changed_ns = ctx.now
@@ -414,7 +458,7 @@ class Engine:
                 role = Role.OFFLINE
             else:
                 role = Role.PRIMARY if have and len(have) == len(mine) else Role.SHARED if have else Role.STANDBY
-        if role is state.role:
+        if role is state.role or (state.starting and state.resumed):
             return
         before, state.role = state.role, role
         state.role_changes += 1
@@ -429,6 +473,9 @@ class Engine:
 
     def _released(self, event: Released) -> None:
         state = self.state
+        if event.ok and event.group in state.unclean:
+            state.unclean.discard(event.group)
+            self.ctx.dirty = self.ctx.beat = True
         lease = state.leases.get(event.group)
         if lease is None or lease.token != event.token or lease.phase not in (Phase.RELEASING, Phase.LOST):
             return

@@ -29,10 +29,10 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A service that the guardian still runs from before this engine's start (or an address that it still holds)."""
+    """A service that the guardian still runs from before this engine's start (or an address, a file system, it holds)."""
 
     service: str
-    pid: int  # 0: an address
+    pid: int  # 0: an address, a file system
     since_ns: int
 
 
@@ -43,6 +43,9 @@ class Started:
     durable: the document of the last Persist that reached the disk, None if there is none. leases and adopted come
     from the guardian. cleaned: what the guardian found running without a lease at its own start, and ended.
     watchdog_ms: the hardware watchdog is armed with this time; 0 = there is none. watchdog_error: why it could not be armed.
+    unclean: groups of which the guardian could not end everything yet; Released(group, 0, True) follows when it has.
+    reloaded: what is new in the configuration since the former engine, in words; "" = nothing. reload_command: the command
+    that asked for it, 0 = none.
     random: 64 random bits; the engine's only source of jitter. incarnation: 64 random bits.
     """
 
@@ -56,6 +59,9 @@ class Started:
     cleaned: tuple[str, ...] = ()
     watchdog_ms: int = 0
     watchdog_error: str = ""
+    unclean: tuple[str, ...] = ()
+    reloaded: str = ""
+    reload_command: int = 0
     durable: dict[str, Any] | None = None
 
 
@@ -204,6 +210,32 @@ class Persisted:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """A new configuration waits. Stop what it does not have any more, or has otherwise, under the present one: these
+    services, and these groups whole. Keep every lease, touch nothing else, and Exit(retired); or GiveUp.
+
+    command: whose outcome it is, 0 = nobody's (SIGHUP). keys: fingerprints of the new keys, the first signs; () = they are
+    those of now. stop_ms: how long the stops may take.
+    """
+
+    command: int
+    services: tuple[str, ...]
+    groups: tuple[str, ...]
+    keys: tuple[str, ...]
+    stop_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadEnded:
+    """A reload came to its end while this engine runs on: refused or failed, or (code DONE) there was nothing to do."""
+
+    command: int
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """SIGTERM: move the groups away, leave in order, then Exit."""
 
@@ -222,6 +254,8 @@ Event = (
     | ServiceExited
     | CommandIn
     | Persisted
+    | Retire
+    | ReloadEnded
     | Shutdown
 )
 
@@ -330,10 +364,26 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class Exit:
     """The engine ends. In order: everything is stopped and released. By force: the guardian does not act on a lease that
-    is over, so the engine itself is to end every group at once (kill, addresses off) before it exits."""
+    is over, so the engine itself is to end every group at once (kill, addresses off) before it exits. Retired: what a new
+    configuration has otherwise is stopped, and the next engine goes on with the rest."""
 
     text: str
     force: bool = False
+    retired: bool = False
 
 
-Effect = Send | Extend | Release | ArbiterCall | Act | Fence | Persist | Notify | Reply | Exit
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Have the configuration read anew for this command; Retire or ReloadEnded follows."""
+
+    command: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The reload for which Retire came is not carried out: the new configuration is to be forgotten."""
+
+    text: str
+
+
+Effect = Send | Extend | Release | ArbiterCall | Act | Fence | Persist | Notify | Reply | Exit | Reload | GiveUp

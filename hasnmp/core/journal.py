@@ -79,10 +79,10 @@ class Journal:
     def happened(
         self, ctx: Context, kind: Kind, message: str, *, of: str = "", peer: str = "", link: str = "", group: str = "",
         service: str = "", peer_state: int = 0, previous: int = 0, state: int = 0, reason: Reason = Reason.NONE,
-        common: str = "",
+        common: str = "", always: bool = False,
     ) -> None:  # fmt: skip
         """Record and tell. `of`: the object of an alarm; an alarm and its clear of one object share a key. A clear
-        without its alarm, and an alarm that stands already, are not told again."""
+        without its alarm (unless `always`), and an alarm that stands already, are not told again."""
         raised: AlarmRow | None = None
         cleared = key = ""
         severity = SEVERITIES.get(kind, Severity.INFO)
@@ -94,25 +94,44 @@ class Journal:
                 return
         elif kind in CLEARS:
             cleared = next((k for a in ENDS[kind] if (k := f"{a.value}/{of}") in self.alarms), "")
-            if not cleared:
+            if cleared:
+                key, severity = cleared, Severity.CLEARED
+            elif not always:
                 return
-            key, severity = cleared, Severity.CLEARED
         self.last_event += 1
         event = EventRow(
             self.last_event, kind, severity, ctx.wall_ms(), ctx.now, self.node, clip(message), peer, link, group, service,
             self.role, peer_state, previous, state, reason, key, common or f"{self.node}/{self.last_event}",
         )  # fmt: skip
-        self.events[event.id] = event
-        while len(self.events) > self.keep:
-            del self.events[next(iter(self.events))]
+        self._keep(event)
         if kind in ALARMS:
             raised = AlarmRow(key, kind, severity, self.node, of, ctx.now, event.wall_ms, event.id, event.message)
             self.alarms[key] = raised
         elif cleared:
             del self.alarms[cleared]
+        ctx.emit(Notify(event, raised, cleared))
+
+    def note(self, ctx: Context, kind: Kind, message: str, *, reason: Reason = Reason.NONE) -> None:
+        """Record and tell a kind that else ends an alarm, though none stands: that it is so is news by itself."""
+        self.last_event += 1
+        event = EventRow(
+            self.last_event, kind, Severity.INFO, ctx.wall_ms(), ctx.now, self.node, clip(message), own_state=self.role,
+            reason=reason, common_id=f"{self.node}/{self.last_event}",
+        )  # fmt: skip
+        self._keep(event)
+        ctx.emit(Notify(event))
+
+    def _keep(self, event: EventRow) -> None:
+        self.events[event.id] = event
+        while len(self.events) > self.keep:
+            del self.events[next(iter(self.events))]
         self.count("events")
         self.changed = True
-        ctx.emit(Notify(event, raised, cleared))
+
+    @staticmethod
+    def clear_of(kind: Kind) -> Kind:
+        """The kind that ends this alarm."""
+        return ALARMS[kind][1]
 
     def clear(self, ctx: Context, kind: Kind, of: str, message: str, **more: Any) -> None:
         """End the alarm that `kind` (a clear) answers, if it stands."""

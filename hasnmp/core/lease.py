@@ -56,7 +56,7 @@ class Seen:
     def standing(self, now: int) -> bool:
         """May the record's writer still count on it? By the duration in the record, never by our own configuration."""
         return (
-            self.slot.state is not SlotState.IDLE
+            self.slot.state in (SlotState.CLAIM, SlotState.HELD)
             and now < self.first_ns + self.slot.duration_ms * MS * TAKER_PART // 100
         )
 
@@ -102,6 +102,7 @@ class Lease:
     arbiter_until: int = 0
     read_at: int = 0  # when the slots were last read
     renew_at: int = 0
+    rest_at: int = 0  # when RESTING is written again, if it could not be
     probe_at: int = 0
     conflict: str = ""  # why the last claim did not count
     # the guardian
@@ -376,7 +377,7 @@ class Lease:
         self.slot_seq += 1
         self.slot_state = state
         self.rewrite = False
-        token = max(self.token_floor, self.token) if state is SlotState.IDLE else self.token
+        token = self.token if self.phase is not Phase.NONE else max(self.token_floor, self.token)
         self._call(ctx, Slot(self.group.name, self.me, self.slot_seq, state, self.holder, token, arbiter.lease_ms))
 
     def farewell(self, ctx: Context) -> None:
@@ -416,7 +417,8 @@ class Lease:
             self.hear_floor(own.token)
         for node in self.others:
             self._see(node, answer.slots.get(node, "missing"), answer.read_at_ns)
-        if call.slot is None or call.slot.state is SlotState.IDLE or isinstance(own, str) or own is None:
+        asks = call.slot is not None and call.slot.state in (SlotState.CLAIM, SlotState.HELD)
+        if call.slot is None or not asks or isinstance(own, str) or own is None:
             return
         if own.seq != call.slot.seq:
             self.conflict = (
@@ -443,7 +445,7 @@ class Lease:
         if before is None or slot != before.slot:
             self.seen[node] = Seen(slot, read_at_ns)
         self.token_floor = max(self.token_floor, slot.token)
-        if slot.state is SlotState.HELD:
+        if slot.state in (SlotState.HELD, SlotState.RESTING):
             self.learn(slot.token, node)
 
     def _claimed(self, end: int, ctx: Context) -> None:

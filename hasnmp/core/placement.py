@@ -5,6 +5,7 @@ The lease decides what is safe; this file decides what is wanted. Every decision
 
 from __future__ import annotations
 
+from hasnmp.core import fencing
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, RECOVERING, STANDBY
 from hasnmp.core.context import MS
 from hasnmp.core.lease import UNKNOWN_HOLDER, Lease, Phase
@@ -49,8 +50,12 @@ def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> No
         else:
             state.decided(name, f"not taken here: {why}")
         return
-    token = lease.next_token()
+    if missing := fencing.unfenced(state, group, lease):
+        state.decided(name, f"not taken yet: {fencing.want_for(state, group, missing)}")
+        return
+    token = state.new_token(lease)
     if token > state.ceiling:
+        lease.asked_token = token
         return  # the store is making room; engine.py looks again when it has
     order = state.orders.get(name)
     facts = state.board.groups[name]
@@ -84,6 +89,8 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
     unable = state.unable(name, force=order is not None and order.force)
     if unable:
         return unable, 0
+    if no_way := fencing.no_way(state, group):
+        return no_way, 0
     if ctx.now < lease.retry_at:
         return f"trying again in {(lease.retry_at - ctx.now) // MS} ms: {lease.conflict}", lease.retry_at
     if lease.promise_stands(ctx.now):
@@ -144,6 +151,15 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
     ctx, name = state.ctx, group.name
     ctx.wake(lease.acked - state.config.heartbeat.kill_ms * MS)
     if running.stage is Stage.IDLE:
+        waits = fencing.holds_back(state, group) if name not in state.adopted else ""
+        if waits:
+            state.decided(name, f"the lease is held, nothing is started yet: {waits}")
+            if name in state.moves:
+                running.stop(ctx)
+            elif state.leaving or state.board.registers.get(STANDBY, state.me):
+                _drain(state, group)
+            return
+        fencing.started(state, name, lease.token)
         state.owned[name] = lease.token
         state.last_owner[name] = state.me
         state.unowned_ns.pop(name, None)
@@ -152,10 +168,12 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         state.journal.changed = True
         state.persist_at = 0  # at once: a node that dies now must know afterwards that it had the group
         running.start(ctx, state.adopted.pop(name, {}))
+        running.announced |= name in state.kept
+        state.kept.discard(name)
         return
     move = state.moves.get(name)
     if running.stage is Stage.STOPPING:
-        if running.stopped() and lease.phase is Phase.HELD:
+        if running.stopped() and lease.phase is Phase.HELD and name not in state.retiring:
             lease.release(ctx)
         return
     if move is not None and not running.blocked:
@@ -313,6 +331,7 @@ def released(state: State, group: str) -> None:
     lease.released(ctx)
     state.running[group].gone(ctx)
     state.owned.pop(group, None)
+    state.fencing.held.pop(group, None)
     state.journal.changed = True
     state.persist_at = 0  # at once: a node that dies now must not think afterwards that the group was taken from it
     state.unowned_ns[group] = ctx.now
@@ -405,7 +424,12 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
         lines.append(f"{state.seconds(decision.ns)} ago: {decision.text}")
     if not owner:
         why, _ = reasons_not_to_take(state, group, lease, state.unowned_ns.get(name, ctx.now))
+        missing = fencing.unfenced(state, group, lease)
+        if not why and missing:
+            why = f"{', '.join(missing)} must be fenced first; if it is off for certain: hasnmp fence confirm {missing[0]}"
         lines.append(f"here: {why or 'this node is taking it'}")
+    elif name in state.fencing.held:
+        lines.append(f"here: {fencing.holds_back(state, group)}")
     for node in group.nodes:
         if node == owner:
             continue

@@ -49,6 +49,7 @@ class Run:
     failing: int = 0  # checks that failed in a row
     restarting: bool = False  # the stop under way is followed by a start
     given_up: bool = False  # `then: stop`: it stays stopped until the administrator says otherwise
+    retired: bool = False  # a new configuration does not have it like this: it stays stopped
     reported_ns: int = 0  # passive: the last good word
     probe_ok: bool = True  # of a group that another node owns: could it run here?
     probe_text: str = ""
@@ -98,7 +99,7 @@ class Running:
         return GroupState.DEGRADED if bad else GroupState.RUNNING
 
     def _locked(self, run: Run) -> bool:
-        return bool(self.registers.get(LOCKED, run.settings.name))
+        return run.retired or bool(self.registers.get(LOCKED, run.settings.name))
 
     def _become(self, run: Run, state: ServiceState, ctx: Context, message: str = "") -> None:
         facts = run.facts
@@ -396,9 +397,11 @@ class Running:
     def lock(self, run: Run, ctx: Context) -> None:
         """`hasnmp service stop`: it stays stopped, and the group runs without it."""
         run.restarting = False
-        run.facts.message = clip(f"stopped by command: {self.registers.get(LOCKED, run.settings.name)}")
+        why = "for a new configuration" if run.retired else "by command"
+        by = self.registers.get(LOCKED, run.settings.name)
+        run.facts.message = clip(f"stopped {why}" + (f": {by}" if by else ""))
         self.journal.clear(
-            ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} was stopped by command",
+            ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} was stopped {why}",
             group=self.group.name, service=run.settings.name, reason=Reason.OPERATOR,
         )  # fmt: skip
         if run.action is not Action.START:

@@ -8,6 +8,7 @@ from hasnmp.core.board import EXCLUDED, RECOVERING, STANDBY, Board
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import Extend
 from hasnmp.core.exchange import Stream
+from hasnmp.core.fencing import Fencing
 from hasnmp.core.journal import Journal
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Peer
@@ -15,6 +16,8 @@ from hasnmp.core.running import Running
 from hasnmp.model import ArbiterState, GroupState, Reason, Role
 from hasnmp.settings import Config, Service
 from hasnmp.wire import GroupFlag
+
+EPOCH_MS = 1_577_836_800_000  # 2020-01-01, so that a token of the time fits an Unsigned32 until 2053
 
 
 @dataclass(slots=True)
@@ -74,11 +77,17 @@ class State:
     started_ns: int = 0
     starting: bool = True
     leaving: bool = False
+    resumed: bool = False  # a change of the configuration brought this engine: the node was never away
     role: Role = Role.UNKNOWN
     role_changes: int = 0
     role_changed_ns: int = 0
     arbiter: ArbiterHealth = field(default_factory=ArbiterHealth)
+    fencing: Fencing = field(default_factory=Fencing)
+    watchdog_ms: int = 0  # the guardian's, armed; 0 = none
+    watchdog_error: str = ""
+    unclean: set[str] = field(default_factory=set)  # groups of which the guardian could not end everything here
     ceiling: int = 0  # tokens up to here may be used: a higher one is durable as "used" already
+    foreign_token: int = 0  # the highest asked for of groups that we do not have: the ceiling must cover it as well
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
     handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
@@ -92,6 +101,8 @@ class State:
     adopted: dict[str, dict[str, int]] = field(
         default_factory=dict
     )  # group -> service -> pid, before the group's start
+    retiring: frozenset[str] = frozenset()  # groups that a new configuration does not have: stopped, and not released
+    kept: set[str] = field(default_factory=set)  # groups held through a change of the configuration, before their start
     decisions: dict[str, list[Decision]] = field(default_factory=dict)
     fit_since: dict[str, int] = field(default_factory=dict)  # node -> since when it is up, for failback
     limit_told: set[str] = field(default_factory=set)
@@ -102,6 +113,17 @@ class State:
     tell_at: int = 0  # when the counters are told to the peers again
 
     # ------------------------------------------------------------------------------------------------- questions
+
+    def new_token(self, lease: Lease) -> int:
+        """For a lease that is to be taken: above every number that may have been used.
+
+        Where the fence is the arbiter, a node may have taken the group, unheard, and been fenced since, and there is no
+        record to read its number from. So a number also follows the time: such a thing takes longer than a quarter second.
+        """
+        token = lease.next_token()
+        if self.config.arbiter.type == "fence":
+            token = max(token, (self.ctx.wall_ms() - EPOCH_MS) // 250)
+        return token
 
     def owns(self, group: str) -> bool:
         return self.leases[group].phase in (Phase.HELD, Phase.RELEASING, Phase.LOST)
@@ -133,8 +155,12 @@ class State:
             return f"{self.me} is none of its nodes"
         if self.leaving:
             return f"{self.me} is stopping"
+        if group in self.retiring:
+            return f"{self.me} is loading a configuration without it"
         if self.starting:
             return f"{self.me} has just started and still listens"
+        if group in self.unclean:
+            return f"the guardian of {self.me} has not ended yet what runs of it without a lease"
         differ = self.mismatched()
         if differ:
             return f"the configuration of {', '.join(differ)} differs from ours"
@@ -174,7 +200,8 @@ class State:
         """The group's state as this node knows it."""
         lease = self.leases[group]
         if lease.phase in (Phase.HELD, Phase.RELEASING):
-            return self.running[group].state() if lease.acked else GroupState.ACQUIRING
+            begun = lease.acked and group not in self.fencing.held
+            return self.running[group].state() if begun else GroupState.ACQUIRING
         if lease.phase is Phase.TAKING:
             return GroupState.ACQUIRING
         if self.owner(group) not in ("", self.me):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hasnmp.core import arbitration, placement
+from hasnmp.core import arbitration, fencing, placement
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS
 from hasnmp.core.events import Send
@@ -17,7 +17,7 @@ from hasnmp.core.lease import Phase
 from hasnmp.core.peers import Asked, Link, Peer, forget_old, take_in
 from hasnmp.core.state import State
 from hasnmp.model import Kind, LinkState, NodeState, Reason
-from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag
+from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, fingerprint
 
 TELL_MS = 2000  # how often an owner tells its counters
 
@@ -32,6 +32,7 @@ class Talk:
         self.beat_at = 0
         self.told_groups: dict[str, tuple[Any, ...]] = {}
         self.told_node: dict[str, Any] = {}
+        self.keys = [fingerprint(key) for key in state.config.heartbeat.keys]  # the first signs
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -54,6 +55,7 @@ class Talk:
             if d.kind is DatagramKind.HEARTBEAT and refused in ("", "stale"):
                 self._send(peer, DatagramKind.ANSWER, link=link, echo=(d.incarnation, d.seq))
             return
+        fencing.heard(state, peer)
         stream = state.streams[peer.name]
         if heard.restarted:
             self._met(peer, stream)
@@ -162,6 +164,16 @@ class Talk:
         same = d.digest == self.config.digest
         for entry in d.groups:
             lease = state.leases.get(entry.group)
+            if lease is None and entry.flags & GroupFlag.ASK and entry.flags & GroupFlag.OWNER:
+                # A group that our configuration does not have (any more, or yet): we can't take it, so its owner may keep
+                # it. A configuration that has it comes with a new engine, which begins as if it had just promised all.
+                if entry.token > state.ceiling:
+                    state.foreign_token = max(state.foreign_token, entry.token)
+                    ctx.dirty = True
+                else:
+                    period_ms = self.config.heartbeat.dead_after_ms
+                    promises.append(GroupEntry(entry.group, GroupFlag.PROMISE, entry.token, period_ms))
+                continue
             if lease is None or not entry.flags & GroupFlag.ASK or peer.name not in lease.group.nodes:
                 continue
             if not same and not entry.flags & GroupFlag.OWNER:
@@ -193,6 +205,8 @@ class Talk:
             elif kind == "n" and isinstance(value, dict):
                 state.peer_docs[peer.name] = value
                 arbitration.compare(state)
+            elif kind == "f":
+                fencing.told(state, name, value)
             else:
                 self.commands.told(key, value, peer.name)
         except (TypeError, ValueError, KeyError, IndexError, StopIteration, OverflowError):
@@ -228,6 +242,8 @@ class Talk:
                 flags |= GroupFlag.HANDOVER
         if not state.unable_why.get(group, "not looked yet") and not state.over(group):
             flags |= GroupFlag.ABLE
+        if lease.phase is Phase.NONE and group not in state.unclean:
+            flags |= GroupFlag.CLEAN
         return GroupEntry(group, flags, token)
 
     def _send(
@@ -292,7 +308,10 @@ class Talk:
             for service in sorted(names):
                 news[f"s/{service}"] = state.board.services[service].to_json(ctx.now)
             running.told.clear()
-        node = {"version": state.version, "uuid": state.arbiter.uuid, "role": int(state.role)}
+        node = {
+            "version": state.version, "uuid": state.arbiter.uuid, "role": int(state.role), "keys": self.keys,
+            "watchdog_ms": state.watchdog_ms,
+        }  # fmt: skip
         if refresh or node != self.told_node:
             self.told_node = node
             news["n/"] = node

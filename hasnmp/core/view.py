@@ -7,14 +7,18 @@ with the moment of the last word beside it.
 from __future__ import annotations
 
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY
+from hasnmp.core.context import MS
+from hasnmp.core.fencing import Device
 from hasnmp.core.state import State
 from hasnmp.model import (
     AdminState,
     ArbiterRow,
     Condition,
     ConfigRow,
+    FenceRow,
     GroupRow,
     GroupState,
+    Kind,
     LinkRow,
     LinkState,
     NodeRow,
@@ -28,6 +32,7 @@ from hasnmp.model import (
     SystemRow,
     View,
 )
+from hasnmp.settings import FenceLevel
 from hasnmp.wire import NodeFlag
 
 GOOD = (GroupState.RUNNING, GroupState.DEGRADED)
@@ -51,6 +56,9 @@ def make(state: State, wall_ms: int) -> View:
                 link.heard_ns, link.changed_ns, link.transitions,
             )  # fmt: skip
     tables["arbiters"][state.config.arbiter.type] = _arbiter(state)
+    for node in state.config.nodes:
+        for index, level in enumerate(node.fence):
+            tables["fences"][f"{node.name}/{index + 1}"] = _fence(state, node.name, index, level)
     tables["config"][""] = _config(state)
     tables["statistics"][""] = state.journal.totals()
     tables["events"] = {str(e.id): e for e in state.journal.events.values()}
@@ -171,7 +179,7 @@ def _system(state: State, groups: list[GroupRow]) -> SystemRow:
         cluster = Condition.DEGRADED if cluster is Condition.OK else cluster
     return SystemRow(
         state.config.cluster, state.me, state.version, state.role, own, cluster, state.role_changed_ns, state.role_changes,
-        PartState.STARTING if state.starting else PartState.UP, PartState.UP, PartState.ABSENT, state.started_ns,
+        PartState.STARTING if state.starting else PartState.UP, PartState.UP, _watchdog(state), state.started_ns,
         bool(state.board.registers.get(INHIBIT)),
     )  # fmt: skip
 
@@ -184,9 +192,23 @@ def _arbiter(state: State) -> ArbiterRow:
     )  # fmt: skip
 
 
+def _watchdog(state: State) -> PartState:
+    if not state.config.watchdog.device:
+        return PartState.ABSENT
+    return PartState.UP if state.watchdog_ms else PartState.DOWN
+
+
+def _fence(state: State, node: str, index: int, level: FenceLevel) -> FenceRow:
+    """A node's own devices are tested and used by the others: here nothing is known of them."""
+    device = state.fencing.devices.get((node, index)) or Device()
+    at = [(ms - state.ctx.wall_offset_ms) * MS if ms else 0 for ms in (device.used_ms, device.good_ms)]
+    return FenceRow(node, index + 1, level.agent, level.cuts, device.result, *at)
+
+
 def _config(state: State) -> ConfigRow:
     config, hb = state.config, state.config.heartbeat
+    refused = state.journal.alarms.get(f"{Kind.CONFIG_REFUSED.value}/{state.me}")
     return ConfigRow(
-        config.digest, config.source, state.started_ns, "", hb.interval_ms, hb.late_after_ms, hb.dead_after_ms,
+        config.digest, config.source, state.started_ns, refused.message if refused else "", hb.interval_ms, hb.late_after_ms, hb.dead_after_ms,
         hb.startup_wait_ms, hb.kill_ms, config.arbiter.lease_ms, config.arbiter.io_timeout_ms, config.recovery_automatic,
     )  # fmt: skip

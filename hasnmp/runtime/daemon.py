@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, lease_io, log, processes, store
+from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, pills, processes, store
 
 
 def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
@@ -45,23 +45,19 @@ def _node(wanted: str, config: settings.Config) -> str:
     raise KeyError(f"{given} is no node of {config.source}; its nodes: {', '.join(names)}; give one with --node")
 
 
-def _make_folders(config: settings.Config) -> None:
-    """Raises OSError."""
-    os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
-    os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
-    os.makedirs(os.path.dirname(config.control.socket) or ".", mode=0o755, exist_ok=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground until SIGTERM. Returns its exit status."""
     parser = argparse.ArgumentParser(prog="hasnmpd", description="keeps services running when a server fails")
     parser.add_argument("--config", metavar="FILE", default="/etc/hasnmp/hasnmp.yaml", help="default: %(default)s")
     parser.add_argument("--node", metavar="NAME", default="", help="which node this is; default: the host name")
     parser.add_argument("--check", action="store_true", help="only say whether the configuration is good")
+    parser.add_argument("--handover", action="store_true",
+                        help="have the daemon that runs become this code, without a restart of what it runs")  # fmt: skip
+    parser.add_argument("--rehearse", metavar="FORM", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"hasnmpd {__version__}")
     arguments = parser.parse_args(argv)
     try:
-        loaded = config.load(arguments.config)
+        loaded = config.load(os.path.abspath(arguments.config))  # a reload reads it again, wherever it is then
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -74,13 +70,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{arguments.config}: good; cluster {loaded.cluster}, node {node}, {len(loaded.nodes)} nodes, "
               f"{len(loaded.groups)} groups, {len(loaded.services())} services")  # fmt: skip
         return 0
+    if arguments.rehearse:
+        # By now all that the daemon needs has been imported but this.
+        from hasnmp.snmp import agent  # noqa: F401
+
+        return 0 if arguments.rehearse == handover.FORM else 2
+    if arguments.handover:
+        given = len(sys.argv if argv is None else argv) - (argv is None)
+        program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - given]]
+        return handover.ask(loaded, node, program, arguments.config)
     try:
-        _make_folders(loaded)
+        loader.make_folders(loaded)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,
             store=_store,
             snmp=_snmp,
+            pills=pills.main if pills.used(loaded) else None,
         )
         return guardian.run(loaded, node, children)
     except OSError as error:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from hasnmp import __version__, model, settings
 from hasnmp.agents.acting import Agents
+from hasnmp.agents.fencing import Fencing
 from hasnmp.agents.host import Host
 from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
@@ -34,6 +35,8 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    Fence,
+    GiveUp,
     Notify,
     Outcome,
     Persist,
@@ -42,7 +45,10 @@ from hasnmp.core.events import (
     Rejected,
     Release,
     Released,
+    Reload,
+    ReloadEnded,
     Reply,
+    Retire,
     Send,
     Sent,
     Shutdown,
@@ -52,8 +58,11 @@ from hasnmp.core.events import (
 from hasnmp.runtime import log as logs
 from hasnmp.runtime import messages, programs, store
 from hasnmp.runtime.control import Server
+from hasnmp.runtime.ending import certain
+from hasnmp.runtime.kernel import lock_memory, prefer_this_process, restart_machine
 from hasnmp.runtime.lease_io import LeaseIoClient
 from hasnmp.runtime.links import Links
+from hasnmp.runtime.reload import RETIRED
 from hasnmp.runtime.store import StoreClient
 from hasnmp.wire import DatagramKind, GroupEntry
 
@@ -117,6 +126,7 @@ class Loop:
         self._store = StoreClient(self._loop, store_sock, self._persisted)
         self._host = Host(hello.next_run, self._to_guardian, self.tell, log)
         self._agents = Agents(config.services(), self._host, log)
+        self._fencing = Fencing(config, node, self._host, log)
         self._links = Links(self._loop, config, node, self.tell)
         self.server = Server(
             lambda: core.view(now_ns(), wall_ms()), lambda group: core.why(group, now_ns()), self.tell, log
@@ -136,13 +146,15 @@ class Loop:
         for lease in self._hello.leases:
             self._host.token(lease)
         self._host.extended(self._hello.leases)
-        adopted = self._agents.adopt(self._hello.running, self._hello.addresses)
+        groups = frozenset(lease.group for lease in self._hello.leases)
+        adopted = self._agents.adopt(self._hello.running, self._hello.addresses, groups)
         self.tell(
             Started(
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
                 cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
-                watchdog_error=self._hello.watchdog_error, durable=durable,
+                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, reloaded=self._hello.reloaded,
+                reload_command=self._hello.reload_command, durable=durable,
             )
         )  # fmt: skip
         try:
@@ -231,17 +243,21 @@ class Loop:
                 self._leases.call(effect)
             case Act():
                 self._agents.act(effect)
+            case Fence():
+                self._fencing.fence(effect)
             case Persist(version, document):
                 self._store.persist(version, document)
             case Notify():
                 self._notify(effect)
             case Reply():
                 self.server.reply(effect)
-            case Exit(text, force):
+            case Exit(text, force, retired):
                 if force:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
-                self._finish(int(force))
+                self._finish(RETIRED if retired else int(force))
+            case Reload() | GiveUp():
+                self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:
         event = effect.event
@@ -325,6 +341,8 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
+                case Retire() | ReloadEnded():
+                    self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)
                 case _:
@@ -340,8 +358,14 @@ class Loop:
         self._end_by_force()
 
     def _end_by_force(self) -> None:
-        left = programs.end_everything(self._config, self._node)
+        groups = certain(self._config)
+        until = min((ns for group, ns in self._host.held() if group in groups), default=0)
+        within_ms = max(20, (until - now_ns()) // 1_000_000) if until else 5000
+        left = programs.end_everything(self._config, self._node, within_ms)
         self._log.critical("services_ended", left=left)
+        if left and until:
+            self._log.critical("machine_restarts", why="what is left writes to a disk without a lease", left=left)
+            self._log.critical("machine_not_restarted", why=restart_machine(), next="cut its power")
 
     # ------------------------------------------------------------------------------------------------------ the rest
 
@@ -375,6 +399,7 @@ class Loop:
         for timer in (*self._repeats, *((self._timer,) if self._timer else ())):
             timer.cancel()
         self._agents.close()
+        self._fencing.close()
         self.server.close()
         self._links.close()
         self._leases.close()
@@ -402,8 +427,10 @@ def main(
 ) -> int:
     """The engine's process, forked by the guardian. Returns its exit status."""
     log = logs.set_up(config.log, node, "engine")
-    for note in hello.notes:
-        log.warning("privilege_missing", what=note)
+    # Neither is inherited by fork. What the guardian may not have it has said before; and once is enough.
+    for note in dict.fromkeys((*hello.notes, *prefer_this_process(), *lock_memory())):
+        if not hello.engine_deaths:
+            log.warning("privilege_missing", what=note)
     durable, problem = store.load(state_path(config, node))
     if problem:
         log.error("state_damaged", what=problem)

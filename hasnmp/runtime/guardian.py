@@ -27,11 +27,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
+from hasnmp.arbiters.pills import Pill
+from hasnmp.core.events import Extend, Extended, GiveUp, HeldLease, Outcome, Release, Released, Reload, ReloadEnded
 from hasnmp.core.guard import NEVER, Guard
+from hasnmp.runtime import handover
 from hasnmp.runtime.cgroups import open_cgroups
+from hasnmp.runtime.ending import RETRY_NS, Ending, certain
 from hasnmp.runtime.group_addresses import GroupAddresses
+from hasnmp.runtime.handover import Handover
 from hasnmp.runtime.kernel import (
     BootTimer,
     adopt_orphans,
@@ -66,16 +71,18 @@ from hasnmp.runtime.messages import (
     Stop,
     channel_pair,
 )
+from hasnmp.runtime.mounts import GroupMounts
+from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
+from hasnmp.runtime.reload import Reloader
+from hasnmp.runtime.watchdog import RETRY_S, Watchdog
 from hasnmp.settings import Config
 
 __all__ = ["Children", "Guardian", "run"]
 
-RETRY_NS = 10 * MS  # between two tries to end what did not end
-FIRST_RETRY_NS = 1 * MS  # a killed process is gone within this, nearly always
 RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
-SILENT_NS = 5 * S  # an engine that said Alive and then nothing for this long hangs
+SILENT_NS = 5 * S  # an engine that says nothing for this long hangs; counted from its fork
 STOP_TRIES = 4  # engines that may die in a row before a stop in order becomes one by force
 KEPT = 1000  # messages kept while no engine lives
 PER_TURN = 64  # messages taken before the loop looks at everything else
@@ -92,15 +99,17 @@ def run(config: Config, node: str, children: Children) -> int:
     """Be the guardian of this node until SIGTERM. Returns the exit status."""
     set_up_log(config.log, node)
     os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
-    lock = open(Path(config.run_dir, f"{node}.lock"), "w")
+    handed, lock = handover.inherited()
+    if handed is None:
+        lock = os.open(path := Path(config.run_dir, f"{node}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
+        except OSError:
+            log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({path} is locked)")
+            return EXIT_LOCKED
+    guardian = Guardian(config, node, children, lock)
     try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
-    except OSError:
-        log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({lock.name} is locked)")
-        return EXIT_LOCKED
-    guardian = Guardian(config, node, children)
-    try:
-        guardian.start()
+        guardian.start(handed)
         guardian.loop()
         return 0
     except Exception:
@@ -116,23 +125,29 @@ class Guardian:
     config: Config
     node: str
     children: Children
+    lock: int = -1  # the descriptor that is locked while this node has its guardian
     guard: Guard = field(init=False)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
     addresses: GroupAddresses = field(init=False)
+    mounts: GroupMounts = field(init=False)
+    ending: Ending = field(init=False)
+    watchdog: Watchdog = field(init=False)
+    reload: Reloader = field(init=False)
     holder: str = field(default_factory=lambda: secrets.token_hex(8))
     boot: str = field(default_factory=boot_id)
     channel: Channel | None = None  # to the engine that lives
+    obey: Callable[[Any], None] = field(init=False)  # what is done with each of its messages
+    handover: Handover = field(init=False)
     family: Family = field(init=False)
+    pills: PillBox | None = None
     releases: dict[str, PendingRelease] = field(default_factory=dict)
-    ending: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends: being ended by force
-    retry_at_ns: int = NEVER
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
     cleaned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     next_run: int = 1
     engine_deaths: int = 0
-    heard_ns: int = 0  # when the engine said something last; 0 = it never said Alive
+    heard_ns: int = 0  # when the engine said something last, or was forked
     stopping: bool = False
     finished: bool = False
     timer: BootTimer = field(default_factory=BootTimer)
@@ -140,59 +155,101 @@ class Guardian:
     notify: Callable[[str], None] = field(init=False)
     feed_every_ns: int = 0  # systemd's watchdog; 0 = none
     feed_at_ns: int = NEVER
-    loud_at_ns: int = 0
+    feed_failed: str = ""
+    arm_at_ns: int = NEVER  # when the hardware watchdog is tried again
     worst_late_us: int = 0
 
     # ---------------------------------------------------------------------------------------------------------- start
 
-    def start(self) -> None:
+    def start(self, handed: socket.socket | None = None) -> None:
+        """handed: the deputy's socket: this is new code in the place of a guardian, and takes over all that it has."""
         config, node = self.config, self.node
+        self.obey, self.handover = self._obey, Handover(self)
         self.notify = notifier(os.environ.get("NOTIFY_SOCKET"))
         self.feed_every_ns = int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2
         self.guard = Guard(config.heartbeat.kill_ms * MS)
         set_name("hasnmpd")
         adopt_orphans()
         self.family = Family.make(config, node, self.children)
-        self._end_former_engine()
+        if not handed:
+            self._end_former_engine()
         cgroups = open_cgroups(config, node)
         self.programs = Programs(mark_of(config, node), cgroups, self.selector, self._tell)
         self.family.close_in_child += [self.wake[0].close, self.wake[1].close, self.timer.close, self.selector.close]
         self.family.close_in_child += [self.programs.close_all, lambda: self.channel.close() if self.channel else None]
         notes = [] if cgroups else [NO_CGROUP]
-        cleaned = self._clean()
+        self.watchdog = Watchdog(config.watchdog)
+        self.family.close_in_child.append(self.watchdog.forget)
+        self.mounts = GroupMounts(config)
+        cleaned = [] if handed else [*self._clean(), *self.mounts.cut_all(5000)[0]]
         self.addresses = GroupAddresses(self.guard)
-        if protect := virtual_addresses(config):
-            try:
-                kernel = KernelAddresses(address_tag(config, node), self._alarm)
-                cleaned += kernel.cleanup(protect)
-                self.addresses.kernel = kernel
-                self.family.close_in_child.append(kernel.close)
-            except OSError as error:
-                self.addresses.why = f"nftables over netlink: {error.strerror}"
-                notes.append(f"no addresses can be put up: {self.addresses.why}")
+        self.ending = Ending(
+            self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
+        )
+        self.reload = Reloader(self, self._tell)
+        cleaned += self._open_addresses(handed=bool(handed))
+        if self.addresses.why:
+            notes.append(f"no addresses can be put up: {self.addresses.why}")
         for group in config.groups:
-            if self.programs.leftovers(group.name):
-                # Not even SIGKILL ended it (uninterruptible sleep): nothing of this group starts here until it is gone.
-                self.guard.ending.add(group.name)
-                self.ending[group.name] = self.retry_at_ns = boottime_ns()
+            if not handed and self.ending.left_of(group.name):
+                self.ending.begin_found(group.name, boottime_ns())
         if note := set_oom_score(-1000):
             notes.append(note)
         notes += prefer_this_process() + lock_memory()
         self.cleaned, self.notes = tuple(cleaned), tuple(notes)
         for line in cleaned:
             log("leftover_ended", logging.WARNING, what=line, why="it ran without a lease when the guardian started")
-        path = Path(config.run_dir, f"{node}.holder")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump({"holder": self.holder, "boot_id": self.boot, "pid": os.getpid()}, file)
+        if not handed:
+            self._record_holder()
         self._watch_signals()
         self.selector.register(self.timer, selectors.EVENT_READ, self.timer.read)
         gc.collect()
         gc.freeze()  # what is there now stays out of the collector's way, and so shared with the children
+        if handed:
+            handover.take_over(self, handed)
+            self._take_pills()
+            self._feed(boottime_ns())
+            return
+        self._take_pills()
         for child in self.family.others:
             self.family.fork(child)
         self._fork_engine()
         self.notify("READY=1")
-        self.feed_at_ns = boottime_ns() if self.feed_every_ns else NEVER
+        self._feed(boottime_ns())
+
+    def _open_addresses(self, handed: bool = False) -> tuple[str, ...]:
+        """Protect every address that the configuration has; gives a line for each that was up and is removed."""
+        protect, kernel = virtual_addresses(self.config), self.addresses.kernel
+        if not protect:
+            return ()
+        try:
+            if kernel is not None:
+                kernel.protect(protect)
+                return ()
+            kernel = KernelAddresses(address_tag(self.config, self.node), self._alarm)
+            cleaned = kernel.attach() if handed else kernel.cleanup(protect)
+        except OSError as error:
+            self.addresses.why = f"nftables over netlink: {error.strerror}"
+            return ()
+        self.addresses.kernel, self.addresses.why = kernel, ""
+        self.family.close_in_child.append(kernel.close)
+        return cleaned
+
+    def configure(self, config: Config) -> None:
+        """Go by another configuration from here on (reload.py has seen to it that nothing contradicts it)."""
+        self.config = self.mounts.config = config
+        self.guard.kill_ns = config.heartbeat.kill_ms * MS
+        self.ending.certain = certain(config)
+        for line in self._open_addresses():
+            log("leftover_ended", logging.WARNING, what=line, why="the configuration has this address now")
+        gc.freeze()
+
+    def _record_holder(self) -> None:
+        path = Path(self.config.run_dir, f"{self.node}.holder")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump(
+                {"holder": self.holder, "boot_id": self.boot, "pid": os.getpid(), "handover": handover.FORM}, file
+            )
 
     def _engine_record(self) -> Path:
         return Path(self.config.run_dir, f"{self.node}.engine")
@@ -224,7 +281,7 @@ class Guardian:
         for sock in self.wake:
             sock.setblocking(False)
         signal.set_wakeup_fd(self.wake[1].fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT):
+        for number in handover.SIGNALS:
             signal.signal(number, lambda *_: None)  # the wake-up socket tells; SIGCONT: look at the clock at once
         self.selector.register(self.wake[0], selectors.EVENT_READ, self._on_signal)
 
@@ -233,12 +290,14 @@ class Guardian:
     def _fork_engine(self) -> None:
         """A new engine, with a new channel, told what there is."""
         mine, its = channel_pair()
+        self._arm_watchdog(boottime_ns())
         hello = Hello(
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
-                  for p in self.programs.running.values() if p.status is None),
+                  for p in self.programs.running.values() if p.status is None and not p.silent),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.next_run, self.engine_deaths,
+            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
         )  # fmt: skip
 
         def main() -> int:
@@ -249,17 +308,24 @@ class Guardian:
         self.family.engine.main = main
         self.family.fork(self.family.engine)
         its.close()
-        self.channel, self.heard_ns = mine, 0
         with contextlib.suppress(OSError):
             self._engine_record().write_text(
                 f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
             )
-        self.selector.register(mine, selectors.EVENT_READ, lambda: self._on_engine(mine))
+        self.listen_to(mine)
         waiting, self.kept = self.kept, deque(maxlen=KEPT)
         for message in waiting:
             self._tell(message)
+        self.reload.engine_forked()
         if self.stopping:
             self._tell(Stop())
+
+    def listen_to(self, channel: Channel) -> None:
+        """This is the engine's channel from here on."""
+        self.channel, self.heard_ns = channel, boottime_ns()
+        self.selector.register(channel, selectors.EVENT_READ, lambda: self._on_engine(channel))
+        if channel.waiting:
+            self._want_writable(channel, True)
 
     def _kill_engine(self, why: str = "") -> None:
         """SIGKILL: it never runs another instruction, frozen or not. What it had said is never read. why: "" = no news."""
@@ -285,7 +351,9 @@ class Guardian:
                 if self.channel:
                     self._tell(Stop())
             if signal.SIGHUP in numbers:
-                log("reload_refused", logging.WARNING, why="this version does not reload its configuration: restart it")
+                self.reload.ask()
+            if signal.SIGUSR2 in numbers:
+                self.handover.asked()
         self._reap()
 
     def _reap(self) -> None:
@@ -301,7 +369,8 @@ class Guardian:
             now = boottime_ns()
             child = next((c for c in self.family.all() if c.pid == pid), None)
             if child is None:
-                self.programs.reaped(pid, status, now)
+                if not self.mounts.reaped(pid, status) and not self.handover.reaped(pid, status):
+                    self.programs.reaped(pid, status, now)
                 continue
             child.died(now)
             code = os.waitstatus_to_exitcode(status)
@@ -317,8 +386,9 @@ class Guardian:
             self.channel = None
         self.engine_deaths += 1
         self.releases.clear()
+        self.reload.engine_ended(code)
         # Nobody waits for their answers; the next engine asks anew.
-        self.programs.end_checks(silently=True)
+        self.programs.end_questions()
         if self.stopping and code == 0:
             self.finished = True
         elif self.stopping:
@@ -330,9 +400,11 @@ class Guardian:
         for child in self.family.others:
             if not child.pid and child.start_at_ns <= now:
                 self.family.fork(child)
-        # While a group is being ended no engine is there to be misled by it - but not for ever: the others need one.
-        waits = any(now < until + 100 * MS for until in self.ending.values())
-        if not self.family.engine.pid and self.family.engine.start_at_ns <= now and not waits and not self.finished:
+        engine = self.family.engine
+        waits = self.ending.holds_up(now) or self.reload.holds()
+        if self.pills and self.pills.pending:
+            self._start_over()
+        elif not engine.pid and engine.start_at_ns <= now and not waits and not self.finished:
             self._fork_engine()
 
     # ----------------------------------------------------------------------------------------------------- the messages
@@ -341,7 +413,7 @@ class Guardian:
         if self.channel and not self.channel.send(message):
             self._kill_engine("it does not read")
         if self.channel is None:
-            if isinstance(message, Exited | Alarm):
+            if isinstance(message, Exited | Alarm | ReloadEnded):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
         elif self.channel.waiting:
             self._want_writable(self.channel, True)
@@ -374,9 +446,8 @@ class Guardian:
             if message is None:
                 self._kill_engine()  # it is gone, or is about to: how, its exit status tells
                 return
-            if self.heard_ns:
-                self.heard_ns = boottime_ns()
-            self._obey(message)
+            self.heard_ns = boottime_ns()
+            self.obey(message)
 
     def _obey(self, message: object) -> None:
         match message:
@@ -395,7 +466,11 @@ class Guardian:
             case Address():
                 self._remove_address(message)
             case Alive():
-                self.heard_ns = boottime_ns()
+                pass
+            case Reload(command):
+                self.reload.ask(command)
+            case GiveUp(text):
+                self.reload.given_up(text)
             case _:
                 log("message_refused", logging.WARNING, why=f"an engine does not say {type(message).__name__}")
 
@@ -409,18 +484,24 @@ class Guardian:
             (taken if free and self.guard.extend(lease, boottime_ns()) else refused).append(lease)
         if taken:
             self._tell(Extended(tuple(taken), True))
+            for lease in taken if self.config.log.level == "debug" else ():
+                log("lease_told", logging.DEBUG, group=lease.group, token=lease.token, until_ns=lease.until_ns,
+                    now_ns=boottime_ns())  # fmt: skip
         if refused:
             self._tell(Extended(tuple(refused), False))
 
     def _run(self, message: Run) -> None:
         self.next_run = max(self.next_run, message.run + 1)
-        group, check = message.group, message.purpose is Purpose.CHECK
+        group, fence = message.group, message.purpose is Purpose.FENCE
+        free = fence or message.purpose is Purpose.CHECK  # it needs no lease
         refusal = ""
         if message.run in self.programs.running:
             refusal = f"run {message.run} is in use"
         elif "/" in group + message.service or group in self.guard.ending or group in self.releases:
             refusal = f"group {group} is being ended"
-        elif not check and not self.guard.may_run(group, boottime_ns()):
+        elif fence and group:
+            refusal = "a fence agent is of no group"
+        elif not free and not self.guard.may_run(group, boottime_ns()):
             refusal = f"no live lease of group {group}"
         if refusal:
             self._tell(RunFailed(message.run, Outcome.REFUSED, refusal))
@@ -430,11 +511,15 @@ class Guardian:
             self._tell(RunFailed(message.run, Outcome.FAILED, text))
             return
         try:
-            not_after = NEVER if check else self.guard.leases[group].until_ns - self.guard.kill_ns
+            not_after = NEVER if free else self.guard.leases[group].until_ns - self.guard.kill_ns
             self.programs.start(message, not_after)
         except OSError as error:
             self._tell(RunFailed(message.run, Outcome.FAILED, f"not started: {error}"))
         self._end_what_is_due(boottime_ns())  # it may have been stopped between the look at the lease and the deed
+
+    def _ended(self, group: str) -> None:
+        """Of what was ended by force: an engine that started meanwhile was told that the group is unclean."""
+        self._tell(Released(group, 0, True))
 
     def _release(self, group: str, token: int) -> None:
         lease = self.guard.leases.get(group)
@@ -449,8 +534,7 @@ class Guardian:
 
     def _poll_releases(self, now: int) -> None:
         for group, pending in tuple(self.releases.items()):
-            left = self.programs.leftovers(group)
-            left += [f"address {address.ip} ({address.service})" for address in self.addresses.of(group)]
+            left = self.ending.left_of(group)
             if left and now < pending.until_ns:
                 continue
             del self.releases[group]
@@ -484,42 +568,81 @@ class Guardian:
         """The heart: what is due ends, the engine first, before anything else is done."""
         if self.guard.next_deadline_ns() <= now:
             for group in self.guard.due(now):
-                if group not in self.ending:
-                    self.ending[group] = self.guard.leases[group].until_ns
+                if group not in self.ending.until:
+                    until = self.guard.leases[group].until_ns
                     self.releases.pop(group, None)
-                    left_ms = (self.ending[group] - now) // MS
-                    log("lease_ended", logging.WARNING, group=group, next="end by force", left_ms=left_ms)
+                    log("lease_ended", logging.WARNING, group=group, next="end by force", left_ms=(until - now) // MS)
                     self._kill_engine(f"the lease of {group} ends")
-                    self.programs.end_group(group)
-            self._continue_ending(now)
+                    self.ending.begin(group, until)
+            self.ending.go_on(now)
 
-    def _continue_ending(self, now: int) -> None:
-        """Look whether all has ended, and try again what has not."""
-        for group, until in tuple(self.ending.items()):
-            # The programs of all groups were killed before any netlink call: it may wait for a lock of the kernel. And
-            # whatever happens to it, the address itself falls silent when the lease ends.
-            left = self.addresses.remove_all(group)
-            left += self.programs.leftovers(group)
-            if not left:
-                self.guard.ended(group)
-                del self.ending[group]
-                self.programs.group_folder_removed(group)
-                text = f"group {group} was ended by force: its lease was not extended in time"
-                if (late_ms := (boottime_ns() - until) // MS) > 0:
-                    text += f"; {late_ms} ms too late"
-                self._alarm(text)
-                continue
-            self.programs.end_group(group)
-            if now > until and now >= self.loud_at_ns:
-                # It can't be confirmed: a process in uninterruptible sleep. The group stays `ending`, so nothing of it
-                # starts here again. What is right then is to let the hardware watchdog, or reboot(2), end the machine:
-                # a later version does; this one tells, and systemd's watchdog is not fed.
-                self.loud_at_ns = now + S
-                self._alarm(f"GROUP {group} IS NOT ENDED {(now - until) // MS} ms after its lease: {', '.join(left)}")
-        self.retry_at_ns = NEVER
-        if self.ending:
-            recent = any(now < until for until in self.ending.values())
-            self.retry_at_ns = boottime_ns() + (FIRST_RETRY_NS if recent else RETRY_NS)
+    # ----------------------------------------------------------------------------------------------------------- pills
+
+    def _take_pills(self) -> None:
+        if pair := self.family.pairs.get("pills"):
+            armed = self.watchdog.timeout_ms
+            self.pills = PillBox(pair[0], self.holder, self._swallow, lambda: not self.ending.until, armed)
+            self.selector.register(pair[0], selectors.EVENT_READ, self.pills.readable)
+            self.pills.tell()
+
+    def _swallow(self, pill: Pill) -> None:
+        """A poison pill for this holder: everything ends, the engine first, without a look at any lease."""
+        self._kill_engine(f"a poison pill of {pill.attacker}")
+        self._alarm(
+            f"{pill.attacker} sent this node a poison pill over the lease disk: every group here is ended by force"
+        )
+        now = boottime_ns()
+        for group in (group.name for group in self.config.groups):
+            lease = self.guard.leases.get(group)
+            if group not in self.ending.until and (lease or self.ending.left_of(group)):
+                self.guard.ending.add(group)
+                self.releases.pop(group, None)
+                until = max(lease.until_ns if lease else 0, now + self.guard.kill_ns)
+                self.ending.begin(group, until, f"a poison pill of {pill.attacker}")
+        self.ending.go_on(now)
+
+    def _start_over(self) -> None:
+        """Once nothing is left, seen and confirmed: be another holder, as after a restart, and have that written down."""
+        # Of no group ("") are fence agents: one that is left might still end whoever sent the pill.
+        if self.pills and not self.ending.until and not self.family.engine.pid and not self.programs.leftovers(""):
+            former, self.holder = self.holder, secrets.token_hex(8)
+            self._record_holder()
+            log("pill_swallowed", logging.WARNING, former_holder=former, holder=self.holder, next="a new engine")
+            self.pills.ended(self.holder)
+            self.family.engine.start_at_ns = boottime_ns()
+
+    # ------------------------------------------------------------------------------------------------------- watchdogs
+
+    def _arm_watchdog(self, now: int) -> None:
+        """Open the hardware watchdog, if there is one and nothing is left here that it would be fed in spite of."""
+        if not self.watchdog.wanted or self.watchdog.fd >= 0 or self.stopping:
+            return
+        before = self.watchdog.error
+        if self.ending.until:
+            self.watchdog.error = f"not armed while groups are not ended: {', '.join(self.ending.until)}"
+        elif self.watchdog.arm():
+            if self.pills:
+                self.pills.armed(self.watchdog.timeout_ms)
+            log("watchdog_armed", device=self.config.watchdog.device, timeout_ms=self.watchdog.timeout_ms)
+            self._feed(now)
+        self.arm_at_ns = NEVER if self.watchdog.fd >= 0 else now + RETRY_S * S
+        if self.watchdog.error not in ("", before):
+            log("watchdog_not_armed", logging.ERROR, why=self.watchdog.error, next=f"tried again every {RETRY_S} s")
+
+    def _feed(self, now: int) -> None:
+        """Systemd's watchdog and the machine's: only while no group is left whose lease has ended."""
+        armed = self.watchdog.fd >= 0
+        every = min(self.feed_every_ns or NEVER, self.watchdog.every_ns if armed else NEVER)
+        if every == NEVER:
+            self.feed_at_ns = NEVER
+        elif self.ending.overdue(now):
+            self.feed_at_ns = now + RETRY_NS
+        else:
+            self.notify("WATCHDOG=1")
+            if armed and not self.watchdog.feed() and self.feed_failed != self.watchdog.error:
+                self.feed_failed = self.watchdog.error
+                self._alarm(f"{self.watchdog.error}; this machine may be reset in {self.watchdog.timeout_ms / 1000} s")
+            self.feed_at_ns = now + every
 
     # ----------------------------------------------------------------------------------------------------------- loop
 
@@ -527,18 +650,20 @@ class Guardian:
         while not self.finished:
             now = boottime_ns()
             self._end_what_is_due(now)
-            if self.ending and self.retry_at_ns <= now:
-                self._continue_ending(now)
+            if self.ending.retry_at_ns <= now:
+                self.ending.go_on(now)
             self.programs.poll(now)
             if self.releases:
                 self._poll_releases(now)
             self._renew_addresses()
+            self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
+            if self.arm_at_ns <= now:
+                self._arm_watchdog(now)
             if self.feed_at_ns <= now:
-                if not any(until < now for until in self.ending.values()):
-                    self.notify("WATCHDOG=1")
-                self.feed_at_ns = now + self.feed_every_ns
+                self._feed(now)
+            self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())
             self.timer.set(deadline if deadline < NEVER else 0)
             for key, _ in self.selector.select():
@@ -549,30 +674,31 @@ class Guardian:
                 key.data()
 
     def _next_deadline_ns(self, now: int) -> int:
-        at = min(self.guard.next_deadline_ns(), self.retry_at_ns, self.feed_at_ns, self.programs.next_deadline_ns(now),
-                 self.addresses.next_deadline_ns())  # fmt: skip
+        at = min(self.guard.next_deadline_ns(), self.ending.retry_at_ns, self.feed_at_ns, self.arm_at_ns,
+                 self.programs.next_deadline_ns(now), self.addresses.next_deadline_ns(),
+                 self.reload.next_deadline_ns(now), self.handover.next_deadline_ns())  # fmt: skip
         if self.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
             if not child.pid:
-                waits = child is self.family.engine and self.ending
+                waits = child is self.family.engine and (self.ending.until or (self.pills and self.pills.pending))
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
-        return min(at, self.heard_ns + SILENT_NS) if self.heard_ns else at
+        return min(at, self.heard_ns + SILENT_NS) if self.channel else at
 
     def _watch_engine(self, now: int) -> None:
-        if self.heard_ns and self.channel and now - self.heard_ns >= SILENT_NS:
-            self.heard_ns = 0
+        if self.channel and now - self.heard_ns >= SILENT_NS:
             self._kill_engine(f"it hangs: silent for {SILENT_NS // S} s")
 
     # ----------------------------------------------------------------------------------------------------------- finish
 
     def finish(self) -> None:
         """End everything that is left. After an engine that left in order there is nothing but the other processes."""
-        if not hasattr(self, "addresses"):
+        if not hasattr(self, "ending"):
             return  # it failed before anything was there
         self.finished = True
         self._kill_engine("the guardian stops")
-        groups = {group.name for group in self.config.groups}
+        self.programs.end_questions()
+        groups = {group.name for group in self.config.groups} | {""}  # fence agents are of no group
         for group in groups:
             self.programs.end_group(group)
         for child in self.family.others:
@@ -597,8 +723,12 @@ class Guardian:
         if self.addresses.kernel:
             with contextlib.suppress(OSError, AddressError):
                 self.addresses.kernel.uninstall()
-        for line in self.programs.clean():
+        _, left = self.mounts.cut_all(2000)
+        left += self.programs.clean()
+        for line in left:
             log("not_ended", logging.ERROR, what=line)
+        if self.stopping and not left:
+            self.watchdog.disarm()
         with contextlib.suppress(OSError):
             self._engine_record().unlink()
         log("guardian_ended", worst_late_us=self.worst_late_us)

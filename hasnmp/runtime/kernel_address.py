@@ -21,6 +21,8 @@ from hasnmp.runtime.packet_filter import Damaged, Lapsed, PacketFilter
 
 FIRST_MS = 20  # the life of an element that is created, as opposed to renewed; see add()
 LATE_NS = 5_000_000  # a renewal that took longer is looked at again
+RETRY_NS = 20_000_000  # between two tries of a renewal that the kernel refused
+LAST_TRY_NS = 20_000_000  # what is left of an element when the tries end
 GONE = (errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO)
 
 
@@ -40,6 +42,7 @@ class Live:
     since_ns: int
     armed_ns: int = 0
     until_ns: int = 0
+    retry_ns: int = 0  # a renewal failed: when it is tried again
 
 
 class KernelAddresses:
@@ -74,6 +77,22 @@ class KernelAddresses:
                 self._delete(address.ip, address.prefix, address.index)
                 lines.append(f"address {address.ip}/{address.prefix}")
         return tuple(lines)
+
+    def protect(self, ips: Iterable[str]) -> None:
+        """Protect these, too: they are to answer only with a lease from now on. Raises OSError."""
+        for ip in ips:
+            if ip not in self._protected:
+                self._mended(lambda ip=ip: self._filter.protect(ip, ""))  # type: ignore[misc]
+                self._protected[ip] = ""
+
+    def attach(self) -> tuple[str, ...]:
+        """In place of cleanup(): go on with what former code of this very process put up. Then take_over()."""
+        self._filter.attach()
+        self._protected = self._filter.protected()
+        return ()
+
+    def take_over(self, live: Iterable[Live]) -> None:
+        self._live = {each.service: each for each in live}
 
     def uninstall(self) -> None:
         """Remove every address and the tables: this node stops in order, and the addresses are anyone's again."""
@@ -124,8 +143,13 @@ class KernelAddresses:
             raise AddressError(f"{ip}/{prefix} not added to {interface}: {error}") from None
 
     def renew(self, service: str, until_ns: int) -> None:
-        """Let the address answer until until_ns at most. Raises AddressError: its own lease has ended, so it is off now."""
+        """Let the address answer until until_ns at most. Raises AddressError: its own lease has ended, so it is off now.
+
+        The kernel may refuse a renewal for a moment (no memory, a full buffer). While the element lives the address is as
+        good as ever, so the renewal is tried again until just before it lapses; only then the address goes.
+        """
         live = self._live[service]
+        live.retry_ns = 0
         try:
             try:
                 self._arm(live, until_ns)
@@ -136,6 +160,10 @@ class KernelAddresses:
             self.remove(service)
             raise AddressError(f"{live.ip} ended by the kernel: not renewed within its lease") from None
         except (OSError, Damaged) as error:
+            gone = isinstance(error, OSError) and error.errno in GONE
+            if not gone and self._clock() + RETRY_NS < live.until_ns - LAST_TRY_NS:
+                live.retry_ns = self._clock() + RETRY_NS
+                return
             self.remove(service)
             raise AddressError(f"{live.ip} ended: its renewal failed: {error}") from None
 
@@ -145,12 +173,13 @@ class KernelAddresses:
 
     def grows(self, service: str, until_ns: int) -> bool:
         """Would a renewal up to until_ns give the address more than it has?"""
-        return until_ns - self._live[service].until_ns >= 1_000_000  # elements count milliseconds
+        live = self._live[service]
+        return live.retry_ns > 0 or until_ns - live.until_ns >= 1_000_000  # elements count milliseconds
 
     def renew_at_ns(self, service: str) -> int:
         """When half of the element's life will have passed."""
         live = self._live[service]
-        return (live.armed_ns + live.until_ns) // 2
+        return live.retry_ns or (live.armed_ns + live.until_ns) // 2
 
     def remove(self, service: str) -> None:
         """End the address now: silent first, then off the interface. Idempotent. Raises AddressError: it may be there."""

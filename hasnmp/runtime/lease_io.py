@@ -1,14 +1,17 @@
 """The lease i/o process, and the engine's side of it.
 
-One small process for the shared device, so that a frozen disk freezes only this. It does one thing at a time, in the
-order of the requests, so there are never two writes in flight to a slot (design rule 3). Both ends talk JSON over a
-Unix SOCK_SEQPACKET pair, one message a packet:
+One small process for the shared device, so that a frozen disk freezes only this. Each group has a thread of its own,
+started by its first request: a group's requests are served one at a time in their order, so there are never two writes
+in flight to a slot (design rule 3); those of different groups do not wait for each other, so a slow disk costs every
+group what it costs one. Both ends talk JSON over a Unix SOCK_SEQPACKET pair, one message a packet:
 
     engine -> lease i/o   {"attempt", "group", "slot": {...} or null, "not_after_ns"}         (core.events.ArbiterCall)
     lease i/o -> engine   {"attempt", "group", "read_at_ns", "slots": {node: {...} or reason}, "error", "uuid", "took_us"}
                           {"ready": true}   at the process's start
-    engine -> lease i/o   {"ping": n}       asked for when one is ready, and answered in its turn with {"pong": n}: a
-                                            request made before it without an answer was lost with an older process
+    engine -> lease i/o   {"ping": n}       asked for when one is ready
+    lease i/o -> engine   {"pong": n, "under_way": [attempt...]}   sent at once. A request made before the ping that has
+                                            no answer before the pong, and is not named in it, was lost with an older
+                                            process
 
 The pair may outlive the process: whoever starts a new one may hand it the same socket.
 """
@@ -16,9 +19,13 @@ The pair may outlive the process: whoever starts a new one may hand it the same 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import queue
 import socket
+import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from hasnmp.arbiters.disk import LeaseDisk
 from hasnmp.core.events import ArbiterAnswer, ArbiterCall
 from hasnmp.errors import WireError
+from hasnmp.runtime.processes import SOFTWARE, log
 from hasnmp.settings import Config
 from hasnmp.wire import Slot, SlotState
 
@@ -55,20 +63,72 @@ def _slot_from_json(data: dict[str, Any]) -> Slot:
 
 
 def main(sock: socket.socket, config: Config, node: str) -> int:
-    """Serve requests until the other end closes. sock: blocking SOCK_SEQPACKET. Returns the exit status, 0."""
-    disk = LeaseDisk(config.arbiter.device, config.cluster)
-    nodes = tuple(one.name for one in config.nodes)
+    """Serve requests until the other end closes. sock: blocking SOCK_SEQPACKET. Returns the exit status, 0.
+
+    Threads that hang in the disk are left to the process's end, which the kernel makes wait for their i/o.
+    """
     sock.setblocking(True)
+    served = Served(sock, config, node)
     try:
         sock.send(b'{"ready": true}')
         while packet := sock.recv(MAX_PACKET):
             request = json.loads(packet)
-            answer = {"pong": request["ping"]} if "ping" in request else _serve(disk, nodes, node, request)
-            sock.send(json.dumps(answer).encode())
+            if "ping" in request:
+                served.pong(request["ping"])
+            else:
+                served.take(request)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the engine is gone, and with it everybody who would want an answer
-    disk.close()
+    served.close()
     return 0
+
+
+class Served:
+    """The groups that were asked for, each with its thread. As many as the configuration has groups: a frozen disk
+    blocks one thread a group."""
+
+    def __init__(self, sock: socket.socket, config: Config, node: str) -> None:
+        self._sock, self._config, self._node = sock, config, node
+        self._nodes = tuple(one.name for one in config.nodes)
+        self._known: dict[str, str] = {}  # the disk that any thread saw first: an exchanged one is an error to all
+        self._requests: dict[str, queue.SimpleQueue[dict[str, Any] | None]] = {}  # by group
+        self._under_way: list[int] = []  # attempts without an answer
+        self._lock = threading.Lock()  # an answer is sent and its attempt forgotten in one, for pong()
+
+    def take(self, request: dict[str, Any]) -> None:
+        group = request["group"]
+        with self._lock:
+            self._under_way.append(request["attempt"])
+        if group not in self._requests:
+            requests = self._requests[group] = queue.SimpleQueue()
+            threading.Thread(target=self._run, args=(requests,), name=group, daemon=True).start()
+        self._requests[group].put(request)
+
+    def pong(self, number: int) -> None:
+        with self._lock:
+            self._sock.send(json.dumps({"pong": number, "under_way": self._under_way}).encode())
+
+    def close(self) -> None:
+        """The threads end when they have served what they have."""
+        for requests in self._requests.values():
+            requests.put(None)
+
+    def _run(self, requests: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+        """One group's thread, with its own view of the disk: nothing of it is shared but the name of the disk."""
+        disk = LeaseDisk(self._config.arbiter.device, self._config.cluster, known=self._known)
+        try:
+            while request := requests.get():
+                answer = json.dumps(_serve(disk, self._nodes, self._node, request)).encode()
+                with self._lock:
+                    self._sock.send(answer)
+                    self._under_way.remove(request["attempt"])
+        except OSError:
+            pass  # as in main(), which ends by the same
+        except BaseException:
+            # A defect: without this thread its group would wait for ever. The guardian starts a new process.
+            log("process_failed", logging.ERROR, name="lease_io", traceback=traceback.format_exc())
+            os._exit(SOFTWARE)
+        disk.close()
 
 
 def _serve(disk: LeaseDisk, nodes: tuple[str, ...], node: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +196,7 @@ class LeaseIoClient:
             return
         if call.group in self._under_way:
             before, _ = self._under_way[call.group]
-            self._fail(call, f"busy: the i/o of attempt {before.attempt} has not returned")
+            self._fail(call, f"busy: the disk hangs, the i/o of attempt {before.attempt} has not returned")
             return
         request = {
             "attempt": call.attempt, "group": call.group, "not_after_ns": call.not_after_ns,
@@ -194,7 +254,8 @@ class LeaseIoClient:
                 self._ping()
             elif "pong" in answer:
                 if answer["pong"] == self._pings:
-                    self._lost("the lease i/o process was started anew", self._suspects)
+                    lost = self._suspects.difference(answer["under_way"])
+                    self._lost("the lease i/o process was started anew", lost)
             else:
                 self._returned(answer)
 
@@ -218,7 +279,7 @@ class LeaseIoClient:
         )
 
     def _ping(self) -> None:
-        """Find out which calls an older process took with it: everything is answered in the order it was asked."""
+        """Find out which calls an older process took with it: the new one says which it has."""
         assert self._sock is not None
         self._pings += 1
         self._suspects = frozenset(call.attempt for call, _ in self._under_way.values())

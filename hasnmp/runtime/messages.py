@@ -11,9 +11,11 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     End(run)                      Exited(run, ...), as for every program
     Address(op, service, ...)     AddressDone(service, op, ok, text); later, perhaps, AddressLost(service, text)
     Alive()                       -
+    Reload(command)               Retire(...) or ReloadEnded(...); without a Reload, too (SIGHUP)
+    GiveUp(text)                  -
                                   Alarm(text), Stop()
 
-Extend, Release, Extended and Released are the very effects and events of the core. What an engine must know at its start
+Extend, Release, Extended, Released, and those of a reload are the very effects and events of the core. What an engine must know at its start
 comes as a Hello, which is handed over by fork and never sent:
 
     engine_main(config, node, hello, guardian, lease_io, store) -> exit status
@@ -31,7 +33,18 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from hasnmp.core.events import Extend, Extended, HeldLease, Outcome, Release, Released
+from hasnmp.core.events import (
+    Extend,
+    Extended,
+    GiveUp,
+    HeldLease,
+    Outcome,
+    Release,
+    Released,
+    Reload,
+    ReloadEnded,
+    Retire,
+)
 from hasnmp.errors import HasnmpError
 
 MAX_MESSAGE = 128 * 1024  # octets; far more than any command line and environment that a configuration can hold
@@ -44,7 +57,7 @@ class MessageError(HasnmpError):
 
 class Purpose(StrEnum):
     SERVICE = "service"  # runs as long as the service does; needs a live lease
-    STOP = "stop"  # a command that stops a service; needs a live lease
+    STOP = "stop"  # a command that starts or stops a service and ends by itself (mount too); needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
     FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
 
@@ -107,7 +120,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """The engine's loop turns. Once an engine has sent it, 5 s without any message from it count as death."""
+    """The engine's loop turns. 5 s without any message from it, counted from its fork, count as death."""
 
 
 # ------------------------------------------------------------------------------------------------ guardian -> engine
@@ -209,8 +222,8 @@ class Hello:
 
     holder: 16 hex digits, new at each start of the guardian. cleaned: what the guardian found running without a lease at
     its own start, and ended: a line each. notes: what it could not have (memory lock, priority, cgroups), a line each.
-    engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error: as in
-    core.events.Started.
+    engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error, unclean,
+    reloaded, reload_command: as in core.events.Started.
     """
 
     holder: str
@@ -224,10 +237,25 @@ class Hello:
     engine_deaths: int = 0
     watchdog_ms: int = 0
     watchdog_error: str = ""
+    unclean: tuple[str, ...] = ()
+    reloaded: str = ""
+    reload_command: int = 0
 
 
-FromEngine = Extend | Release | Run | Signal | End | Address | Alive
-FromGuardian = Extended | Released | RunStarted | RunFailed | Exited | AddressDone | AddressLost | Alarm | Stop
+FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp
+FromGuardian = (
+    Extended
+    | Released
+    | RunStarted
+    | RunFailed
+    | Exited
+    | AddressDone
+    | AddressLost
+    | Alarm
+    | Stop
+    | Retire
+    | ReloadEnded
+)
 Message = FromEngine | FromGuardian
 
 _CLASSES: dict[str, Any] = {
@@ -235,16 +263,18 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
+        Reload, GiveUp, Retire, ReloadEnded,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}
 _CONVERT: dict[str, Any] = {
     "leases": lambda rows: tuple(HeldLease(str(g), int(t), int(u)) for g, t, u in rows),
-    "argv": lambda words: tuple(str(word) for word in words),
+    **dict.fromkeys(("argv", "services", "groups", "keys"), lambda words: tuple(str(word) for word in words)),
     "env": lambda env: {str(k): str(v) for k, v in env.items()},
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
     "ok": bool, "timed_out": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
+    "command": int, "stop_ms": int,
 }  # fmt: skip
 
 
@@ -266,7 +296,9 @@ def decode(data: bytes) -> Message:
     try:
         values = json.loads(data)
         name = values.pop("is")
-        message: Message = _CLASSES[name](**{k: _CONVERT.get(k, str)(v) for k, v in values.items()})
+        message: Message = _CLASSES[name](
+            **{k: _CONVERT.get(k, str)(v) for k, v in values.items() if k in _NAMES[name]}
+        )
         return message
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise MessageError(f"not a message: {error!r}") from None
@@ -286,6 +318,11 @@ class Channel:
 
     def fileno(self) -> int:
         return self.sock.fileno()
+
+    @property
+    def unsent(self) -> deque[bytes]:
+        """What the other side has not taken yet."""
+        return self._out
 
     @property
     def waiting(self) -> bool:

@@ -166,6 +166,11 @@ class PacketFilter:
         self._rules = self._dump_rules()
         self._generation = self._read_generation()
 
+    def attach(self) -> None:
+        """Take the tables that are there for those that install() made."""
+        self._rules = self._dump_rules()
+        self._generation = self._read_generation()
+
     def uninstall(self) -> None:
         """Remove both tables; quietly if they are not there."""
         self._batch(self._remove_requests())

@@ -14,12 +14,12 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from hasnmp.runtime import log as logs
-from hasnmp.runtime.kernel import boottime_ns, die_with, prefer_this_process, set_name, set_oom_score
+from hasnmp.runtime.kernel import boottime_ns, die_with, set_name, set_oom_score
 from hasnmp.runtime.messages import Channel, Hello
 from hasnmp.settings import Config, Log
 
@@ -27,6 +27,7 @@ MS = 1_000_000
 S = 1_000_000_000
 STEADY_NS = 5 * S  # a process that lived for this long is restarted at once when it dies
 BACK_OFF_NS = (100 * MS, 5 * S)
+ENGINE_BACK_OFF_NS = 100 * MS  # no longer: the lease that its services live by would run out meanwhile
 SOFTWARE = 70  # exit status after a defect: EX_SOFTWARE of sysexits.h
 
 
@@ -54,12 +55,14 @@ class Children:
 
     engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
     lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node, warm)
+    pills(config, node, socket): a SOCK_SEQPACKET socket to the guardian itself (pills.py)
     """
 
     engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
     lease_io: Callable[[Config, str, socket.socket], int] | None = None
     store: Callable[[Config, str, socket.socket], int] | None = None
     snmp: Callable[[Config, str, bool], int] | None = None  # warm: it ran before, under this guardian
+    pills: Callable[[Config, str, socket.socket], int] | None = None
 
 
 @dataclass(slots=True)
@@ -73,12 +76,14 @@ class Child:
     started_ns: int = 0
     start_at_ns: int = 0
     deaths: int = 0  # in a row, each before it was steady
+    warm: bool = False  # one ran before, under this guardian
+    longest_ns: int = BACK_OFF_NS[1]
 
     def died(self, now: int) -> None:
-        self.pid = 0
+        self.pid, self.warm = 0, True
         self.deaths = 1 if now - self.started_ns >= STEADY_NS else self.deaths + 1
-        first, longest = BACK_OFF_NS
-        self.start_at_ns = now if self.deaths == 1 else now + min(longest, first << min(self.deaths - 2, 10))
+        wait = min(self.longest_ns, BACK_OFF_NS[0] << min(self.deaths - 2, 10)) if self.deaths > 1 else 0
+        self.start_at_ns = now + wait
 
 
 @dataclass(slots=True)
@@ -96,18 +101,38 @@ class Family:
     def make(cls, config: Config, node: str, children: Children) -> Family:
         pairs = {
             name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-            for name in ("lease_io", "store")
+            for name in ("lease_io", "store", *["pills"] * bool(children.pills))
         }
-        others = []
+        engine = Child("engine", "hasnmp-engine", lambda: SOFTWARE, longest_ns=ENGINE_BACK_OFF_NS)
+        family = cls(config, node, engine, [], pairs)
+        others = family.others
+        # Each goes by the configuration of the moment in which it is forked.
         if lease_io := children.lease_io:
-            others.append(Child("lease_io", "hasnmp-lease", lambda: lease_io(config, node, pairs["lease_io"][1])))
+            others.append(
+                Child("lease_io", "hasnmp-lease", lambda: lease_io(family.config, node, pairs["lease_io"][1]))
+            )
         if store := children.store:
-            others.append(Child("store", "hasnmp-store", lambda: store(config, node, pairs["store"][1])))
+            others.append(Child("store", "hasnmp-store", lambda: store(family.config, node, pairs["store"][1])))
+        if pills := children.pills:
+            others.append(Child("pills", "hasnmp-pills", lambda: pills(family.config, node, pairs["pills"][1])))
         if snmp := children.snmp:
             agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
-            agent.main = lambda: snmp(config, node, agent.deaths > 0)
+            agent.main = lambda: snmp(family.config, node, agent.warm)
             others.append(agent)
-        return cls(config, node, Child("engine", "hasnmp-engine", lambda: SOFTWARE), others, pairs)
+        return family
+
+    def configure(self, config: Config, restart: Iterable[str]) -> None:
+        """From here on a child that is forked goes by this; those that are named end now, for the next to do so.
+
+        SIGKILL: they keep nothing, and one that is frozen must not hold the new configuration up.
+        """
+        self.config = config
+        for child in self.others:
+            if child.name in restart:
+                child.deaths = child.started_ns = 0  # wanted: the next one starts at once
+                if child.pid:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, signal.SIGKILL)
 
     def all(self) -> tuple[Child, ...]:
         return (self.engine, *self.others)
@@ -137,8 +162,7 @@ class Family:
             if child is self.engine:
                 # It outlives the guardian for as long as it takes to end the groups by force. It keeps its ends of the
                 # pairs, and is exempt from the OOM killer as the guardian is.
-                prefer_this_process()
-                keep = {pair[0] for pair in self.pairs.values()}
+                keep = {self.pairs[name][0] for name in ("lease_io", "store")}
             else:
                 die_with(parent)
                 set_oom_score(0)

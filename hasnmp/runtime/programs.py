@@ -8,6 +8,7 @@ from it, or bears its mark in the environment; that is all that can be known the
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import selectors
@@ -15,7 +16,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,10 +25,12 @@ from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
 from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, die_with, fork_into, set_oom_score
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
+from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.settings import Config
 
 MS = 1_000_000
 PIPE_SIZE = 1 << 20
+MAX_STDIN = 1 << 16  # octets that a program can be given on standard input: what a pipe holds
 DRAIN_EVERY_NS = 50 * MS  # so a program can write 20 MB a second; then its own pipe slows it down, and nobody else
 TAIL = 1024
 REMAINS_NS = 500 * MS  # how long a program's end waits for what it left behind, before it is told anyway
@@ -59,6 +62,13 @@ def _comm(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return "?"
+
+
+def _dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _children(pid: int) -> list[int]:
@@ -118,6 +128,7 @@ class Programs:
     selector: selectors.BaseSelector
     tell: Callable[[RunStarted | RunFailed | Exited], None]
     close_in_child: Callable[[], None] = lambda: None
+    children: bool = True  # they are this process's own; False: a deputy looks after another's
     running: dict[int, Program] = field(default_factory=dict)  # run -> program, until its Exited
     _by_pid: dict[int, Program] = field(default_factory=dict)
     _null: int = -1
@@ -130,19 +141,21 @@ class Programs:
     def start(self, run: Run, not_after_ns: int = NEVER) -> None:
         """Start it; RunStarted or RunFailed follows. not_after_ns: it must not be executed from then on.
 
-        Raises OSError: no process or no control group could be made.
+        Raises OSError: no process or no control group could be made, or its standard input is too long.
         """
+        run, stdin = replace(run, stdin=""), run.stdin  # what it is given may be a password: not kept
         folder = None
         if self.cgroups:
             leaf = run.service if run.purpose is Purpose.SERVICE else f"+{run.run}"
             folder = self.cgroups.make(run.group, leaf)
+        given = self._filled(stdin.encode()) if stdin else self._null
         output, output_in = os.pipe2(os.O_CLOEXEC)
         errors, errors_in = os.pipe2(os.O_CLOEXEC)
         try:
             parent, now = os.getpid(), boottime_ns()
             pid, there = fork_into(folder) if folder else (os.fork(), True)
             if pid == 0:
-                self._become(run, parent, not_after_ns, None if there else folder, output_in, errors_in)
+                self._become(run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
         except OSError:
             os.close(output)
             os.close(errors)
@@ -150,6 +163,8 @@ class Programs:
         finally:
             os.close(output_in)
             os.close(errors_in)
+            if stdin:
+                os.close(given)
         with contextlib.suppress(OSError):  # an ordinary user's pipes may be limited
             fcntl.fcntl(output, F_SETPIPE_SZ, PIPE_SIZE)
         os.set_blocking(output, False)
@@ -160,8 +175,47 @@ class Programs:
         self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
         self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))
 
+    @staticmethod
+    def _filled(data: bytes) -> int:
+        """The read end of a pipe that holds all this, then end of file: nothing is left to do, whether it is read or not.
+
+        Raises OSError: it is longer than a pipe may hold (an ordinary user with many pipes gets smaller ones).
+        """
+        if len(data) > MAX_STDIN:
+            raise OSError(errno.EMSGSIZE, f"{len(data)} octets for standard input, {MAX_STDIN} are possible")
+        there, fill = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(fill, False)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fill, F_SETPIPE_SZ, MAX_STDIN)
+            if os.write(fill, data) != len(data):
+                raise OSError(errno.EMSGSIZE, f"a pipe of this user does not hold {len(data)} octets")
+        except OSError:
+            os.close(there)
+            raise
+        finally:
+            os.close(fill)
+        return there
+
+    def take_over(self, program: Program) -> None:
+        """Go on with one that former code of this very process started, and with its pipes."""
+        self.running[program.run.run] = program
+        if program.status is None:
+            self._by_pid[program.pid] = program
+        for fd in (program.output, program.errors):
+            if fd >= 0:
+                os.set_inheritable(fd, False)
+        if program.output >= 0 and not program.drain_at_ns:
+            self.selector.register(program.output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
+        if program.errors >= 0:
+            self.selector.register(program.errors, selectors.EVENT_READ, lambda: self._executed(program))
+
+    def _lives(self, program: Program) -> bool:
+        """Whoever is not its parent hears nothing of its end, but sees that it is dead and waited for."""
+        return program.status is None and (self.children or not _dead(program.pid))
+
     def _become(
-        self, run: Run, parent: int, not_after_ns: int, folder: Path | None, output: int, errors: int
+        self, run: Run, parent: int, not_after_ns: int, folder: Path | None, stdin: int, output: int, errors: int
     ) -> NoReturn:
         """In the child: turn into the program. folder: the control group to go to, None: it is there."""
         what = "not started"
@@ -176,7 +230,7 @@ class Programs:
                 what = "its control group"
                 (folder / "cgroup.procs").write_text("0")
             set_oom_score(0)  # the guardian is exempt, its programs are not
-            os.dup2(self._null, 0)
+            os.dup2(stdin, 0)
             os.dup2(output, 1)
             os.dup2(output, 2)
             own = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
@@ -385,11 +439,20 @@ class Programs:
     def _of(self, group: str, purposes: Iterable[Purpose]) -> list[Program]:
         return [p for p in self.running.values() if p.run.group == group and p.run.purpose in purposes]
 
-    def end_checks(self, group: str = "", silently: bool = False) -> None:
-        """End the checks of a group, or of all; silently: without an Exited."""
+    def end_checks(self, group: str) -> None:
+        """End the checks of a group."""
+        for program in self._of(group, (Purpose.CHECK,)):
+            self._end(program)
+
+    def end_questions(self) -> None:
+        """End, without an Exited, what answers to the engine only, and that has died: checks and fence agents.
+
+        A fence agent left to itself would go on in the middle of what the next engine asks of the same device, and might
+        switch off a machine long after it was back in service.
+        """
         for program in tuple(self.running.values()):
-            if program.run.purpose is Purpose.CHECK and group in ("", program.run.group):
-                program.silent = program.silent or silently
+            if program.run.purpose in (Purpose.CHECK, Purpose.FENCE):
+                program.silent = True
                 self._end(program)
 
     def end_group(self, group: str) -> None:
@@ -406,7 +469,7 @@ class Programs:
 
     def leftovers(self, group: str) -> list[str]:
         """What of the group still lives, a text each; [] = verified: nothing."""
-        found = {p.pid: f"{p.run.purpose} of {p.run.service}" for p in self._of(group, Purpose) if p.status is None}
+        found = {p.pid: f"{p.run.purpose} of {p.run.service}" for p in self._of(group, Purpose) if self._lives(p)}
         if self.cgroups:
             if self.cgroups.populated(self.cgroups.group(group)):
                 for pid in self.cgroups.pids(self.cgroups.group(group)) or [0]:
@@ -466,7 +529,7 @@ def virtual_addresses(config: Config) -> tuple[str, ...]:
 
 
 def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[str, ...]:
-    """End every program and address of this node by force, without the guardian: it is dead, the engine calls this.
+    """End all programs, addresses and file systems of this node by force: the guardian is dead, the engine calls this.
 
     Blocks until nothing is left, or for within_ms. Gives what is left, a text each: () = verified, nothing.
     """
@@ -485,8 +548,9 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
             problem = f"addresses: {error}"
     else:
         problem = ""
+    _, mounts = GroupMounts(config).cut_all(max(0, int((deadline - time.monotonic()) * 1000)))
     while left and time.monotonic() < deadline:
         time.sleep(0.002)
         left = programs.clean()
     os.close(programs._null)
-    return tuple(left) + ((problem,) if problem else ())
+    return (*left, *mounts, *((problem,) if problem else ()))

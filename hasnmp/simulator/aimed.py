@@ -43,7 +43,7 @@ class Aimed(Faults):
         self.cut_node(owner, 2 * dead + 6 * lease)
         at = 2 * dead + self.world.between(0, lease)
         self.later(at, setattr, owner.lease_io, "trap", ("answer", 0, self.world.between(lease // 5, lease // 2)))
-        self.later(at + lease // 3 + 15 * MS, self.disk_fails, owner, 3 * lease)
+        self.later(at + lease // 3 + 15 * MS, self.disk_fails, owner, 3 * lease, "pulled")
 
     def freeze_owner(self) -> None:
         """A stack that stops for good while it owns something: to the last moment of its lease, and not a moment more."""
@@ -87,12 +87,12 @@ class Aimed(Faults):
             self.later(3 * dead + 2 * lease, disk.unreadable.discard, (group, owner.name))
 
     def ghost_idle(self) -> None:
-        """The owner's "idle" hangs, while it needs the arbiter again; then the old word lands on the new one. Rule 3."""
+        """The owner's "resting" hangs, while it needs the arbiter again; then the old word lands on the new one. Rule 3."""
         owner = self.owner()
         dead, lease = owner.config.heartbeat.dead_after_ms * MS, owner.config.arbiter.lease_ms * MS
         wait = self.world.between(3 * dead, 2 * lease + 2 * dead)
         ambush = (
-            SlotState.IDLE,
+            SlotState.RESTING,
             self.world.between(dead // 2, dead + lease),
             lambda: self.cut_node(owner, 2 * lease + 3 * dead),
         )

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from hasnmp.core.events import CommandIn
 from hasnmp.model import Verb
 from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.power import MODES
 from hasnmp.simulator.profiles import Profile
 from hasnmp.simulator.world import MS, World, world_choice
 
+# Orders that mean nothing here, that need hands, or by which an administrator could lie.
+LIES = (Verb.REPORT, Verb.PERMIT, Verb.FENCE_CONFIRM, Verb.RELOAD, Verb.APPLY)
 POINTS = ("effect", "effect", "start", "spawn", "address", "renew", "release", "kill", "write", "read", "answer")
 
 
@@ -217,8 +220,8 @@ class Faults:
         self.world.disk.mode[chosen.name] = mode
         self.later(duration, self.disk_good, chosen)
 
-    def disk_fails(self, machine: Machine, duration: int) -> None:
-        self.world.disk.mode[machine.name] = "failing"
+    def disk_fails(self, machine: Machine, duration: int, mode: str = "failing") -> None:
+        self.world.disk.mode[machine.name] = mode
         self.later(duration, self.disk_good, machine)
 
     def disk_good(self, machine: Machine) -> None:
@@ -239,6 +242,15 @@ class Faults:
         store = self.machine().store
         store.mode = world_choice(self.world.rng, ("slow", "failing", "frozen"))
         self.later(self.some(), setattr, store, "mode", "")
+
+    def device_bad(self) -> None:
+        """A fence device fails, in one way or another."""
+        node = self.machine()
+        level = self.world.rng.randrange(max(1, len(node.config.node(node.name).fence)))
+        mode = world_choice(self.world.rng, MODES)
+        self.world.tell("FAULT", f"the fence device {level} of {node.name} is {mode}")
+        self.world.power.mode[node.name, level] = mode
+        self.later(self.some() * 3, self.world.power.mend, node.name, level)
 
     # ------------------------------------------------------------------------------------------ services, people
 
@@ -269,7 +281,7 @@ class Faults:
         group = world_choice(rng, self.world.truth.groups)
         node = world_choice(rng, list(self.world.machines))
         service = world_choice(rng, list(machine.group_of))
-        verb = world_choice(rng, [v for v in Verb if v not in (Verb.REPORT, Verb.PERMIT)])
+        verb = world_choice(rng, [v for v in Verb if v not in LIES])
         if verb is Verb.INHIBIT:
             if self.inhibits:
                 self.world.truth.asked_inhibit.add(group)
@@ -277,7 +289,7 @@ class Faults:
             return
         if verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER):
             self.order(machine, verb, group, node if rng.random() < 0.5 else "")
-        elif verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER):
+        elif verb in (Verb.STANDBY, Verb.ONLINE, Verb.RECOVER, Verb.FENCE_TEST):
             self.order(machine, verb, node if rng.random() < 0.3 else machine.name)
         elif verb in (Verb.FREEZE, Verb.THAW):
             self.order(machine, verb, group)
@@ -311,6 +323,7 @@ class Faults:
         world.disk.mode.clear()
         world.disk.ambush.clear()
         world.disk.unreadable.clear()
+        world.power.heal()
         for machine in world.machines.values():
             machine.bad.clear()
             machine.store.mode = ""

@@ -39,6 +39,7 @@ class Guardian(Process):
         self.holder = ""
         self.cleaned: tuple[str, ...] = ()
         self.timer_at = NEVER
+        self.ending: set[str] = set()  # groups that are being ended by force
         self.channel = 0  # the socket to the engine keeps the order
 
     # ------------------------------------------------------------------------------------------ start and end
@@ -50,6 +51,7 @@ class Guardian(Process):
         self.holder = f"{world.rng.getrandbits(64):016x}"
         self.guard = self.new_guard(machine.kill_ns)
         self.timer_at = NEVER
+        self.ending.clear()
         world.tell(self.name, f"started, holder {self.holder[:4]}")
         machine.engine.kill()
         machine.lease_io.kill()
@@ -60,6 +62,8 @@ class Guardian(Process):
         machine = self.machine
         self.cleaned = tuple(sorted(machine.programs))
         machine.end_everything()
+        machine.dirty.clear()
+        self.world.power.arm(machine)
         self.world.post(self.world.between(5 * MS, 60 * MS), self, self.start_engine)
 
     def start_engine(self) -> None:
@@ -70,7 +74,7 @@ class Guardian(Process):
         leases = tuple(h for g, h in self.guard.leases.items() if self.guard.may_run(g, now))
         machine.lease_io.begin()
         machine.store.begin()
-        machine.engine.start(self.holder, leases, self.cleaned)
+        machine.engine.start(self.holder, leases, self.cleaned, tuple(g for g in self.guard.leases if g in self.ending))
         self.cleaned = ()
 
     def engine_gone(self) -> None:
@@ -87,6 +91,7 @@ class Guardian(Process):
 
     def end_due(self) -> None:
         for group in self.guard.due(self.machine.clock()):
+            self.ending.add(group)
             self.world.count("groups ended by force")
             self.world.tell(self.name, f"ends {group}: its lease is over; killed the engine first")
             if self.machine.engine.alive:
@@ -96,8 +101,17 @@ class Guardian(Process):
 
     def end_group(self, group: str) -> None:
         self.machine.end_group(group)
+        self.machine.shut_down(group)
         self.guard.ended(group)
+        self.ending.discard(group)
         self.world.tell(self.name, f"ended {group}")
+        if self.machine.engine.alive:  # it was started meanwhile
+            self.tell_engine(self.machine.engine.epoch, Released(group, 0, True))
+
+    def overdue(self) -> bool:
+        """Is a group being ended whose lease is over? Then the watchdog is not fed."""
+        now, leases = self.machine.clock(), self.guard.leases
+        return any(leases[g].until_ns <= now for g in self.ending if g in leases)
 
     def arm(self) -> None:
         deadline = self.guard.next_deadline_ns()
@@ -265,6 +279,7 @@ class Guardian(Process):
         program = self.machine.programs.get(act.service)
         if program is not None:
             self.machine.remove(program)
+        self.machine.shut_down(self.machine.group_of[act.service])
         self.reply(life, act, Outcome.OK, 0)
 
     def check_service(self, act: Act, life: int) -> None:

@@ -13,6 +13,7 @@ from hasnmp.core.events import (
     Event,
     Exit,
     Extend,
+    Fence,
     HeldLease,
     Notify,
     Persist,
@@ -64,7 +65,9 @@ class EngineProcess(Process):
         self.commands = 0
         self.doom: Doom | None = None  # an end that waits for it between two effects
 
-    def start(self, holder: str, leases: tuple[HeldLease, ...], cleaned: tuple[str, ...]) -> None:
+    def start(
+        self, holder: str, leases: tuple[HeldLease, ...], cleaned: tuple[str, ...], unclean: tuple[str, ...]
+    ) -> None:
         self.begin()
         self.timer_at, self.doom = NEVER, None
         world, machine = self.world, self.machine
@@ -77,7 +80,8 @@ class EngineProcess(Process):
         self.step(
             Started(
                 random(64), holder, f"boot-{machine.name}-{machine.boot}", random(64), world.wall_ms(),
-                leases, tuple(adopted), cleaned, durable=machine.store.load(),
+                leases, tuple(adopted), cleaned, watchdog_ms=machine.watchdog_ms if machine.armed else 0, unclean=unclean,
+                durable=machine.store.load(),
             )
         )  # fmt: skip
         assert core is self.core
@@ -135,6 +139,8 @@ class EngineProcess(Process):
                     world.post(50_000, machine.lease_io, machine.lease_io.call, effect, self.epoch)
                 else:
                     machine.lease_io.refuse(effect, self.epoch)
+            elif isinstance(effect, Fence):
+                world.power.fence(machine, effect)
             elif isinstance(effect, Persist):
                 machine.store.persist(effect)
             elif isinstance(effect, Notify):
@@ -230,6 +236,11 @@ class Machine:
         self.pids = 100
         self.programs: dict[str, Program] = {}
         self.elements: dict[str, int] = {}  # group -> when the kernel ends its address, by this clock
+        self.disks = frozenset(g.name for g in config.groups if g.disk)
+        self.dirty: set[str] = set()  # groups of which pages may still be written from here
+        self.watchdog_ms = 0
+        self.armed = False
+        self.fed_at = 0
         self.bad: dict[str, str] = {}  # service -> what is wrong with it here: start, stop, check, hang
         self.guardian = Guardian(world, self, new_guard)
         self.engine = EngineProcess(world, self, new_core)
@@ -273,7 +284,8 @@ class Machine:
             process.kill()
         self.programs.clear()
         self.elements.clear()
-        self.powered = self.stopped = self.asleep = False
+        self.powered = self.stopped = self.armed = self.asleep = False
+        self.dirty.clear()
         self.lease_io.stuck.clear()
         self.boot += 1  # what was under way for the old boot returns to nobody
         for key, slot in list(world.disk.under_way.items()):
@@ -324,6 +336,7 @@ class Machine:
         self.world.tell(self.name, "left in order")
         self.world.count("left in order")
         self.end_everything()
+        self.dirty.clear()  # the guardian ends what is left, file systems too
         self.store.flush()
         self.stopped = True
         for process in (self.lease_io, self.store, self.guardian, self.engine):
@@ -337,6 +350,8 @@ class Machine:
         self.programs[service] = program
         self.world.tell(self.name, f"runs {service} (pid {program.pid}, token {token})")
         self.world.truth.began(self, program.group)
+        if program.group in self.disks:
+            self.world.power.started(self, program.group)
         return program
 
     def remove(self, program: Program) -> None:
@@ -361,6 +376,10 @@ class Machine:
         for program in [p for p in self.programs.values() if p.group == group]:
             self.remove(program)
         self.remove_element(group)
+
+    def shut_down(self, group: str) -> None:
+        """FS_IOC_SHUTDOWN, or an unmount in order: nothing more of it reaches the disk."""
+        self.dirty.discard(group)
 
     def end_everything(self) -> None:
         for group in self.config.groups:

@@ -15,7 +15,10 @@ class Profile:
     nodes: tuple[int, ...] = (2, 2, 2, 3)
     groups: tuple[int, ...] = (1, 2)
     links: tuple[int, ...] = (1, 2)
-    arbiter: str = "disk"  # disk | gone: a disk that fails for everybody until the end | none
+    arbiter: str = "disk"  # disk | gone: a disk that fails for everybody until the end | fence | none
+    disk: bool = False  # every group writes to a disk, and every machine can be fenced
+    devices: bool = True  # with `disk`: they can; False: a hardware watchdog is all there is
+    watchdog: float = 0.0  # the share of machines that have an armed one
     rough: float = 0.5  # the share of runs with a network that loses, doubles and delays all the time
     early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
     keep: bool = False  # nothing may interrupt any group
@@ -72,9 +75,20 @@ PROFILES: dict[str, Profile] = {
         {"program_dies": 2, "program_bad": 2, "operator": 3, "power_cycle": 3, "kill_engine": 2, "leave": 1},
         arbiter="none", rough=0.0, early=0.0,
     ),
+    "disks": Profile(_CHAOS | {"device_bad": 4}, disk=True, watchdog=0.4),
+    "dogs": Profile(
+        {"kill_stack": 4, "pause_stack": 3, "pause_guardian": 2, "isolate_owner": 2, "power_cycle": 2, "cut_all": 2, "trap": 2},
+        disk=True, devices=False, watchdog=0.6, intervals=(30, 70),
+    ),
+    "fence": Profile(_CHAOS | {"device_bad": 4}, arbiter="fence", watchdog=0.2),
+    "fence disks": Profile(_CHAOS | {"device_bad": 4}, arbiter="fence", disk=True),
+    "shoot": Profile(
+        {"cut_all": 6, "cut_one_way": 4, "cut_node": 2, "pause_stack": 2, "kill_stack": 2, "power_cycle": 1, "device_bad": 2},
+        (1, 3), arbiter="fence", disk=True, rough=0.2, intervals=(40, 90),
+    ),
     # Aimed at one thing each; what they aim at is said at the faults' own functions.
     "late": _aimed({"late_words": 1}),
-    "late record": _aimed({"late_record": 1}),
+    "late record": _aimed({"late_record": 1}, (1, 1), nodes=(2,), groups=(1,)),
     "drift": _aimed({"freeze_owner": 1}, drift=True),
     "lapse": _aimed({"lapsed_owner": 1, "freeze_owner": 1}),
     "frozen start": _aimed({"start_while_frozen": 1}),
@@ -94,6 +108,8 @@ PROFILES: dict[str, Profile] = {
     "kept calm": _kept({"replays": 1}),
     "kept ghost": _kept({"ghost_claim": 1}, (1, 1), nodes=(2,), groups=(1,)),
     "kept standby": _kept({"standby_lost": 1}, nodes=(2,), groups=(1,)),
+    "kept disks": _kept({"cut_all": 1, "cut_one_way": 1}, nodes=(2,), disk=True),
+    "kept fence": _kept({"cut_all": 1, "cut_one_way": 1}, (1, 1), nodes=(2,), groups=(1,), arbiter="fence", disk=True),
 }  # fmt: skip
 
 # How the seeds are spread over the profiles.
@@ -102,7 +118,8 @@ MIX: tuple[tuple[str, float], ...] = (
     ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
     ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 2), ("kept ghost", 1), ("split", 2),
     ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
-    ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1),
+    ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1), ("kept disks", 1), ("kept fence", 1),
+    ("disks", 12), ("dogs", 4), ("fence", 4), ("fence disks", 4), ("shoot", 4),
 )  # fmt: skip
 
 # What malice.py adds.

@@ -9,12 +9,24 @@ from dataclasses import dataclass, field, replace
 from hasnmp.core.engine import Engine
 from hasnmp.core.guard import Guard
 from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb, View
-from hasnmp.settings import Arbiter, Check, Config, Group, Heartbeat, NodeSettings, OnFailure, Service
+from hasnmp.settings import (
+    Arbiter,
+    Check,
+    Config,
+    FenceLevel,
+    Fencing,
+    Group,
+    Heartbeat,
+    NodeSettings,
+    OnFailure,
+    Service,
+)
 from hasnmp.simulator.faults import Faults
 from hasnmp.simulator.invariants import Truth
 from hasnmp.simulator.machine import Machine
 from hasnmp.simulator.malice import Malice
 from hasnmp.simulator.outside import attend, with_passive
+from hasnmp.simulator.power import Power
 from hasnmp.simulator.profiles import MIX, PROFILES, Profile
 from hasnmp.simulator.storage import Disk
 from hasnmp.simulator.world import MS, Broken, Network, NewCore, NewGuard, Say, World
@@ -47,7 +59,8 @@ def make_config(rng: random.Random, profile: Profile) -> Config:
     assert kill + lease // 3 + io_timeout < lease
     names = ("ada", "bob", "cyd")[: rng.choice(profile.nodes)]
     nodes = tuple(
-        NodeSettings(n, {link: f"127.0.{i}.{k}" for i, link in enumerate(LINKS)}) for k, n in enumerate(names, 1)
+        NodeSettings(n, {link: f"127.0.{i}.{k}" for i, link in enumerate(LINKS)}, _levels(rng, profile))
+        for k, n in enumerate(names, 1)
     )
     groups = []
     for i in range(rng.choice(profile.groups)):
@@ -62,19 +75,33 @@ def make_config(rng: random.Random, profile: Profile) -> Config:
         ]  # fmt: skip
         if rng.random() < 0.5:
             services.reverse()
-        groups.append(Group(group, order, tuple(services), failover_limit=rng.choice((3, 1000))))
+        groups.append(
+            Group(
+                group, order, tuple(services), failover_limit=rng.choice((3, 1000)), disk=profile.disk,
+                on_stop_failure="fence" if profile.disk and rng.random() < 0.5 else "block",
+            )
+        )  # fmt: skip
     return Config(
         "sim",
         nodes,
         Heartbeat(5405, interval, 250, dead, 1000, 10000, kill, (b"k" * 32,)),
         Arbiter("none", "", lease, io_timeout, True)
         if profile.arbiter == "none"
+        else Arbiter("fence", "", lease, io_timeout)
+        if profile.arbiter == "fence"
         else Arbiter("disk", "/dev/lease", lease, io_timeout),
         tuple(groups),
         recovery_automatic=rng.random() < 0.4,
+        fencing=Fencing(test_every_s=5, test_alarm_s=20),
         events_keep=50,
         digest="d" * 16,
     )
+
+
+def _levels(rng: random.Random, profile: Profile) -> tuple[FenceLevel, ...]:
+    if not profile.devices or (not profile.disk and profile.arbiter != "fence"):
+        return ()
+    return tuple(FenceLevel("fence_sim", "power", rng.choice((300, 600, 1000))) for _ in range(rng.choice((1, 1, 2))))
 
 
 def pick_profile(rng: random.Random) -> str:
@@ -112,7 +139,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     interval = config.heartbeat.interval_ms * MS
     world.tell("WORLD", f"{config.heartbeat}, {config.arbiter}, {names}, {groups}")
     links = tuple(config.nodes[0].links)
-    world.network, world.disk = Network(world, links), Disk(world, groups, names)
+    world.network, world.disk, world.power = Network(world, links), Disk(world, groups, names), Power(world)
     world.truth = truth = Truth(world, groups, profile.arbiter == "none")
     world.disk.gone = profile.arbiter == "gone"
     world.remember = any(name.startswith("replay") for name in profile.faults)
@@ -135,6 +162,8 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
             if profile.drift
             else 1_000_000 + rng.choice((-10_000, 10_000, rng.randint(-10_000, 10_000)))
         )
+        if profile.disk and rng.random() < profile.watchdog:
+            machine.watchdog_ms = rng.choice((1000, 2000))
         world.post_at(world.between(1, 3 * interval), None, machine.power_on)
     if rng.random() < profile.rough:
         world.network.loss = {link: rng.choice((0.0, 0.05, 0.2)) for link in links}

@@ -13,6 +13,8 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    Fence,
+    Fenced,
     Notify,
     Outcome,
     Received,
@@ -66,6 +68,8 @@ def event_text(event: Event) -> str:
             return f"learned of {service} (act {attempt}): {outcome.value}" if outcome is not Outcome.OK else ""
         case ServiceExited(service, pid):
             return f"learned that {service} (pid {pid}) ended by itself"
+        case Fenced(_, node, level, action, ok, text):
+            return f"learned of {action.value} of {node} by level {level}: {'done' if ok else text}"
         case Shutdown():
             return "was told to leave"
         case _:
@@ -81,6 +85,8 @@ def effect_text(effect: Effect) -> str:
         case Extend(leases):
             text = ", ".join(f"{held.group} token {held.token} until {held.until_ns}" for held in leases)
             return f"told the guardian: {text}" if WITH_HEARTBEATS else ""
+        case Fence(attempt, node, level, action):
+            return f"ordered {action.value} of {node} by level {level} (attempt {attempt})"
         case Release(group, token):
             return f"released {group}, token {token}"
         case ArbiterCall(attempt, group, slot):

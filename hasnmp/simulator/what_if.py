@@ -23,6 +23,7 @@ from hasnmp.model import EventRow, GroupRow, GroupState, NodeRow, ServiceRow, Se
 from hasnmp.settings import Config
 from hasnmp.simulator.machine import Machine
 from hasnmp.simulator.outside import attend
+from hasnmp.simulator.power import Power
 from hasnmp.simulator.served import Served
 from hasnmp.simulator.spoken import Fault, Grammar
 from hasnmp.simulator.storage import Disk
@@ -76,9 +77,11 @@ class WhatIf:
         groups = tuple(g.name for g in config.groups)
         links = tuple(config.nodes[0].links)  # every node has the same ones
         world.network, world.disk = Network(world, links), Disk(world, groups, names)
+        world.power = Power(world)
         world.truth = self.served = Served(world, config, self.tell)
         for name in names:
             machine = world.machines[name] = Machine(world, config, name, Engine, Guard)
+            machine.watchdog_ms = config.watchdog.timeout_s * 1000 if config.watchdog.device else 0
             for service in config.services():
                 machine.takes_ns[service.name] = max(1, start_ms.get(service.name, START_MS)) * MS
         attend(world, config)
@@ -331,7 +334,7 @@ class WhatIf:
             self.world.disk.mode[node] = mode
 
     def disk_lost(self) -> None:
-        self.disk_mode("lost")
+        self.disk_mode("pulled")
 
     def disk_frozen(self) -> None:
         self.disk_mode("frozen")
@@ -343,7 +346,7 @@ class WhatIf:
         self.disk_mode("")
 
     def disk_lost_for(self, node: str) -> None:
-        self.disk_mode("lost", (node,))
+        self.disk_mode("pulled", (node,))
 
     def disk_frozen_for(self, node: str) -> None:
         self.disk_mode("frozen", (node,))
@@ -388,7 +391,16 @@ class WhatIf:
         if machine.stopped:
             machine.start_stack()
 
+    def fence_fails(self, node: str) -> None:
+        for level in range(len(self.config.node(node).fence)):
+            self.world.power.mode[node, level] = "broken"
+
+    def fence_mended(self, node: str) -> None:
+        for level in range(len(self.config.node(node).fence)):
+            self.world.power.mend(node, level)
+
     def everything_mended(self) -> None:
+        self.world.power.heal()
         self.world.network.cut.clear()
         self.disk_mode("")
         for name, machine in self.world.machines.items():
@@ -449,6 +461,9 @@ class WhatIf:
 
     def online(self, node: str) -> None:
         self.order(Verb.ONLINE, node, node)
+
+    def fence_confirm(self, node: str) -> None:
+        self.order(Verb.FENCE_CONFIRM, node, next((name for name in self.world.machines if name != node), ""))
 
     def recover(self, node: str) -> None:
         self.order(Verb.RECOVER, node, node)

@@ -22,6 +22,7 @@ from hasnmp.wire import Datagram, DatagramKind
 if TYPE_CHECKING:
     from hasnmp.simulator.invariants import Truth
     from hasnmp.simulator.machine import Machine
+    from hasnmp.simulator.power import Power
     from hasnmp.simulator.storage import Disk
 
 MS = 1_000_000  # nanoseconds
@@ -216,6 +217,7 @@ class World:
         self.machines: dict[str, Machine] = {}
         self.network: Network
         self.disk: Disk
+        self.power: Power
         self.truth: Truth
         self.counts: dict[str, int] = {}  # what happened, for the summary: that the runs meet what they are to test
         self._queue: list[tuple[int, int, Process | None, int, Callable[..., None], tuple[Any, ...]]] = []

@@ -79,6 +79,7 @@ class Bench:
     # --------------------------------------------------------------------------------------------- as the guardian
 
     def _send(self, message: messages.FromEngine) -> None:
+        messages.encode(message)  # what is too long for the guardian can't be said
         self.sent.append(message)
         if self.deaf:
             return
@@ -104,7 +105,7 @@ class Bench:
         try:
             process = await asyncio.create_subprocess_exec(
                 *run.argv, env={**os.environ, **run.env}, cwd=run.cwd or None, start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                stdin=asyncio.subprocess.PIPE if run.stdin else asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
         except OSError as error:
             self.host.handle(messages.RunFailed(run.run, Outcome.MISSING, f"{run.argv[0]}: {error.strerror}"))
@@ -113,10 +114,13 @@ class Bench:
         self.host.handle(messages.RunStarted(run.run, process.pid))
         timed_out = False
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), run.timeout_ms / 1000 or None)
+            output, _ = await asyncio.wait_for(
+                process.communicate(run.stdin.encode() or None), run.timeout_ms / 1000 or None
+            )
         except TimeoutError:
             timed_out, output = True, b""
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # ended by an End at the same moment
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         del self._processes[run.run]
         code = process.returncode or 0

@@ -130,9 +130,24 @@ def test_a_disk_made_anew_in_place_shows_foreign_slots(lease: LeaseDisk, path: s
     lease.write_slot(HELD)
     init(path, "bank", GROUPS, NODES, force=True)
     assert set(lease.read_slots("db").values()) == {"foreign uuid"}
-    with pytest.raises(WireError, match="was exchanged"):
+    with pytest.raises(WireError, match="exchanged"):
         lease.write_slot(HELD)
     assert HELD not in LeaseDisk(path, "bank").read_slots("db").values()
+
+
+def test_a_header_that_was_overwritten_is_noticed_though_the_slots_are_whole(
+    lease: LeaseDisk, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease.write_slot(HELD)
+    with open(path, "r+b") as file:
+        file.write(bytes(2 * SLOT_SIZE))
+    assert HELD in lease.read_slots("db").values(), "it is not read each time"
+    monkeypatch.setattr("hasnmp.arbiters.disk.HEADER_NS", 0)
+    for _ in range(2):
+        with pytest.raises(WireError, match="arbiter init --force"):
+            lease.read_slots("db")
+    with pytest.raises(WireError, match="overwritten"):
+        lease.write_slot(HELD)
 
 
 def test_a_deleted_file_is_an_error_and_its_return_is_fine(lease: LeaseDisk, path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import sys
@@ -155,7 +156,8 @@ class FakeEngine:
             connection.sendall(protocol.encode(message))
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which keeps the socket open
+        with contextlib.suppress(OSError):  # closed before
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts, which keeps the socket open
         self._listener.close()
         for connection in self.connections:
             try:

@@ -35,6 +35,8 @@ from tests.cli.conftest import NOW, WALL, FakeEngine, Terminal, delta, ends, rep
         (["service", "restart", "httpd"], Verb.SERVICE_RESTART, "httpd", ""),
         (["service", "clear", "httpd"], Verb.SERVICE_CLEAR, "httpd", ""),
         (["report", "httpd", "up"], Verb.REPORT, "httpd", ""),
+        (["fence", "test", "node-b"], Verb.FENCE_TEST, "node-b", ""),
+        (["fence", "confirm", "node-b", "--yes"], Verb.FENCE_CONFIRM, "node-b", ""),
     ],
 )
 def test_what_is_sent(run, engine: FakeEngine, words: list[str], verb: Verb, target: str, to: str) -> None:
@@ -170,10 +172,12 @@ def test_request_that_the_engine_does_not_take(run, engine: FakeEngine) -> None:
     [
         ([], "required"),
         (["stauts"], "did you mean"),
-        (["reload"], "reload is not in version 0.1.0; a later one has it"),
+        (["apply", "x"], "apply is not in version 0.1.0; a later one has it"),
         (["apply", "x"], "apply is not in version"),
-        (["fence", "show"], "fence is not in version"),
-        (["agents"], "agents is not in version"),
+        (["fence"], "required: ACTION"),
+        (["fence", "tset", "x"], "did you mean test"),
+        (["fence", "confirm"], "required: NODE"),
+        (["agents", "shwo"], "did you mean show"),
         (["simulate"], "CONFIG"),
         (["console"], "console is not in version"),
         (["--host", "x", "status"], "--host is not in version"),
@@ -193,9 +197,9 @@ def test_usage(run, words: list[str], text: str) -> None:
 
 def test_help_offers_only_what_there_is(run) -> None:
     out = run("--help").out
-    for name in ("reload", "apply", "fence", "agents", "--host"):
+    for name in ("apply", "--host"):
         assert name not in out
-    for name in ("status", "watch", "why", "failover", "check-config", "arbiter", "simulate", "mib", "demo"):
+    for name in ("status", "watch", "why", "failover", "reload", "check-config", "arbiter", "simulate", "mib", "demo"):
         assert name in out
 
 

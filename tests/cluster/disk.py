@@ -2,10 +2,13 @@
 
     python disk.py IMAGE MOUNTPOINT...       each mount point is an empty file, and becomes that host's view of the image
 
-Commands on standard input, one a line: "NUMBER ok|gone|frozen|slow MS", NUMBER counting mount points from 0.
-    gone     every open, read and write fails with EIO
-    frozen   reads, writes and syncs hang until the next command; a process in one can't be killed, as with a real disk
-    slow MS  each takes so much longer, and a write reaches the image only at the end of that time
+Commands on standard input, one a line: "NUMBER ok|gone|frozen|readonly|slow MS|image PATH", NUMBER counting mount points
+from 0.
+    gone        every open, read and write fails with EIO
+    frozen      reads, writes and syncs hang until the next command; a process in one can't be killed, as with a real disk
+    readonly    a write, and an open for writing, fails with EROFS; reads work
+    slow MS     each takes so much longer, and a write reaches the image only at the end of that time
+    image PATH  what is read and written is another image, as if the disk had been exchanged under the host
 End of file on standard input ends it; whoever started it unmounts.
 
 Speaks the kernel's protocol itself (linux/fuse.h, 7.31): for a single file that is less than any library's set-up.
@@ -13,6 +16,7 @@ Speaks the kernel's protocol itself (linux/fuse.h, 7.31): for a single file that
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -44,7 +48,8 @@ class View:
     """One host's view of the image."""
 
     def __init__(self, image: int, target: str) -> None:
-        self.image, self.mode, self.slow_s = image, "ok", 0.0
+        self.own = self.image = image
+        self.mode, self.slow_s = "ok", 0.0
         self.held: list[tuple[float, bytes]] = []  # when to serve it, and the request
         self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self.fd},rootmode=100600,user_id=0,group_id=0,allow_other,default_permissions"
@@ -52,8 +57,11 @@ class View:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), target)
 
-    def command(self, mode: str, slow_ms: int) -> None:
-        self.mode, self.slow_s = mode, slow_ms / 1000
+    def command(self, mode: str, argument: str) -> None:
+        if self.image != self.own:
+            os.close(self.image)
+        self.image = os.open(argument, os.O_RDWR | os.O_CLOEXEC) if mode == "image" else self.own
+        self.mode, self.slow_s = mode, int(argument) / 1000 if mode == "slow" else 0.0
         if mode != "frozen":
             self.held = [(min(at, time.monotonic() + self.slow_s), request) for at, request in self.held]
 
@@ -91,6 +99,9 @@ class View:
         """The body of the answer. Raises OSError: what the kernel is to be told."""
         if self.mode == "gone" and opcode in {*DISK, OPEN}:
             raise OSError(errno.EIO, "gone")
+        writes = opcode == WRITE or (opcode == OPEN and struct.unpack_from("<I", request)[0] & os.O_ACCMODE)
+        if self.mode == "readonly" and writes:
+            raise OSError(errno.EROFS, "read-only")
         if opcode == INIT:
             return struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, 0, 16, 12, 1 << 17, 1, 0, 0, 0)
         if opcode in (GETATTR, SETATTR):
@@ -98,7 +109,9 @@ class View:
             return struct.pack("<QII", 0, 0, 0) + struct.pack("<6Q10I", 1, size, size // 512, 0, 0, 0,
                                                               0, 0, 0, 0o100600, 1, 0, 0, 0, 4096, 0)  # fmt: skip
         if opcode == OPEN:
-            return struct.pack("<QII", 0, 1, 0)  # FOPEN_DIRECT_IO: nothing of it stays in a page cache
+            # FOPEN_DIRECT_IO: nothing of it stays in a page cache; PARALLEL_DIRECT_WRITES: as a block device, the kernel
+            # does not hold one write back until another has returned.
+            return struct.pack("<QII", 0, 1 | 1 << 6, 0)
         if opcode == READ:
             _, offset, size = struct.unpack_from("<QQI", request)
             return os.pread(self.image, size, offset)
@@ -113,6 +126,8 @@ class View:
 
 
 def main() -> None:
+    with contextlib.suppress(PermissionError):  # a disk is not slow because the machine's processors are busy
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     image = os.open(sys.argv[1], os.O_RDWR | os.O_CLOEXEC)
     views = [View(image, target) for target in sys.argv[2:]]
     by_fd = {view.fd: view for view in views}
@@ -136,8 +151,8 @@ def main() -> None:
                 return
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                number, mode, *slow = line.decode().split()
-                views[int(number)].command(mode, int(slow[0]) if slow else 0)
+                number, mode, *argument = line.decode().split()
+                views[int(number)].command(mode, *argument or [""])
                 print("done", flush=True)
 
 

@@ -5,7 +5,8 @@
 
 A host is a network namespace + `unshare -m -p -u -i` + init.py as its process 1. A further namespace holds the bridges.
 Power off is SIGKILL to process 1: the kernel takes everything else with it. In every host /run/lab/state is its own
-folder, /run/lab/etc the lab's, /run/lab/lease its view of the lease disk (disk.py).
+folder, /run/lab/etc the lab's, /run/lab/lease its view of the lease disk (disk.py), /run/lab/shared the same folder in all of
+them, and /run/lab/small a file system of its own that is soon full and outlives a power cut.
 
 Everything that is made is named after the prefix and this process, and removed by close(), or by sweep() of the next run.
 """
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,8 @@ PROJECT = HERE.parents[1]
 LINKS = {"lan": ("192.0.2.", "2001:db8::"), "cross": ("198.51.100.", "2001:db8:c::")}
 NUMBERS = {"a": 11, "b": 12, "client": 50}
 ETC, STATE, LEASE = "/run/lab/etc", "/run/lab/state", "/run/lab/lease"  # inside a host
+SHARED, SMALL = "/run/lab/shared", "/run/lab/small"
+SMALL_OCTETS = 2 << 20
 T = TypeVar("T")
 _runs = itertools.count()
 
@@ -65,6 +68,9 @@ class Host:
         self.lab, self.name, self.netns = lab, name, f"{lab.name}-{name}"
         self.state = lab.folder / name
         self.state.mkdir()
+        self.small = lab.folder / f"{name}.small"
+        self.small.mkdir()
+        sh("mount", "-t", "tmpfs", "-o", f"size={SMALL_OCTETS}", "tmpfs", str(self.small))
         self.pid = 0
         self._shell: subprocess.Popen[str] | None = None
 
@@ -78,12 +84,18 @@ class Host:
                 words += "".join(f"neigh replace {net}{NUMBERS['client']} lladdr {mac('client', link)} dev {link} "
                                  "nud permanent\n" for net in (v4, v6))  # fmt: skip
             sh("ip", "-n", self.netns, "-batch", "-", text=words)
-        binds = [f"{self.state}={STATE}", f"{self.lab.etc}={ETC}"]
+        binds = [
+            f"{self.state}={STATE}",
+            f"{self.lab.etc}={ETC}",
+            f"{self.lab.shared}={SHARED}",
+            f"{self.small}={SMALL}",
+        ]
         if self.name in self.lab.disks:
             binds.append(f"{self.lab.disks[self.name]}={LEASE}")
         console = open(self.state / "console", "a")
         self._shell = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", "-m", "-p", "-u", "-i", "--fork", "--mount-proc",
+            ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", "-m", "-p", "-u", "-i", "-T",
+             "--boottime", str(self.lab.offsets_s.get(self.name, 0)), "--fork", "--mount-proc",
              sys.executable, "-I", "-S", str(HERE / "init.py"), self.name, *binds],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=console, text=True, start_new_session=True,
         )  # fmt: skip
@@ -92,14 +104,20 @@ class Host:
         children = Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text().split()
         self.pid = int(children[0])
 
+    def runs(self) -> bool:
+        """Is it on? A machine may also have ended by itself: reboot(2) in its namespace ends its process 1."""
+        return self._shell is not None and self._shell.poll() is None
+
     def power_off(self) -> int:
         """At once, as by the switch. Returns when, in CLOCK_MONOTONIC nanoseconds."""
         at_ns = time.monotonic_ns()
         if self.pid and self._shell:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
             # The dead host's kernel would go on answering ARP and ping for its addresses: a network namespace lives on.
             words = "".join(f"addr flush dev {link}\n" for link in LINKS)
             sh("ip", "-n", self.netns, "-batch", "-", text=words)
+            self.lab.pulled.discard(self.name)  # it is plugged in again at the next power on
             self.lab.disk(self.name, "ok")  # a process that hangs in a frozen disk would hold up the end of the others
             self._shell.wait(20)
             sh("ip", "netns", "exec", self.netns, "nft", "flush", "ruleset")
@@ -107,7 +125,7 @@ class Host:
         return at_ns
 
     def command(self, *argv: str) -> list[str]:
-        return ["nsenter", "-t", str(self.pid), "-m", "-p", "-n", "-u", "-i", "--", *argv]
+        return ["nsenter", "-t", str(self.pid), "-m", "-p", "-n", "-u", "-i", "-T", "--", *argv]
 
     def run(self, *argv: str, check: bool = True, timeout: float = 20, text: str | None = None) -> str:
         return sh(*self.command(*argv), check=check, timeout=timeout, text=text)
@@ -124,9 +142,12 @@ class Host:
 
     def processes(self) -> dict[int, str]:
         """Every process of the host: pid as this machine counts -> comm."""
-        if not self.pid:
+        if not self.runs():
             return {}
-        mine = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+        try:
+            mine = os.stat(f"/proc/{self.pid}/ns/pid").st_ino
+        except OSError:
+            return {}  # it ended by itself just now
         found = {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():
@@ -147,14 +168,23 @@ class Host:
 class Lab:
     """The hosts and what is between them. Use as a context manager."""
 
-    def __init__(self, lease_disk: bool = True) -> None:
+    def __init__(self, lease_disk: bool = True, offsets_s: Mapping[str, int] | None = None) -> None:
+        """offsets_s: host -> how far its CLOCK_BOOTTIME is ahead of this machine's; 0 or more."""
         sweep()
+        self.offsets_s = offsets_s or {}
         self.name = f"{PREFIX}-{os.getpid()}-{next(_runs)}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         self.etc = self.folder / "etc"
         self.etc.mkdir()
+        # The disks are memory: how long the machine's own disk takes while others use it is no part of any test.
+        self.images = self.folder / "images"
+        self.images.mkdir()
+        sh("mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(self.images))
+        self.shared = self.images / "shared"
+        self.shared.mkdir()
         self.bridges = f"{self.name}-net"
         self.disks: dict[str, Path] = {}
+        self.pulled: set[str] = set()  # hosts where the lease disk's path names nothing any more
         self._disk: subprocess.Popen[str] | None = None
         self._blocks: set[tuple[str, str, str]] = set()
         self._down: set[tuple[str, str]] = set()
@@ -222,14 +252,18 @@ class Lab:
 
     def heal(self) -> None:
         """Everything that was cut, and every disk, as new."""
+        self.reconnect()
+        for name in self.disks:
+            self.disk(name, "ok")
+
+    def reconnect(self) -> None:
+        """Every cable is in, and nothing is filtered."""
         for host, link in self._down:
             sh("ip", "-n", self.bridges, "link", "set", f"{host}-{link}", "up")
         self._down.clear()
         if self._blocks:
             self._blocks.clear()
             self._filter()
-        for name in self.disks:
-            self.disk(name, "ok")
 
     def _filter(self) -> None:
         rules = "".join(f'iifname "{s}-{link}" oifname "{t}-{link}" drop\n' for s, t, link in sorted(self._blocks))
@@ -240,7 +274,7 @@ class Lab:
     # --------------------------------------------------------------------------------------------- the lease disk
 
     def _make_disk(self) -> None:
-        image = self.folder / "lease.img"
+        image = self.images / "lease.img"
         with open(image, "wb") as file:
             file.truncate(1 << 20)
         for name in ("a", "b"):
@@ -253,8 +287,17 @@ class Lab:
         assert self._disk.stdout and self._disk.stdout.readline() == "ready\n", "the lease disk does not start"
 
     def disk(self, host: str, mode: str) -> int:
-        """The host's view of the lease disk becomes ok | gone | frozen | "slow MS". Returns when."""
+        """The host's view of the lease disk becomes one of disk.py's, or "pulled": its path is gone. Returns when."""
         at_ns = time.monotonic_ns()
+        if mode == "pulled":
+            self.hosts[host].run("umount", "-l", LEASE)
+            self.hosts[host].run("rm", LEASE)
+            self.pulled.add(host)
+            return at_ns
+        if host in self.pulled:
+            self.pulled.discard(host)
+            self.hosts[host].run("touch", LEASE)
+            self.hosts[host].run("mount", "--bind", str(self.disks[host]), LEASE)
         if host in self.disks and self._disk and self._disk.stdin and self._disk.stdout:
             self._disk.stdin.write(f"{list(self.disks).index(host)} {mode}\n")
             self._disk.stdin.flush()

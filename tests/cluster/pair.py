@@ -28,7 +28,7 @@ SECRETS = {"noc.auth": "authentic-word", "noc.priv": "private-word", "watch.auth
 V3 = ("-v3", "-u", "noc", "-l", "authPriv", "-a", "SHA-256", "-A", "authentic-word", "-x", "AES", "-X", "private-word")
 # comm of each process of the stack -> its role; "hasnmpd" is the guardian, which the others are forked from
 ROLES = {"hasnmpd": "guardian", "hasnmp-engine": "engine", "hasnmp-lease": "lease", "hasnmp-snmp": "snmp",
-         "hasnmp-store": "store"}  # fmt: skip
+         "hasnmp-store": "store", "hasnmp-pills": "pills"}  # fmt: skip
 SUPERVISE = 'while :; do "$@"; sleep 1; done'  # as systemd's Restart=always with RestartSec=1
 PYTHON = (sys.executable, "-I", "-S")
 # What scheduling, the services' start and the probe's period add on this machine while it is busy.
@@ -49,6 +49,7 @@ class Group:
     restart: int = 1  # of the echo service
     worker: bool = True  # the program that answers is a child of the one that was started
     more: str = ""  # further services, as YAML list items at column 6
+    keys: str = ""  # further keys of the group, as YAML at column 4
 
     def yaml(self) -> str:
         other = "b" if self.home == "a" else "a"
@@ -58,6 +59,7 @@ class Group:
   {self.name}:
     nodes: [{self.home}, {other}]
     failover_limit: {{times: {self.limit}, within_s: 3600}}
+{self.keys}
     services:
       - name: {self.name}-address
         agent: address
@@ -104,10 +106,15 @@ class Pair:
     groups: tuple[Group, ...] = (Group("web", VIP),)
     timing: Timing = field(default_factory=Timing)
     extra: str = ""  # further top-level YAML
+    fence: dict[str, str] = field(default_factory=dict)  # node -> its fence levels, a YAML list in one line
+    arbiter: str = ""  # in place of the disk arbiter's line
     log_level: str = "debug"
+    state_dir: str = STATE
+    daemon: tuple[str, ...] = ("-m", "hasnmp.runtime.daemon")  # Python's arguments that start hasnmpd
+    offsets_s: dict[str, int] = field(default_factory=dict)  # see Lab
 
     def __enter__(self) -> Pair:
-        self.lab = Lab()
+        self.lab = Lab(offsets_s=self.offsets_s)
         try:
             self._configure()
         except BaseException:
@@ -118,7 +125,7 @@ class Pair:
     def __exit__(self, *_: object) -> None:
         if keep := os.environ.get("HASNMP_LAB_KEEP"):
             shutil.copytree(self.lab.folder, Path(keep, self.lab.name), dirs_exist_ok=True,
-                            ignore=lambda _, names: [n for n in names if n.startswith("lease")])  # fmt: skip
+                            ignore=lambda _, names: [n for n in names if n.startswith("lease") or n == "images" or n.endswith(".sock")])  # fmt: skip
         self.lab.close()
 
     def rebuild(self) -> None:
@@ -136,8 +143,8 @@ class Pair:
         t = self.timing
         (self.lab.etc / "hasnmp.yaml").write_text(f"""cluster: {cluster_name(self.lab.name)}
 nodes:
-  a: {{links: {{lan: 192.0.2.11, cross: 198.51.100.11}}}}
-  b: {{links: {{lan: 192.0.2.12, cross: 198.51.100.12}}}}
+  a: {{links: {{lan: 192.0.2.11, cross: 198.51.100.11}}, fence: {self.fence.get("a", "[]")}}}
+  b: {{links: {{lan: 192.0.2.12, cross: 198.51.100.12}}, fence: {self.fence.get("b", "[]")}}}
 heartbeat:
   interval_ms: {t.interval_ms}
   late_after_ms: {max(t.interval_ms + 1, t.dead_after_ms // 2)}
@@ -145,7 +152,7 @@ heartbeat:
   startup_wait_ms: {t.startup_wait_ms}
   kill_ms: {t.kill_ms}
   key_files: [{ETC}/heartbeat.key]
-arbiter: {{type: disk, device: {LEASE}, lease_ms: {t.lease_ms}, io_timeout_ms: {t.io_timeout_ms}}}
+{self.arbiter or f"arbiter: {{type: disk, device: {LEASE}, lease_ms: {t.lease_ms}, io_timeout_ms: {t.io_timeout_ms}}}"}
 groups:{"".join(group.yaml() for group in self.groups)}
 recovery: {t.recovery}
 snmp:
@@ -156,11 +163,13 @@ snmp:
   communities: [{{name_file: {ETC}/community, access: read}}]
   notify: [{{to: "192.0.2.50:162", version: 2c, community_file: {ETC}/community, type: trap}}]
   throttle: {{same_within_ms: 0}}
-state_dir: {STATE}
+state_dir: {self.state_dir}
 log: {{format: json, level: {self.log_level}}}
 {self.extra}""")
         self.environment = net_snmp_environment(self.lab.folder / "net-snmp")
-        self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
+        if "type: disk" in self.arbiter or not self.arbiter:
+            self.hasnmp("a", "arbiter", "init", "--config", f"{ETC}/hasnmp.yaml")
+            shutil.copyfile(self.lab.images / "lease.img", self.lab.images / "first.img")  # for who wants to restore it
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
@@ -168,9 +177,10 @@ log: {{format: json, level: {self.log_level}}}
         """Start hasnmpd on these nodes (none given: both). supervised: the host's init restarts it. Returns when."""
         at_ns = time.monotonic_ns()
         for node in nodes or NODES:
-            daemon = [sys.executable, "-m", "hasnmp.runtime.daemon", "--config", f"{ETC}/hasnmp.yaml", "--node", node]
+            daemon = [sys.executable, *self.daemon, "--config", f"{ETC}/hasnmp.yaml", "--node", node]
             argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
-            self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, "PYTHONPATH": str(PROJECT)})
+            where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
+            self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
         return at_ns
 
     def stack(self, node: str) -> dict[str, list[int]]:
@@ -312,23 +322,28 @@ log: {{format: json, level: {self.log_level}}}
 
     def restore(self, seconds: float = 15) -> None:
         """Heal everything, start what does not run, recover, clear, and bring every group home."""
-        self.lab.heal()
-        for node in NODES:
-            host = self.lab[node]
-            if not host.pid:
-                host.power_on()
-            host.signal(signal.SIGCONT, [*self.pids(node), *self.service_pids(node)])
-            if "sh" not in host.processes().values():
-                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
-                self.start(node)
+        self.heal()
         deadline = time.monotonic() + seconds
         while why := self.unsteady():
             assert time.monotonic() < deadline, f"the pair is not steady again after {seconds} s: {why}\n{self.why()}"
-            self._mend()
+            self.mend()
             time.sleep(0.05)
 
-    def _mend(self) -> None:
-        """One administrator's step, if one is needed now."""
+    def heal(self) -> None:
+        """Links, disks and power are there, nothing is stopped by a signal, and the daemons are started."""
+        self.lab.heal()
+        for node in NODES:
+            host = self.lab[node]
+            if not host.runs():
+                host.power_off()  # what a machine that ended by itself leaves behind
+                host.power_on()
+            host.signal(signal.SIGCONT, host.processes())
+            if "sh" not in host.processes().values():
+                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                self.start(node)
+
+    def mend(self, homes: bool = True) -> None:
+        """One administrator's step, if one is needed now. homes: bringing a group home is one."""
         for node in NODES:
             view = self.view(node)
             if view is None:
@@ -351,7 +366,7 @@ log: {{format: json, level: {self.log_level}}}
                 for service in self.rows(row.home, "services").values():
                     if service.group == row.name:
                         self._try(row.home, Verb.SERVICE_CLEAR, service.name)
-            if row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
+            if homes and row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
                 self._try(row.owner, Verb.FAILOVER, row.name, row.home)
 
     def _try(self, node: str, verb: Verb, target: str, to: str = "") -> None:

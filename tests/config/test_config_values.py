@@ -13,6 +13,7 @@ import pytest
 
 from hasnmp import settings, wire
 from hasnmp.config import REQUIRED, known_keys, load, parse
+from hasnmp.config_fence import is_secret
 from hasnmp.config_judge import HEARTBEAT_GROUP, HEARTBEAT_HEAD, HEARTBEAT_MOST
 from hasnmp.config_schema import CHECK, CHECK_TYPES, OPTIONS
 from hasnmp.errors import ConfigError, WireError
@@ -81,7 +82,8 @@ def test_the_forms_defaults_are_the_values_defaults() -> None:
         "heartbeat": settings.Heartbeat, "arbiter": settings.Arbiter, "groups.NAME.services[].check": settings.Check,
         "groups.NAME.services[].on_failure": settings.OnFailure, "groups.NAME.services[]": settings.Service,
         "snmp": settings.Snmp, "snmp.throttle": settings.Throttle, "control": settings.Control, "log": settings.Log,
-        "": settings.Config, "snmp.notify[]": settings.Receiver,
+        "": settings.Config, "snmp.notify[]": settings.Receiver, "nodes.NAME.fence[]": settings.FenceLevel,
+        "fencing": settings.Fencing, "watchdog": settings.Watchdog,
     }  # fmt: skip
     compared = set()
     for path, key in known_keys().items():
@@ -99,7 +101,12 @@ def test_every_value_given_arrives() -> None:
         """\
 cluster: c-1
 nodes:
-  a: {links: {lan: 192.0.2.1, "6": "2001:DB8:0:0::1"}}
+  a:
+    links: {lan: 192.0.2.1, "6": "2001:DB8:0:0::1"}
+    fence:
+      - {agent: fence_ipmilan, cuts: power, timeout_ms: 1000, action: off, options: {ip: 192.0.2.3, lanplus: true, ssl: false,
+         ipport: 623, password_file: secret, identity_file: id, debug-file: ""}}
+      - {agent: fence_x, cuts: network}
   b: {links: {"6": "2001:db8::2", lan: 192.0.2.2}}
 heartbeat:
   {port: 1, interval_ms: 5, late_after_ms: 6, dead_after_ms: 30, startup_wait_ms: 31, max_clock_drift_ppm: 0, kill_ms: 11,
@@ -110,6 +117,7 @@ groups:
     nodes: [b]
     failback: automatic
     failover_limit: {times: 0, within_s: 1}
+    disk: true
     accept_unfenced_disk: true
     on_stop_failure: block
     services:
@@ -122,6 +130,7 @@ groups:
       - {name: c, agent: exec, options: {command: [/bin/true]}, check: {type: command, command: [/bin/false, "-x"]}}
       - {name: i, agent: address, options: {ip: "2001:DB8::100/64", interface: eth0.5, reach: ["2001:db8::0:1"]}}
       - {name: p, agent: passive, check: {report_within_ms: 100}}
+      - {name: f, agent: filesystem, options: {device: UUID=1-2, directory: /mnt/, fstype: xfs, options: "ro,nodev"}, check: {every_ms: 700}}
 recovery: automatic
 snmp:
   listen: ["0.0.0.0:161", "[::]:161"]
@@ -132,7 +141,8 @@ snmp:
   alive_s: 60
   throttle: {same_within_ms: 0, per_minute: 1}
   agentx: null
-watchdog: null
+fencing: {test_every_s: 0, test_alarm_s: 7}
+watchdog: {device: /dev/wd, timeout_s: 3}
 hooks: []
 events: {keep: 10}
 control: {group: wheel}
@@ -145,11 +155,20 @@ log: {format: json, level: debug}
     program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "stop_signal": "KILL",
                "stop_command": ("/bin/true",)}  # fmt: skip
     plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": ()}
+    mount = {"device": "UUID=1-2", "directory": "/mnt", "fstype": "xfs", "options": "ro,nodev"}
     check = settings.Check
     assert config == settings.Config(
         cluster="c-1",
         nodes=(
-            settings.NodeSettings("a", {"lan": "192.0.2.1", "6": "2001:db8::1"}),
+            settings.NodeSettings(
+                "a", {"lan": "192.0.2.1", "6": "2001:db8::1"},
+                (
+                    settings.FenceLevel("fence_ipmilan", "power", 1000, "off", {
+                        "ip": "192.0.2.3", "lanplus": "1", "ssl": "0", "ipport": "623", "identity_file": "id", "debug-file": "",
+                    }, {"password": ""}),
+                    settings.FenceLevel("fence_x", "network"),
+                ),
+            ),
             settings.NodeSettings("b", {"6": "2001:db8::2", "lan": "192.0.2.2"}),
         ),
         heartbeat=settings.Heartbeat(1, 5, 6, 30, 31, 0, 11, (), ("/etc/hasnmp/one", "/two")),
@@ -171,11 +190,14 @@ log: {format: json, level: debug}
                     settings.Service("c", "g", "exec", plain, check=check("command", command=("/bin/false", "-x"))),
                     settings.Service("i", "g", "address", address, check=check("address")),
                     settings.Service("p", "g", "passive", {}, check=check("report", report_within_ms=100)),
+                    settings.Service("f", "g", "filesystem", mount, check=check("filesystem", 700, 700)),
                 ),
-                Failback.AUTOMATIC, 0, 1,
+                Failback.AUTOMATIC, 0, 1, True, True, "block",
             ),
         ),
         recovery_automatic=True,
+        fencing=settings.Fencing(0, 7),
+        watchdog=settings.Watchdog("/dev/wd", 3),
         snmp=settings.Snmp(
             ("0.0.0.0:161", "[::]:161"),
             (settings.SnmpUser("u", "sha256", "", "operate"),),
@@ -271,6 +293,9 @@ def test_as_many_groups_as_a_heartbeat_holds() -> None:
         ("nodes: [a, b]", "nodes: [b, a]"),
         ("nodes: [a, b]", "nodes: [a]"),
         ("  db:\n", "  db2:\n"),
+        ("  db:\n", "  db:\n    disk: true\n    accept_unfenced_disk: true\n"),
+        ("level: info}", "level: info}\nwatchdog: /dev/watchdog"),
+        ("  a: {links", "  a: {fence: [{agent: fence_x, cuts: network}], links"),
         ("  a: {links: {lan: 192.0.2.11, cross: 2001:db8::11}}\n", ""),
     ],
 )
@@ -293,6 +318,9 @@ def test_digest_changes_with_what_safety_rests_on(old: str, new: str) -> None:
         ("port: 80", "port: 81"),
         ("key_files: [heartbeat.key]", "key_files: [new.key, heartbeat.key]"),
         ("name: feed", "name: food"),
+        ("level: info}", "level: info}\nwatchdog: null\nfencing: {test_every_s: 9}"),
+        ("  a: {links", "  a: {fence: [], links"),
+        ("  db:\n", "  db:\n    disk: false\n    on_stop_failure: block\n"),
     ],
 )
 def test_digest_is_the_same_whatever_else_changes(old: str, new: str) -> None:
@@ -300,7 +328,114 @@ def test_digest_is_the_same_whatever_else_changes(old: str, new: str) -> None:
     assert read(BASE.replace(old, new)).digest == read(BASE).digest
 
 
+FENCED = BASE.replace(
+    "links: {lan", "fence: [{agent: fence_x, cuts: power, options: {ip: 192.0.2.9, password_file: p}}], links: {lan"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("fence_x", "fence_y"),
+        ("cuts: power", "cuts: disk"),
+        ("cuts: power", "cuts: power, timeout_ms: 20001"),
+        ("cuts: power", "cuts: power, action: off"),
+        ("ip: 192.0.2.9", "ip: 192.0.2.10"),
+        (", password_file: p", ""),
+        ("level: info}", "level: info}\nwatchdog: /dev/watchdog"),
+        ("level: info}", "level: info}\nwatchdog: {device: /dev/watchdog, timeout_s: 11}"),
+        ("  db:\n", "  db:\n    disk: true\n"),
+        ("  db:\n", "  db:\n    on_stop_failure: fence\n"),
+    ],
+)
+def test_digest_changes_with_fencing(old: str, new: str) -> None:
+    other = FENCED.replace(old, new, 1)
+    assert other != FENCED
+    assert read(other).digest != read(FENCED).digest != read(BASE).digest
+    assert read(FENCED.replace("password_file: p", "password_file: q")).digest == read(FENCED).digest
+
+
+def test_the_digest_of_a_file_without_fencing_is_that_of_the_first_version() -> None:
+    """Nodes of both versions must agree while a cluster is upgraded one by one."""
+    assert read(BASE).digest == "933eacc10ac262e7"
+
+
+# ------------------------------------------------------------------------------------------------------------ fencing
+
+
+def test_what_a_disk_needs() -> None:
+    """A group with a filesystem has a disk, if it does not say otherwise; what then may stand for silence."""
+    disk = "{name: d, agent: filesystem, options: {device: /dev/sdb, directory: /d, fstype: xfs}}, "
+    base = BASE.replace("      - {name: feed", f"      - {disk[:-2]}\n      - {{name: feed")
+    with pytest.raises(
+        ConfigError, match=r"^FILE:19: groups\.db\.disk: the group has a disk, and nothing keeps a, b from"
+    ):
+        read(base)
+    for old, new, stop in (
+        ("  db:\n", "  db:\n    disk: false\n", "block"),
+        ("  db:\n", "  db:\n    accept_unfenced_disk: true\n", "block"),
+        ("log:", "watchdog: /dev/watchdog\nlog:", "block"),
+        ("links: {lan", "fence: [{agent: fence_x, cuts: disk}], links: {lan", "fence"),
+    ):
+        group = read(base.replace(old, new)).group("db")
+        assert (group.disk, group.on_stop_failure) == ("disk: false" not in new, stop), new
+        assert not read(base.replace(old, new)).group("web").disk
+    one = base.replace("  a: {links", "  a: {fence: [{agent: fence_x, cuts: disk}], links")
+    with pytest.raises(ConfigError, match="nothing keeps b from"):
+        read(one)
+    assert read(one.replace("  db:\n", "  db:\n    nodes: [a]\n")).group("db").on_stop_failure == "fence"
+
+
+def test_arbiter_fence() -> None:
+    config = read(BASE.replace("{type: disk, device: lease}", "{type: fence, lease_ms: 4000}").replace(
+        "links: {lan", "fence: [{agent: fence_x, cuts: network}], links: {lan"))  # fmt: skip
+    assert config.arbiter == settings.Arbiter("fence", lease_ms=4000)
+    assert all(level.cuts == "network" for node in config.nodes for level in node.fence)
+
+
+def test_the_watchdog_in_its_two_forms() -> None:
+    assert read(MINIMAL).watchdog == settings.Watchdog() == read(MINIMAL + "watchdog: ~\n").watchdog
+    assert read(MINIMAL + "watchdog: /dev/wd\n").watchdog == settings.Watchdog("/dev/wd", 10)
+    assert read(MINIMAL + "watchdog: {device: /dev/wd, timeout_s: 60}\n").watchdog == settings.Watchdog("/dev/wd", 60)
+
+
+@pytest.mark.parametrize("name", ["password", "passwd", "snmp_priv_passwd", "community", "snmp-community", "token", "api_token",
+                                  "secret", "client_secret", "secret_key", "apikey", "hexadecimal_kg", "PASSWORD"])  # fmt: skip
+def test_options_that_are_secrets(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", ["password_script", "passwd_script", "identity", "access_key", "key", "auth", "snmp_auth_prot",
+                                  "ssh_options", "tlscert", "cookie", "plug", "passwords"])  # fmt: skip
+def test_options_that_are_none(name: str) -> None:
+    """A file of theirs is a plain option, handed to the agent as it is."""
+    assert not is_secret(name)
+    text = BASE.replace(
+        "  a: {links", f"  a: {{fence: [{{agent: fence_x, cuts: power, options: {{{name}_file: x}}}}], links"
+    )
+    assert read(text).nodes[0].fence[0].options == {f"{name}_file": "x"}
+
+
 # ------------------------------------------------------------------------------------------------------------ secrets
+
+
+def test_a_fence_agents_secret_is_read_from_its_file(home: Path) -> None:
+    text = BASE.replace(
+        "  a: {links", "  a: {fence: [{agent: fence_x, cuts: power, options: {login: ha, passwd_file: pw}}], links"
+    )
+    (home / "pw").write_text("hunter2 \u00e9\n")
+    (home / "pw").chmod(0o600)
+    level = parse(text, "FILE", str(home)).nodes[0].fence[0]
+    assert (level.options, level.secrets) == ({"login": "ha"}, {"passwd": "hunter2 \u00e9"})
+    assert "hunter2" not in repr(level)
+    (home / "pw").chmod(0o644)
+    key = "FILE:3: nodes.a.fence[0].options.passwd_file: "
+    assert lines_of(text, home) == [f"{key}pw has mode 0644, so others can get at it; run: chmod 600 pw"]
+    (home / "pw").chmod(0o600)
+    for octets, why in ((b"a\nb\n", "has more than one line"), (b"\xff\n", "is not UTF-8"), (b" a\n", "begins or ends with white space, "
+                         "which a fence agent would not see")):  # fmt: skip
+        (home / "pw").write_bytes(octets)
+        assert lines_of(text, home) == [f"{key}what pw holds {why}; allowed: one line of text"]
 
 
 def test_secrets_are_read_without_their_newline(home: Path) -> None:
@@ -420,7 +555,14 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch:
 def test_the_example_is_valid_and_shows_every_key() -> None:
     config = load(str(EXAMPLE), strict_files=False)
     assert {service.agent for service in config.services()} == set(OPTIONS)
-    assert {service.check.type for service in config.services()} >= {"http", "tcp", "command", "report", "address"}
+    assert {service.check.type for service in config.services()} >= {
+        "http",
+        "tcp",
+        "command",
+        "report",
+        "address",
+        "filesystem",
+    }
     text = EXAMPLE.read_text()
     missing = [path for path in known_keys() if not re.search(rf"\b{re.escape(path.rpartition('.')[2])}:", text)]
     assert missing == []
@@ -430,7 +572,7 @@ def test_the_example_shows_the_true_defaults() -> None:
     """The value shown is the default, says its head: for every key that has one and is not marked otherwise."""
     text = EXAMPLE.read_text()
     marked = {"listen", "nodes", "env", "reach", "group", "users", "communities", "notify", "from", "stop_command", "user",
-              "priv", "access"}  # fmt: skip
+              "priv", "access", "fence"}  # fmt: skip
     shown = 0
     for path, key in known_keys().items():
         name = path.rpartition(".")[2]
@@ -474,10 +616,16 @@ def _document() -> Any:
         {"name": "e", "agent": "exec", "options": {"command": ["x"]}, "check": {}, "on_failure": {}},
         {"name": "a", "agent": "address", "options": {"ip": "192.0.2.9/24", "interface": "e"}, "check": {}},
         {"name": "p", "agent": "passive", "options": {}, "check": {"report_within_ms": 1000}},
+        {
+            "name": "f",
+            "agent": "filesystem",
+            "options": {"device": "/dev/d", "directory": "/d", "fstype": "xfs"},
+            "check": {},
+        },
     ]
     return {
         "cluster": "c",
-        "nodes": {"a": {"links": {"l": "192.0.2.1"}}},
+        "nodes": {"a": {"links": {"l": "192.0.2.1"}, "fence": [{"agent": "fence_x", "cuts": "disk", "options": {}}]}},
         "heartbeat": {"key_files": ["k"]},
         "arbiter": {"type": "disk", "device": "d"},
         "groups": {"g": {"services": services, "failover_limit": {}}},
@@ -488,6 +636,8 @@ def _document() -> Any:
             "throttle": {},
         },
         "events": {},
+        "fencing": {},
+        "watchdog": {"device": "/dev/watchdog"},
         "control": {},
         "log": {},
     }

@@ -17,6 +17,8 @@ answer can be late, bad or missing.
     arbiter nfs error=... unwritten uuid=...  the answer to the outstanding call, from the disk
     extended ok|refused    released nfs ok|left    sent [-20ms]    persisted ok|failed    result web start ok|failed|...
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
+    retire web groups=db keys=k2,k1 stop=100ms for=1         reload-ended CODE for=1          a new configuration
+    start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     lease|group|why nfs    registers    commands    alarms    services          what the engine shows
     repeat result|extended|released|sent|arbiter            the last such event once more: a late duplicate
@@ -47,6 +49,7 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    GiveUp,
     HeldLease,
     Notify,
     Outcome,
@@ -56,7 +59,10 @@ from hasnmp.core.events import (
     Rejected,
     Release,
     Released,
+    Reload,
+    ReloadEnded,
     Reply,
+    Retire,
     Send,
     Sent,
     ServiceExited,
@@ -68,7 +74,7 @@ from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
 from hasnmp.model import Failback, Kind, Role, Verb
 from hasnmp.settings import Arbiter, Check, Config, Group, Heartbeat, NodeSettings, OnFailure, Service
-from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState
+from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState, fingerprint
 
 BOOT = 1_000_000 * MS  # the machine has been up for a while: no clock starts at zero
 WALL = 1_700_000_000_000  # Unix time in ms at BOOT
@@ -126,13 +132,21 @@ def entry_of(group: str, text: str) -> GroupEntry:
     token, _, duration = rest.partition(":")
     total = GroupFlag(0)
     for word in flags.split(","):
-        if word and word != "-":
+        if word not in ("", "-", "unclean"):
             total |= GroupFlag[word.upper()]
+    # Whoever neither has it nor asks for it is clean, unless it says otherwise: so scripts and transcripts name only that.
+    busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
+    if not total & busy and "unclean" not in flags:
+        total |= GroupFlag.CLEAN
     return GroupEntry(group, total, int(token or 0), milliseconds(duration) // MS if duration else 0)
 
 
 def entry_text(entry: GroupEntry) -> str:
-    words = ",".join(str(f.name).lower() for f in GroupFlag if entry.flags & f) or "-"
+    busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
+    shown = [str(f.name).lower() for f in GroupFlag if entry.flags & f and f is not GroupFlag.CLEAN]
+    if not entry.flags & (busy | GroupFlag.CLEAN):
+        shown.append("unclean")
+    words = ",".join(shown) or "-"
     return f"{entry.group}={words}:{entry.token}" + (f":{entry.duration_ms}ms" if entry.duration_ms else "")
 
 
@@ -278,7 +292,12 @@ class Driver:
                 row = effect.command
                 self.say(f"reply {row.state.name.lower()}" + (f" {Code(row.code).name}" if row.code else ""))
             case Exit():
-                self.say("exit" + (" by force" if effect.force else ""))
+                how = " by force" if effect.force else " retired" if effect.retired else ""
+                self.say("exit" + how)
+            case Reload():
+                self.say(f"reload {effect.command}")
+            case GiveUp():
+                self.say(f"give-up: {effect.text}")
 
     def notify_text(self, effect: Notify) -> str:
         e = effect.event
@@ -370,7 +389,7 @@ class Driver:
 
     def said(self, peer: Other) -> tuple[GroupEntry, ...]:
         assert self.config is not None
-        return tuple(peer.says.get(g.name, GroupEntry(g.name, GroupFlag(0), 0)) for g in self.config.groups)
+        return tuple(peer.says.get(g.name, GroupEntry(g.name, GroupFlag.CLEAN, 0)) for g in self.config.groups)
 
     def put(
         self, peer: Other, kind: DatagramKind, groups: tuple[GroupEntry, ...], echo: int | None = None, seq: int = 0,
@@ -464,6 +483,7 @@ class Driver:
                 tuple(HeldLease(g, int(t), self.now + milliseconds(left)) for g, t, left in leases),
                 tuple(Adopted(s, int(pid), self.now) for s, pid in adopted),
                 tuple(x for x in options.get("cleaned", "").split(",") if x), durable=durable,
+                reloaded=options.get("reloaded", ""), reload_command=int(options.get("for", "0")),
             )
         )  # fmt: skip
 
@@ -611,6 +631,22 @@ class Driver:
     def do_report(self, words: list[str], _: dict[str, str]) -> None:
         self.replies += 1
         self.step(CommandIn(self.replies, Verb.REPORT, words[0], "me", up=words[1] == "up", message="said so"))
+
+    def do_retire(self, words: list[str], options: dict[str, str]) -> None:
+        groups, keys = (tuple(x for x in options.get(name, "").split(",") if x) for name in ("groups", "keys"))
+        prints = tuple(fingerprint(key.encode()) for key in keys)
+        stop_ms = milliseconds(options.get("stop", "100ms")) // MS
+        self.step(Retire(int(options.get("for", "0")), tuple(words), groups, prints, stop_ms, "words"))
+
+    def do_reload_ended(self, words: list[str], options: dict[str, str]) -> None:
+        self.step(ReloadEnded(int(options.get("for", "0")), int(Code[words[0]]), "hasnmp.yaml:7: some fault"))
+
+    def do_configure(self, words: list[str], options: dict[str, str]) -> None:
+        """Another configuration of the same nodes, for the next engine."""
+        self.config = make_config(words, options)
+        for group in self.config.groups:
+            empty = {n: Slot(group.name, n, 0, SlotState.IDLE, "0" * 16, 0, 0) for n in group.nodes}
+            self.disk.setdefault(group.name, empty)
 
     def do_shutdown(self, _: list[str], __: dict[str, str]) -> None:
         self.step(Shutdown())

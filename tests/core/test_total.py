@@ -33,12 +33,15 @@ from hasnmp.core.events import (
     Rejected,
     Release,
     Released,
+    ReloadEnded,
+    Retire,
     Send,
     Sent,
     ServiceExited,
     Tick,
 )
 from hasnmp.core.lease import Phase
+from hasnmp.errors import Code
 from hasnmp.model import Verb
 from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState
 from tests.core.driver import BOOT, DIGEST, Driver, finished, holder_of
@@ -95,7 +98,7 @@ class Judge(Driver):
             case Act(action=Action.START):
                 _, until = self.acked.get("nfs", (0, 0))
                 assert self.now < until - KILL, f"{effect.service} is started without a lease"
-            case Send(datagram=d) if any(e.flags & GroupFlag.PROMISE for e in d.groups):
+            case Send(datagram=d) if any(e.flags & GroupFlag.PROMISE and e.group == "nfs" for e in d.groups):
                 assert self.engine.state.leases["nfs"].phase is Phase.NONE, "a promise by one that takes or holds"
             case ArbiterCall():
                 assert effect.group not in self.out, "two calls under way"
@@ -195,6 +198,11 @@ def others(judge: Judge) -> list[Event]:
             events += [AgentResult(attempt, "web", outcome, "m", 5, 9), AgentResult(attempt, "other", outcome)]
     events += [ServiceExited("web", 5, "m"), ServiceExited("web", 101, "m"), ServiceExited("other", 5, "m")]
     events += [Persisted(v, ok) for v in (0, 1, 1 << 30) for ok in (True, False)]
+    events += [ReloadEnded(c, int(code), "m") for c in (0, 1) for code in (Code.DONE, Code.CONFIG_INVALID, Code.FAILED)]
+    events += [ReloadEnded(1, -1, "a code that this version does not know")]
+    for services, groups in ((), ()), (("web",), ()), ((), ("nfs",)), (("other",), ("other",)):
+        for keys in ((), ("00000000",)):
+            events.append(Retire(1, services, groups, keys, 100, "m"))
     for verb in Verb:
         for target in ("", "nfs", "web", "a", "b", "zoe"):
             events.append(CommandIn(1, verb, target, "me", to="b"))

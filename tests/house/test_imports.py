@@ -22,7 +22,7 @@ RULES: dict[str, set[str]] = {
     "protocol": WORDS,
     "config": WORDS,
     "core": PURE,
-    "agents": PURE | {"core", "runtime"},
+    "agents": PURE | {"core", "runtime", "arbiters"},
     "arbiters": PURE | {"core"},
     "runtime": PURE | {"core", "agents", "arbiters", "snmp"},
     "snmp": PURE,
@@ -38,6 +38,14 @@ EXCEPTIONS = {
     ("cli", "demo"): "`hasnmp demo`",
     ("cli", "simulator.spoken"): "`hasnmp simulate`: the faults that it knows",
     ("cli", "simulator.what_if"): "`hasnmp simulate` runs the core in a simulated world, without a daemon",
+    (
+        "console.config_check",
+        "agents.fence_metadata",
+    ): "check-config asks the fence agents for their options; no daemon does",
+    (
+        "console.fence",
+        "agents.fence_metadata",
+    ): "`hasnmp agents`: what fence agents say of themselves; standard library only",
     ("demo.manager", "snmp.ber"): "the trap receiver reads BER",
     ("demo.manager", "snmp.notices"): "the names of the traps",
     ("demo.manager", "snmp.objects"): "the names of the objects",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import select
@@ -10,29 +11,52 @@ import socket
 import subprocess
 import sys
 import time
+import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
-from hasnmp.runtime import guardian, programs
+from hasnmp.errors import ConfigError, Fault
+from hasnmp.runtime import deputy, guardian, handover, kernel, loader, programs, watchdog
+from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
-from hasnmp.runtime.messages import Channel, FromEngine, Hello, Purpose, Run, decode, encode
-from hasnmp.settings import Arbiter, Config, Group, Heartbeat, NodeSettings, Service
+from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
+from hasnmp.settings import Arbiter, Config, FenceLevel, Group, Heartbeat, NodeSettings, Service, Watchdog
 
 MS = 1_000_000
 T = TypeVar("T")
 
 
-def make_config(run_dir: str, cluster: str, address: dict[str, Any] | None = None) -> Config:
+def make_config(
+    run_dir: str,
+    cluster: str,
+    address: dict[str, Any] | None = None,
+    filesystem: dict[str, str] | None = None,
+    disk: bool = False,
+    accept: bool = False,
+    watchdog: str = "",
+    pills: str = "",
+) -> Config:
+    """pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    nodes: tuple[NodeSettings, ...] = (NodeSettings("n", {"lan": "127.0.0.1"}),)
+    if pills:
+        nodes = (replace(nodes[0], fence=(FenceLevel("pill", "power"),)), NodeSettings("m", {"lan": "127.0.0.2"}))
     services = [Service("web", "g", "exec", {}), Service("db", "g", "exec", {})]
     if address:
         services.append(Service("vip", "g", "address", address))
+    if filesystem:
+        services.append(Service("files", "g", "filesystem", filesystem))
     return Config(
         cluster,
-        (NodeSettings("n", {"lan": "127.0.0.1"}),),
+        nodes,
         Heartbeat(kill_ms=150),
-        Arbiter("none"),
-        (Group("g", ("n",), tuple(services)), Group("h", ("n",), (Service("mail", "h", "exec", {}),))),
+        Arbiter("disk", pills) if pills else Arbiter("none"),
+        (
+            Group("g", ("n",), tuple(services), disk=disk, accept_unfenced_disk=accept),
+            Group("h", ("n",), (Service("mail", "h", "exec", {}),)),
+        ),
+        watchdog=Watchdog(watchdog, 1),
         run_dir=run_dir,
     )
 
@@ -44,11 +68,16 @@ def engine(
     test.connect(str(Path(config.run_dir, "engine.sock")))
     test.send(pickle.dumps((os.getpid(), hello)))
     while True:
-        readable, _, _ = select.select([test, link.sock], [], [])
+        if not Path(config.run_dir, "mute").exists():
+            link.send(Alive())
+        readable, _, _ = select.select([test, link.sock], [], [], 1)
         if test in readable:
             data = test.recv(1 << 18)
             if not data:
                 return 1
+            if data == b"groups?":
+                test.send(pickle.dumps([group.name for group in config.groups]))
+                continue
             if data.startswith(b"exit "):
                 return int(data[5:])
             link.sock.setblocking(True)
@@ -72,9 +101,20 @@ def silent_child(config: Config, node: str, sock: socket.socket) -> int:
 class Stack:
     """A guardian process and its engine's brain: send(), expect(), and the pids of both."""
 
-    def __init__(self, folder: Path, mode: str = "cgroup", address: str = "", netns: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: str = "cgroup",
+        address: str = "",
+        netns: str = "",
+        own_mounts: bool = False,
+        **more: Any,
+    ) -> None:
+        """own_mounts: in a mount namespace of its own. more: as for make_config()."""
         self.folder, self.netns = folder, netns
-        self.arguments = [str(folder), f"t{os.getpid()}", mode, address]
+        self.command_prefix = ["unshare", "-m"] if own_mounts else []
+        self.more = more
+        self.arguments = [str(folder), f"t{os.getpid()}", mode, address, json.dumps(more)]
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(str(folder / "engine.sock"))
         self.listener.listen()
@@ -90,6 +130,7 @@ class Stack:
         command = [sys.executable, "-m", "tests.runtime.stack", *self.arguments]
         if self.netns:
             command = ["ip", "netns", "exec", self.netns, *command]
+        command = [*self.command_prefix, *command]
         with open(self.folder / "log", "a") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True)
         return self.accept(10)
@@ -167,8 +208,44 @@ class Stack:
         self.listener.close()
 
 
+def new_code(folder: str, words: list[str]) -> None:
+    """As the new code of a handover this may be slow, or broken in every way: as the file `new` in the folder says."""
+    told = Path(folder, "new").read_text() if Path(folder, "new").exists() else ""
+    if "--rehearse" in words:
+        if told == "faulty":
+            print("there is a fault in line 7")
+        sys.exit(2 if told == "faulty" else 0)
+    if handover.VARIABLE not in os.environ:
+        return
+    if told == "ends":
+        sys.exit(3)
+    if told == "hangs":
+        time.sleep(1000)
+    if told.startswith("slow"):
+        time.sleep(float(told.split()[1]))
+    if told == "ends taking":
+        handover.restore = lambda *_: os._exit(3)  # type: ignore[assignment]
+    if told == "hangs taking":
+        handover.restore = lambda *_: time.sleep(1000)  # type: ignore[assignment]
+
+
 def main() -> int:
-    folder, cluster, mode, address = sys.argv[1:]
+    folder, cluster, mode, address, more, *handed = sys.argv[1:]
+    new_code(folder, handed)
+
+    def restart_machine() -> str:
+        """Nothing here may ever restart the machine: it is written down instead, as a kernel that refuses it."""
+        with Path(folder, "restarted").open("a") as file:
+            file.write(f"{boottime_ns()}\n")
+        return "not in a test"
+
+    def ioctl(fd: int, request: int, value: Any) -> None:
+        """A watchdog whose driver makes 2 s out of every wish."""
+        if request == watchdog.WDIOC_GETTIMEOUT:
+            value[0] = 2
+
+    kernel.restart_machine = restart_machine
+    watchdog.fcntl = types.SimpleNamespace(ioctl=ioctl)  # type: ignore[assignment]
     if mode == "ordinary":
         guardian.open_cgroups = programs.open_cgroups = lambda config, node: None  # type: ignore[attr-defined]
     if mode == "nobody":
@@ -183,6 +260,8 @@ def main() -> int:
             return look(self, group) + (["process 1 (stuck)"] if stuck else [])
 
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
+    if mode == "impatient":
+        deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork
         fork = programs.fork_into
 
@@ -192,8 +271,28 @@ def main() -> int:
             return fork(where)
 
         programs.fork_into = late  # type: ignore[attr-defined]
+    if mode == "reload":  # the file is folder/next: a pickled configuration, or what happens to the loader
+
+        def load(path: str) -> Config:
+            with Path(folder, "loads").open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            said = Path(folder, "next").read_bytes()
+            if said == b"hang":
+                time.sleep(100)
+            if said == b"die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if said == b"faults":
+                raise ConfigError(tuple(Fault("next", line, "key", "is wrong") for line in (1, 2)))
+            new: Config = pickle.loads(said)
+            return new
+
+        loader.files = types.SimpleNamespace(load=load)  # type: ignore[assignment]
+        loader.LIMIT_S = 1
+        loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None
-    return guardian.run(make_config(folder, cluster, ip), "n", guardian.Children(engine, lease_io=silent_child))
+    config = make_config(folder, cluster, ip, **json.loads(more))
+    reader = pill_reader.main if pill_reader.used(config) else None
+    return guardian.run(config, "n", guardian.Children(engine, lease_io=silent_child, pills=reader))
 
 
 if __name__ == "__main__":

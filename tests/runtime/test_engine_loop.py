@@ -26,6 +26,9 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    Fence,
+    FenceAction,
+    Fenced,
     HeldLease,
     Notify,
     Outcome,
@@ -90,7 +93,11 @@ class Bench:
             cluster="bank",
             nodes=(
                 settings.NodeSettings("node-a", {"lan": "127.0.0.81"}),
-                settings.NodeSettings("node-b", {"lan": "127.0.0.82"}),
+                settings.NodeSettings(
+                    "node-b",
+                    {"lan": "127.0.0.82"},
+                    (settings.FenceLevel("fence_bench", "power", action="off", options={"plug": "7"}),),
+                ),
             ),
             heartbeat=settings.Heartbeat(port=port, keys=(b"k" * 32,)),
             arbiter=settings.Arbiter("none"),
@@ -293,6 +300,40 @@ def test_a_service_starts_fails_and_is_told(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_fence_is_carried_out_by_the_guardians_programs(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.act(Fence(3, "node-b", 0, FenceAction.FENCE, 5000))
+        off = await bench.told(messages.Run)
+        assert (off.purpose, off.group, off.argv) == (messages.Purpose.FENCE, "", ("fence_bench",))
+        assert off.stdin == "plug=7\naction=off\n" and off.env["PATH"].endswith("/usr/sbin:/sbin")
+        assert 4000 < off.timeout_ms <= 5000
+        bench.guardian.send(messages.RunStarted(off.run, 77))
+        bench.guardian.send(messages.Exited(off.run, "", "", off.purpose, 77, 0, 0, "", 5))
+        status = await bench.told(messages.Run)
+        assert status.stdin == "plug=7\naction=status\n" and not bench.core.got(Fenced)
+        bench.guardian.send(messages.RunStarted(status.run, 78))
+        bench.guardian.send(messages.Exited(status.run, "", "", off.purpose, 78, 2, 0, "", 5))
+        await bench.until(lambda: bench.core.got(Fenced))
+        [fenced] = bench.core.got(Fenced)
+        assert (fenced.attempt, fenced.node, fenced.level, fenced.ok) == (3, "node-b", 0, True), fenced
+
+    play(tmp_path, story)
+
+
+def test_what_a_former_engines_fence_agent_printed_is_not_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def story(bench: Bench) -> None:
+        ended = messages.Exited(4, "", "", messages.Purpose.FENCE, 4711, 1, 0, "login with geheim refused", 5)
+        bench.guardian.send(ended)
+        bench.act(Act(1, "web", Action.START, 1000))
+        await bench.told(messages.Run)  # what was sent before it has been read
+
+    play(tmp_path, story)
+    said = capsys.readouterr()
+    assert "former_program_ended" in said.out + said.err and "geheim" not in said.out + said.err
+
+
 def test_the_lease_disk_and_the_store_answer(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         bench.act(ArbiterCall(9, "g", None, now_ns()), Persist(3, {"a": 1}))
@@ -330,7 +371,7 @@ def test_exit_ends_with_0_after_the_state_is_written(tmp_path: Path) -> None:
 
 def test_without_a_guardian_everything_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node: ended.append(node) or ())
+    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node, within_ms: ended.append(node) or ())
 
     async def story(bench: Bench) -> int:
         bench.guardian.close()
@@ -342,7 +383,7 @@ def test_without_a_guardian_everything_ends_at_once(tmp_path: Path, monkeypatch:
 
 def test_an_exit_by_force_ends_everything_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node: ended.append(node) or ())
+    monkeypatch.setattr(engine.programs, "end_everything", lambda config, node, within_ms: ended.append(node) or ())
 
     async def story(bench: Bench) -> int:
         bench.act(Exit("the guardian did not act", force=True))

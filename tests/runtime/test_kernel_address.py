@@ -332,3 +332,39 @@ def test_what_could_not_be_removed_counts_as_up(
     node.remove("web")
     assert not node.is_up("web")
     assert not on_interface(cable, V4)
+
+
+def test_a_renewal_that_the_kernel_refuses_for_a_moment_costs_no_healthy_address(
+    cable: Cable, node: KernelAddresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add("web", V4, 24, "srv0", boottime_ns() + 400 * MS)
+
+    def refuse(*_: object) -> None:
+        raise OSError(105, "No buffer space available")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(node._filter, "renew", refuse)
+        node.renew("web", boottime_ns() + 1000 * MS)  # said to nobody: it is as good as ever
+        assert node.is_up("web") and on_interface(cable, V4)
+        assert node.renew_at_ns("web") - boottime_ns() < 25 * MS, "and tried again soon"
+        assert node.grows("web", 0), "whether the lease has grown further or not"
+    node.renew("web", expiry := boottime_ns() + 1000 * MS)
+    assert node.renew_at_ns("web") > boottime_ns() + 400 * MS
+    with monkeypatch.context() as broken:
+        broken.setattr(node._filter, "renew", refuse)
+        with pytest.raises(AddressError, match="No buffer space"):
+            while True:  # what can't be renewed goes before its lease does
+                node.renew("web", boottime_ns() + 1000 * MS)
+                time.sleep(0.02)
+    assert boottime_ns() < expiry
+    assert not node.is_up("web") and not on_interface(cable, V4)
+
+
+def test_an_interface_that_has_gone_is_no_moments_trouble(cable: Cable, node: KernelAddresses) -> None:
+    cable.run(cable.server, "ip", "link", "add", "gone9", "type", "veth", "peer", "name", "gone8")
+    cable.run(cable.server, "ip", "link", "set", "gone9", "up")
+    node.add("web", V4, 24, "gone9", boottime_ns() + 1000 * MS)
+    cable.run(cable.server, "ip", "link", "del", "gone9")
+    with pytest.raises(AddressError, match="No such device"):
+        node.renew("web", boottime_ns() + 1000 * MS)
+    assert not node.is_up("web")

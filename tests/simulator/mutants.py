@@ -228,6 +228,57 @@ MUTANTS: tuple[Mutant, ...] = (
         ("restart",),
     ),
     Mutant(
+        "a group with a disk is started on its lease alone", 6,
+        (Edit("core/placement.py", "waits = fencing.holds_back(state, group) if name not in state.adopted else \"\"", "waits = \"\""),),
+        ("disks",),
+    ),
+    Mutant(
+        "a node that is not heard counts as clean", 6,
+        (Edit("core/fencing.py", "        newer = peer.heard() and suspect.holder != peer.holder\n", "        newer = not peer.heard()\n"),),
+        ("disks",),
+    ),
+    Mutant(
+        "that a node has a group by promises stands on no disk", 6,
+        (Edit("core/arbitration.py", "            lease.write(ctx, SlotState.RESTING)\n", "            lease.write(ctx, SlotState.IDLE)\n"),),
+        ("disks",),
+    ),
+    Mutant(
+        "a watchdog counts that nobody has armed", 6,
+        (Edit("core/fencing.py", "armed = fencing.armed.get(f\"{node}/{suspect.holder}\", 0)\n        if armed and", "armed = 1000\n        if armed and"),),
+        ("dogs",),
+    ),
+    Mutant(
+        "a watchdog's time is counted from nothing", 6,
+        (Edit("core/fencing.py", "since + armed * MS * TAKER_PART // 100):\n", "since):\n"),),
+        ("dogs",),
+    ),
+    Mutant(
+        "a fence that failed, or was not answered in time, has happened", 7,
+        (
+            Edit("core/fencing.py", "        _failed(state, event.node, attempt, event.text)\n    elif attempt.action", "        _succeeded(state, event.node, attempt, event.text)\n    elif attempt.action"),
+            Edit("core/fencing.py", "            _failed(state, node, attempt, \"no answer within its time limit\")", "            _succeeded(state, node, attempt, \"\")"),
+        ),
+        ("disks", "fence disks"),
+    ),
+    Mutant(
+        "a node takes a silent one's group unfenced, where the fence is the arbiter", 7,
+        (
+            Edit("core/placement.py", "    if missing := fencing.unfenced(state, group, lease):\n", "    if False:\n"),
+            Edit("core/arbitration.py", "or n in lease.left or fencing.is_ended(state, n, lease.group)\n", "or n in lease.left or not state.peers[n].heard()\n"),
+        ),
+        ("fence",),
+    ),
+    Mutant(
+        "the standby fires as early as the owner", 7,
+        (Edit("core/fencing.py", "    return since + contenders.index(state.me) * step\n", "    return since\n"),),
+        ("kept fence",),
+    ),
+    Mutant(
+        "after a power cut a node fences whoever it has not heard yet", 7,
+        (Edit("core/fencing.py", "    return all(p.heard_ns for p in state.peers.values()) or state.last_owner.get(group) == state.me\n", "    return True\n"),),
+        ("shoot", "kept fence"),
+    ),
+    Mutant(
         "a register is confirmed before it is durable", 11,
         (Edit("core/commands.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
         ("durable",),

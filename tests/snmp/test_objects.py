@@ -90,6 +90,16 @@ def test_some_values_by_hand() -> None:
     assert found["haGroupExcludedNodes"][name("web")] == b"node-c,node-b"
     assert found["haGroupDataAge"] == {name("web"): 20, name("db"): 2**32 - 1}
     assert found["haGroupAction"] == {name("web"): 1, name("db"): 1}
+    assert found["haWatchdogState"][""] == model.PartState.ABSENT
+    first, second = name("node-b") + ".1", name("node-b") + ".2"
+    assert found["haFenceAgent"] == {first: b"fence_ipmilan", second: b"pill"}
+    assert found["haFenceCuts"] == {first: b"power", second: b"disk"}
+    assert found["haFenceLastResult"][first] == b"fenced: off, verified by its status"
+    assert found["haFenceLastTime"] == {first: 4000, second: 0}
+    assert found["haFenceLastTest"] == {first: 5000, second: 0}
+    # The view was true 40 ms before NOW_NS, which is 60 s after BOOT_NS.
+    assert found["haFenceLastTimeDate"][first] == date_and_time(WALL_MS - 19_960)
+    assert found["haFenceLastTestDate"][first] == date_and_time(WALL_MS - 9_960)
     assert found["haEventKind"] == {"11": 5, "12": 37}
     assert found["haEventPeerState"] == {"11": model.NodeState.LOST, "12": model.NodeState.UNKNOWN}
     assert found["haEventDate"]["11"] == date_and_time(WALL_MS - 2000)

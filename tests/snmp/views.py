@@ -35,7 +35,11 @@ def a_view() -> m.View:
         "services": {"http": m.ServiceRow("http", "web", "node-a", "exec", m.ServiceState.RUNNING, pid=4242,
                                           message="status 200", data_ns=NOW_NS - 20_000_000)},
         "arbiters": {"disk": m.ArbiterRow("disk", m.ArbiterState.RESTING, "/dev/disk/by-id/lease", "a-uuid")},
-        "fences": {"node-b/1": m.FenceRow("node-b", 1, "fence_ipmilan", "power")},
+        "fences": {
+            "node-b/1": m.FenceRow("node-b", 1, "fence_ipmilan", "power", "fenced: off, verified by its status",
+                                   BOOT_NS + 40 * second, BOOT_NS + 50 * second),
+            # Last used before this machine was started.
+            "node-b/2": m.FenceRow("node-b", 2, "pill", "disk", "failed: no acknowledgement", -3600 * second, 0)},
         "config": {"": m.ConfigRow("00ff00ff00ff00ff", "hasnmp.yaml", BOOT_NS, "", 200, 500, 1000, 5000, 150, 3000, 500)},
         "statistics": {"": m.StatisticsRow(takeovers=4, since_wall_ms=WALL_MS - 1000)},
         "events": {

@@ -1,0 +1,96 @@
+"""What check-config sees on this machine beside the text: what fence agents say of their options, and which programs are there.
+
+Faults are of the configuration; notes are not, for they may be right: an agent that only the other nodes have, a program on
+the disk that comes with its group. Runs the fence agents (`-o metadata`, nothing else): never called from the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from hasnmp.agents import fence_metadata
+from hasnmp.config import Places
+from hasnmp.config_fence import PILL, is_secret
+from hasnmp.errors import Fault
+from hasnmp.settings import Config, FenceLevel
+
+ASK_S = 5.0  # a fence agent that has not told of itself by then is not waited for
+
+
+def look(config: Config, places: Places) -> tuple[tuple[Fault, ...], tuple[Fault, ...]]:
+    """Faults, and notes of the same form."""
+    faults: list[Fault] = []
+    notes: list[Fault] = [*_programs(config, places)]
+    asked: dict[str, fence_metadata.Metadata | str] = {}
+    for node in config.nodes:
+        for index, level in enumerate(node.fence):
+            path: tuple[str | int, ...] = ("nodes", node.name, "fence", index)
+            if level.agent == PILL:
+                continue
+            if level.agent in fence_metadata.NO_FENCE:
+                faults.append(places.fault(f"{level.agent}: {fence_metadata.NO_FENCE[level.agent]}", *path, "agent"))
+                continue
+            if level.agent not in asked:
+                asked[level.agent] = _ask(level.agent)
+                said = asked[level.agent]
+                if isinstance(said, str):
+                    notes.append(places.fault(f"{said}; its options were not looked at", *path, "agent"))
+            said = asked[level.agent]
+            if not isinstance(said, str):
+                faults += (places.fault(text, *path, *where) for where, text in _options(level, said))
+                notes += (places.fault(text, *path, *where) for where, text in _old_names(level, said))
+    return tuple(faults), tuple(notes)
+
+
+def _ask(agent: str) -> fence_metadata.Metadata | str:
+    try:
+        return fence_metadata.read(agent, ASK_S)
+    except fence_metadata.MetadataError as error:
+        return str(error)
+
+
+def _given(level: FenceLevel) -> dict[str, str]:
+    """The agent's option -> the key that gives it."""
+    return {**{name: name for name in level.options}, **{name: f"{name}_file" for name in level.secrets}}
+
+
+def _options(level: FenceLevel, metadata: fence_metadata.Metadata) -> Iterator[tuple[tuple[str, ...], str]]:
+    known = {p.name for p in metadata.parameters}
+    given = _given(level)
+    for name, key in given.items():
+        if name not in known:
+            listed = ", ".join(p.name + "_file" * is_secret(p.name) for p in metadata.parameters
+                               if not p.deprecated and p.name not in ("action", "help", "version"))  # fmt: skip
+            yield ("options", key), f"{level.agent} has no option {name}; it has: {listed}"
+    for needed in metadata.required():
+        older = {p.name for p in metadata.parameters if p.instead == needed.name}
+        if not needed.default and not ({needed.name} | older) & given.keys():
+            key = needed.name + "_file" * is_secret(needed.name)
+            meaning = f" ({needed.description})" if needed.description else ""
+            yield ("options", key), f"missing, and {level.agent} needs it{meaning}"
+    if metadata.actions and "off" not in metadata.actions:
+        yield ("agent",), f"{level.agent} has no action off; it has: {', '.join(metadata.actions)}"
+
+
+def _old_names(level: FenceLevel, metadata: fence_metadata.Metadata) -> Iterator[tuple[tuple[str, ...], str]]:
+    given = _given(level)
+    for parameter in metadata.parameters:
+        if parameter.name in given and parameter.deprecated and parameter.instead:
+            newer = parameter.instead + "_file" * is_secret(parameter.name)
+            yield ("options", given[parameter.name]), f"an old name of {level.agent}'s; write {newer}"
+
+
+def _programs(config: Config, places: Places) -> Iterator[Fault]:
+    """Programs by their absolute path that are not there. By name they were looked up with the text."""
+    for group in config.groups:
+        for index, service in enumerate(group.services):
+            path: tuple[str | int, ...] = ("groups", group.name, "services", index)
+            words = {("options", k): service.options.get(k) or () for k in ("command", "stop_command")}
+            words["check", "command"] = service.check.command
+            for where, command in words.items():
+                if command and command[0].startswith("/") and not os.access(command[0], os.X_OK):
+                    state = "can't be executed" if os.path.exists(command[0]) else "is not on this machine"
+                    yield places.fault(
+                        f"{command[0]} {state} now; right only if it comes with the group, on its disk", *path, *where
+                    )

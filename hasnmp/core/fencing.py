@@ -1,0 +1,601 @@
+"""Who has to be ended from outside before a group is started here, who does it, and what counts as ended.
+
+Design rules 6 and 7. A lease that has lapsed says that nobody may act for the group any more; it does not say that nothing
+of it is left. A stack that was killed leaves dirty pages, which its kernel goes on writing. So a group with a disk is
+started here only when each node that may have had it is *clean* by one of these:
+
+    its own word           a fresh heartbeat that says so (CLEAN), or its record on the lease disk: nothing runs there
+    another holder         its guardian was started anew, and a guardian begins by ending everything (or can't, and says so)
+    a fence                verified, within its time limit, that cuts its power or its way to the disk
+    its watchdog           armed by its own word, and its time has passed since the lease was ours alone
+    the administrator      `hasnmp fence confirm`
+
+Until then it is a *suspect*. Suspects are durable. With the arbiters `disk` and `none` a node fences only for a group
+whose lease it already holds, so that of two that could not hear each other one fences, and never both. With the arbiter
+`fence` the fence itself decides: there the owner fires first, and everybody else waits for longer than that may take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hasnmp.core.board import INHIBIT, RECOVERING
+from hasnmp.core.context import MS
+from hasnmp.core.events import Fence, FenceAction, Fenced
+from hasnmp.core.journal import clip, mapping, number_of
+from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease
+from hasnmp.core.peers import Peer
+from hasnmp.errors import Code, Refused
+from hasnmp.model import GroupState, Kind, NodeState, Reason
+from hasnmp.settings import FenceLevel, Group
+from hasnmp.wire import GroupFlag, SlotState
+
+if TYPE_CHECKING:
+    from hasnmp.core.state import State
+
+GONE_HOLDER = "0" * 16  # in the slot of a node that left in order
+AGAIN_MS = 10_000  # after every level of a node failed
+GRACE_MS = 1000  # beyond a level's own time limit, an attempt without an answer has failed
+PAUSE_MS = 2000  # by design rule 7: how much longer than the owner's time limit everybody else waits
+FIRST_TEST_MS = 10_000  # after the start, the devices are asked for the first time
+BEGUN = (GroupState.STARTING, GroupState.RUNNING, GroupState.DEGRADED, GroupState.STOPPING, GroupState.BLOCKED)
+DISK = frozenset({"power", "disk"})  # what must be cut for a group with a disk
+LIFE = frozenset({"power", "network"})  # ... and for the lease of a group without one, where the fence is the arbiter
+
+
+@dataclass(slots=True)
+class Suspect:
+    """A holder that had, or may have had, a group under this token."""
+
+    holder: str
+    token: int
+
+
+@dataclass(slots=True)
+class Attempt:
+    number: int
+    level: int
+    action: FenceAction
+    until: int
+    why: str
+
+
+@dataclass(slots=True)
+class Device:
+    """One fence level of a node, as it is known here. Times are Unix ms, for they outlive this boot; 0 = never."""
+
+    result: str = ""
+    used_ms: int = 0
+    good_ms: int = 0
+    since_ms: int = 0  # it has not been good since then
+    test_at: int = 0
+
+
+@dataclass(slots=True)
+class Fencing:
+    suspects: dict[str, dict[str, Suspect]] = field(default_factory=dict)  # group -> node ->
+    clean: dict[str, dict[tuple[str, str], int]] = field(default_factory=dict)  # group -> (node, holder) -> up to token
+    dead: dict[str, set[str]] = field(default_factory=dict)  # node -> holders of which nothing is left
+    ended: dict[str, tuple[int, str]] = field(
+        default_factory=dict
+    )  # node -> (when it was fenced or confirmed, what was cut)
+    armed: dict[str, int] = field(default_factory=dict)  # node/holder -> its watchdog's time in ms, by its own word
+    resolved: dict[str, int] = field(
+        default_factory=dict
+    )  # group -> it was started under this token: all before was clean
+    held: dict[str, int] = field(default_factory=dict)  # group -> since when its lease is ours and it waits
+    wanted: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)  # node -> why, what must be cut
+    attempts: dict[str, Attempt] = field(default_factory=dict)  # node ->
+    tests: list[tuple[str, int]] = field(default_factory=list)  # (node, level) that are to be tested now
+    next_level: dict[str, int] = field(default_factory=dict)
+    retry_at: dict[str, int] = field(default_factory=dict)
+    devices: dict[tuple[str, int], Device] = field(default_factory=dict)
+
+    def document(self, holder: str) -> dict[str, Any]:
+        return {
+            "suspects": {
+                g: {n: [s.holder, s.token] for n, s in found.items()} for g, found in self.suspects.items() if found
+            },
+            "armed": dict(self.armed),
+            "resolved": dict(self.resolved),
+            "holder": holder,
+            "ended": {n: [cut, sorted(self.dead.get(n, ()))] for n, (_, cut) in self.ended.items()},
+            "devices": [[n, x, d.result, d.used_ms, d.good_ms, d.since_ms] for (n, x), d in self.devices.items()],
+        }
+
+    def restore(self, saved: dict[str, Any], holder: str, now: int, nodes: set[str]) -> None:
+        """Whatever stands there, nothing is raised."""
+        for group, found in mapping(saved.get("suspects")).items():
+            for node, suspect in mapping(found).items():
+                if node in nodes and isinstance(suspect, list) and len(suspect) >= 2:
+                    self.suspects.setdefault(group, {})[node] = Suspect(str(suspect[0]), number_of(suspect[1]))
+        self.armed = {str(k): number_of(v) for k, v in mapping(saved.get("armed")).items()}
+        self.resolved = {str(k): number_of(v) for k, v in mapping(saved.get("resolved")).items()}
+        if (
+            saved.get("holder") == holder
+        ):  # the same guardian: this machine ran on, so what was ended can't have ended us
+            for node, ended in mapping(saved.get("ended")).items():
+                if node in nodes and isinstance(ended, list) and len(ended) >= 2 and isinstance(ended[1], list):
+                    self.ended[node] = (now, str(ended[0]))
+                    self.dead[node] = {str(h) for h in ended[1]}
+        devices = saved.get("devices")
+        for row in devices if isinstance(devices, list) else ():
+            if isinstance(row, list) and len(row) >= 6 and isinstance(row[0], str):
+                numbers = [number_of(x) for x in row[3:6]]
+                self.devices[row[0], number_of(row[1])] = Device(str(row[2]), *numbers)
+
+
+def concerns(group: Group) -> bool:
+    """Is silence with a lapsed lease too little to take this group?"""
+    return group.disk and not group.accept_unfenced_disk
+
+
+def levels(state: State, node: str, cuts: frozenset[str]) -> list[int]:
+    """The levels of the node, in order, that cut what must be cut."""
+    return [i for i, level in enumerate(state.config.node(node).fence) if level.cuts in cuts]
+
+
+# ------------------------------------------------------------------------------------------------------------ suspects
+
+
+def learn(state: State, group: Group) -> None:
+    """Take in who may have had the group, and who is seen to be clean. To be called before anything is decided on it."""
+    if not concerns(group):
+        return
+    fencing, lease = state.fencing, state.leases[group.name]
+    known = fencing.suspects.setdefault(group.name, {})
+    clean = fencing.clean.setdefault(group.name, {})
+    facts = state.board.groups[group.name]
+    if facts.owner and facts.state in BEGUN:
+        fencing.resolved[group.name] = max(facts.token, fencing.resolved.get(group.name, 0))
+    for node in lease.others:
+        peer = state.peers[node]
+        if lease.promised_node == node and lease.promised_to not in ("", UNKNOWN_HOLDER):
+            _note(state, group.name, node, lease.promised_to, lease.promised_token)
+        seen = lease.seen.get(node) if node not in lease.unreadable else None
+        if seen is not None and seen.slot.state is SlotState.IDLE:
+            key = (node, seen.slot.holder)
+            clean[key] = max(seen.slot.token, clean.get(key, 0))
+        elif seen is not None:
+            _note(state, group.name, node, seen.slot.holder, seen.slot.token)
+        if peer.heard():
+            entry = peer.groups.get(group.name)
+            if entry is not None and entry.flags & GroupFlag.CLEAN:
+                key = (node, peer.holder)
+                clean[key] = max(entry.token, clean.get(key, 0))
+            elif entry is not None and entry.flags & GroupFlag.OWNER:
+                _note(state, group.name, node, peer.holder, entry.token)
+        suspect = known.get(node)
+        if suspect is None:
+            continue
+        newer = peer.heard() and suspect.holder != peer.holder
+        # A record of another holder that knows of this token was written after it: only a newer holder can have done so.
+        newer |= seen is not None and seen.slot.holder != suspect.holder and seen.slot.token >= suspect.token
+        if newer:
+            fencing.dead.setdefault(node, set()).add(suspect.holder)
+        old = suspect.token < fencing.resolved.get(group.name, 0)
+        if (
+            old
+            or suspect.holder in fencing.dead.get(node, ())
+            or clean.get((node, suspect.holder), -1) >= suspect.token
+        ):
+            _forget(state, group.name, node)
+
+
+def _note(state: State, group: str, node: str, holder: str, token: int) -> None:
+    fencing = state.fencing
+    if token < fencing.resolved.get(group, 0):
+        return
+    if holder in fencing.dead.get(node, ()) or fencing.clean[group].get((node, holder), -1) >= token:
+        return
+    known = fencing.suspects[group].get(node)
+    if known is None or (known.holder, known.token) != (holder, token):
+        if known is not None and known.holder == holder and known.token > token:
+            return
+        fencing.suspects[group][node] = Suspect(holder, token)
+        state.journal.changed = True
+        state.persist_at = 0  # who dies next must still know it
+
+
+def _forget(state: State, group: str, node: str) -> None:
+    del state.fencing.suspects[group][node]
+    state.journal.changed = True
+    state.ctx.dirty = True
+
+
+def heard(state: State, peer: Peer) -> None:
+    """A fresh word of a node: whatever was thought to be ended there, this holder lives."""
+    fencing = state.fencing
+    if peer.name in fencing.ended:
+        del fencing.ended[peer.name]
+        state.ctx.dirty = state.journal.changed = True
+    fencing.dead.get(peer.name, set()).discard(peer.holder)
+    armed = number_of(state.peer_docs.get(peer.name, {}).get("watchdog_ms"))
+    key = f"{peer.name}/{peer.holder}"
+    if armed and fencing.armed.get(key) != armed:
+        for old in [k for k in fencing.armed if k.startswith(f"{peer.name}/")]:
+            del fencing.armed[old]
+        fencing.armed[key] = armed
+        state.journal.changed = True
+
+
+def started(state: State, group: str, token: int) -> None:
+    """The group is started here under this token: nobody else is suspected of it, for each was clean."""
+    fencing = state.fencing
+    fencing.resolved[group] = max(token, fencing.resolved.get(group, 0))
+    fencing.suspects.pop(group, None)
+    fencing.held.pop(group, None)
+
+
+def may_fence(state: State, group: str) -> bool:
+    """A node that has not heard every peer since its start fences nobody: after a power cut it is more likely that the others
+    still boot. But the last owner may, and a command."""
+    return all(p.heard_ns for p in state.peers.values()) or state.last_owner.get(group) == state.me
+
+
+def no_way(state: State, group: Group) -> str:
+    """Why this node can't take the group at all, for it could never learn that a suspect is clean; "" when it can."""
+    fencing, name = state.fencing, group.name
+    for node, suspect in fencing.suspects.get(name, {}).items():
+        peer = state.peers[node]
+        if peer.heard() or fencing.armed.get(f"{node}/{suspect.holder}"):
+            continue
+        had = f"{node} had it (token {suspect.token}) and may still write to its disk"
+        confirm = f"start {node}, or if it is off for certain: hasnmp fence confirm {node}"
+        if not levels(state, node, DISK):
+            return f"{had}; {node} has no fence device that cuts power or disk, and no armed watchdog: {confirm}"
+        if not may_fence(state, name):
+            silent = ", ".join(p.name for p in state.peers.values() if not p.heard_ns)
+            return f"{had}; {state.me} has not heard {silent} since its start, so it fences nobody: {confirm}"
+    return ""
+
+
+def holds_back(state: State, group: Group) -> str:
+    """The lease of the group is ours: why its services may not be started yet; "" when they may."""
+    fencing, ctx, name = state.fencing, state.ctx, group.name
+    found = fencing.suspects.get(name, {})
+    if not found:
+        fencing.held.pop(name, None)
+        return ""
+    since = fencing.held.setdefault(name, ctx.now)
+    for node, suspect in list(found.items()):
+        armed = fencing.armed.get(f"{node}/{suspect.holder}", 0)
+        if armed and ctx.now >= (end := since + armed * MS * TAKER_PART // 100):
+            state.decided(name, f"{node} is clean: its watchdog, armed with {armed} ms, has passed")
+            fencing.dead.setdefault(node, set()).add(suspect.holder)
+            _forget(state, name, node)
+        elif armed:
+            ctx.wake(end)
+    if not found:
+        fencing.held.pop(name, None)
+        return ""
+    node, suspect = next(iter(found.items()))
+    armed = fencing.armed.get(f"{node}/{suspect.holder}", 0)
+    ways = (
+        [f"its watchdog has {max(0, since + armed * MS * TAKER_PART // 100 - ctx.now) // MS} ms left"] if armed else []
+    )
+    if node in fencing.attempts:
+        ways.append("it is being fenced")
+    elif levels(state, node, DISK):
+        ways.append("it is to be fenced" if may_fence(state, name) else "nobody is fenced before all were heard")
+    ways.append(f"if it is off for certain: hasnmp fence confirm {node}")
+    return f"{node} had it (token {suspect.token}) and may still write to its disk; {'; '.join(ways)}"
+
+
+# ---------------------------------------------------------------------------------------------- the fence as the arbiter
+
+
+def is_ended(state: State, node: str, group: Group) -> bool:
+    """Was the node fenced, or confirmed to be off, and not heard since - by something that ends this group there?"""
+    ended = state.fencing.ended.get(node)
+    if ended is None or state.peers[node].heard():
+        return False
+    return ended[1] in ("power", "confirmed") or (ended[1] == "network" and not concerns(group))
+
+
+def unfenced(state: State, group: Group, lease: Lease) -> list[str]:
+    """With the arbiter `fence`: the silent nodes that must be ended before this node may take the group."""
+    if state.config.arbiter.type != "fence":
+        return []
+    return [
+        n for n in lease.others if not state.peers[n].heard() and n not in lease.left and not is_ended(state, n, group)
+    ]
+
+
+def want_for(state: State, group: Group, nodes: list[str]) -> str:
+    """Fence these to take the group, when our turn has come; returns what is waited for."""
+    ctx = state.ctx
+    if not may_fence(state, group.name):
+        silent = [p.name for p in state.peers.values() if not p.heard_ns]
+        return (
+            f"{', '.join(silent)} was not heard since this node's start, so it fences nobody; start it, or if it is off for "
+            f"certain: hasnmp fence confirm {silent[0]}"
+        )
+    cuts = frozenset({"power"}) if concerns(group) else LIFE
+    turn = _turn(state, nodes)
+    if ctx.now < turn:
+        ctx.wake(turn)
+        return f"{', '.join(nodes)} is fenced in {(turn - ctx.now) // MS} ms: whoever has a group comes first"
+    for node in nodes:
+        state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts))
+    return f"{', '.join(nodes)} must be fenced first; if it is off for certain: hasnmp fence confirm {nodes[0]}"
+
+
+def _turn(state: State, silent: list[str]) -> int:
+    """When this node may fire. Of those that can't hear each other the owners come first, then the order of `nodes`; each
+    waits for longer than all before it may take (rule 7: no two ever shoot at each other)."""
+    config = state.config
+    contenders = [n.name for n in config.nodes if n.name == state.me or n.name in silent]
+    has = {n: any(state.last_owner.get(g.name) == n for g in config.groups) for n in contenders}
+    contenders.sort(key=lambda n: not has[n])  # stable: the order of `nodes` within
+    longest = max(sum(level.timeout_ms for level in n.fence) for n in config.nodes)
+    since = max((state.peers[n].changed_ns for n in silent), default=state.ctx.now)
+    step = (longest + PAUSE_MS + config.heartbeat.dead_after_ms) * MS
+    return since + contenders.index(state.me) * step
+
+
+# ---------------------------------------------------------------------------------------------------------------- acts
+
+
+def look(state: State) -> None:
+    """Begin what is wanted, end what has taken too long, and ask the devices now and then."""
+    fencing, ctx = state.fencing, state.ctx
+    if not any(n.fence for n in state.config.nodes):
+        fencing.wanted.clear()
+        return
+    _want(state)
+    for node, attempt in list(fencing.attempts.items()):
+        if ctx.now >= attempt.until:
+            _failed(state, node, attempt, "no answer within its time limit")
+        else:
+            ctx.wake(attempt.until)
+    for node, (why, cuts) in fencing.wanted.items():
+        _fence(state, node, why, cuts)
+    fencing.wanted.clear()
+    _test(state)
+
+
+def _want(state: State) -> None:
+    for group in state.config.groups:
+        lease, name = state.leases[group.name], group.name
+        owner = state.owner(name)
+        if owner == state.me and name in state.fencing.held and lease.alive(state.ctx) and may_fence(state, name):
+            for node in state.fencing.suspects.get(name, {}):
+                state.fencing.wanted.setdefault(node, (f"it had {name} and may still write to its disk", DISK))
+        elif owner == state.me and state.config.arbiter.type == "fence" and lease.alive(state.ctx):
+            _defend(state, group, lease)
+        elif owner and owner != state.me and group.on_stop_failure == "fence":
+            facts = state.board.groups[name]
+            blocked = facts.owner == owner and facts.state is GroupState.BLOCKED
+            if blocked and next(iter(n for n in group.nodes if n != owner and state.able(name, n)), "") == state.me:
+                state.fencing.wanted.setdefault(owner, (f"it can't stop {name}", DISK if concerns(group) else LIFE))
+
+
+def _defend(state: State, group: Group, lease: Lease) -> None:
+    """The arbiter `fence`: whoever is silent will fence this node to take the group, so the owner fires first."""
+    registers = state.board.registers
+    if registers.get(INHIBIT, group.name) or registers.get(INHIBIT):
+        return
+    silent = [
+        n for n in lease.others
+        if state.peers[n].state is NodeState.LOST and n not in lease.left and n not in state.fencing.ended
+    ]  # fmt: skip
+    turn = _turn(state, silent)
+    if silent and state.ctx.now < turn:
+        state.ctx.wake(turn)
+    elif silent:
+        for node in silent:
+            why = f"{state.me} has {group.name}, and it is silent"
+            state.fencing.wanted.setdefault(node, (why, frozenset({"power"}) if concerns(group) else LIFE))
+
+
+def _fence(state: State, node: str, why: str, cuts: frozenset[str]) -> None:
+    fencing, ctx = state.fencing, state.ctx
+    usable = levels(state, node, cuts)
+    under_way = fencing.attempts.get(node)
+    if not usable or (under_way is not None and under_way.action is FenceAction.FENCE):
+        return
+    if ctx.now < fencing.retry_at.get(node, 0):
+        ctx.wake(fencing.retry_at[node])
+        return
+    level = next((i for i in usable if i >= fencing.next_level.get(node, 0)), usable[0])
+    settings = _begin(state, node, level, FenceAction.FENCE, why)
+    state.journal.happened(
+        ctx, Kind.FENCE_STARTED, f"{state.me} fences {node} by {settings.agent} ({settings.cuts}, level {level + 1}): {why}",
+        peer=node, peer_state=int(state.peers[node].state), reason=Reason.FENCED,
+    )  # fmt: skip
+
+
+def _begin(state: State, node: str, level: int, action: FenceAction, why: str) -> FenceLevel:
+    ctx, settings = state.ctx, state.config.node(node).fence[level]
+    until = ctx.now + (settings.timeout_ms + GRACE_MS) * MS
+    number = ctx.attempt()
+    state.fencing.attempts[node] = Attempt(number, level, action, until, why)
+    ctx.wake(until)
+    ctx.emit(Fence(number, node, level, action, settings.timeout_ms))
+    return settings
+
+
+def answered(state: State, event: Fenced) -> None:
+    """What came of an attempt. A late answer is of no attempt any more: that fence has not happened."""
+    attempt = state.fencing.attempts.get(event.node)
+    if attempt is None or attempt.number != event.attempt:
+        return
+    state.ctx.dirty = True
+    limit = state.config.node(event.node).fence[attempt.level].timeout_ms
+    if event.ok and event.took_us > (limit + GRACE_MS) * 1000:
+        _failed(state, event.node, attempt, f"answered after {event.took_us // 1000} ms, the limit is {limit} ms")
+    elif not event.ok:
+        _failed(state, event.node, attempt, event.text)
+    elif attempt.action is FenceAction.TEST:
+        del state.fencing.attempts[event.node]
+        _good(state, event.node, attempt.level, f"tested: {event.text}".rstrip(": "))
+    else:
+        _succeeded(state, event.node, attempt, event.text)
+
+
+def _device(state: State, node: str, level: int) -> Device:
+    return state.fencing.devices.setdefault((node, level), Device())
+
+
+def _good(state: State, node: str, level: int, text: str) -> None:
+    device = _device(state, node, level)
+    device.result, device.good_ms, device.since_ms = clip(text), state.ctx.wall_ms(), 0
+    state.journal.changed = True
+    state.journal.clear(
+        state.ctx, Kind.FENCE_TESTED, f"{node}/{level + 1}", f"fence level {level + 1} of {node} answers well", peer=node,
+        reason=Reason.FENCED,
+    )  # fmt: skip
+
+
+def _failed(state: State, node: str, attempt: Attempt, text: str) -> None:
+    fencing, ctx = state.fencing, state.ctx
+    del fencing.attempts[node]
+    device = _device(state, node, attempt.level)
+    device.result = clip(f"{'test ' if attempt.action is FenceAction.TEST else ''}failed: {text}")
+    device.since_ms = device.since_ms or ctx.wall_ms()
+    state.journal.changed = ctx.dirty = True
+    if attempt.action is FenceAction.TEST:
+        _overdue(state, node, attempt.level, device)
+        return
+    device.used_ms = ctx.wall_ms()
+    fencing.next_level[node] = attempt.level + 1
+    if attempt.level + 1 < len(state.config.node(node).fence):
+        return  # the next level is tried at once, if it is still wanted
+    fencing.next_level[node] = 0
+    fencing.retry_at[node] = ctx.now + AGAIN_MS * MS
+    ctx.wake(fencing.retry_at[node])
+    state.journal.happened(
+        ctx, Kind.FENCE_FAILED,
+        f"{node} could not be fenced ({attempt.why}): {text}; tried again in {AGAIN_MS // 1000} s; if it is off for certain: "
+        f"hasnmp fence confirm {node}", of=node, peer=node, reason=Reason.FENCED,
+    )  # fmt: skip
+
+
+def _succeeded(state: State, node: str, attempt: Attempt, text: str) -> None:
+    settings = state.config.node(node).fence[attempt.level]
+    del state.fencing.attempts[node]
+    device = _device(state, node, attempt.level)
+    device.used_ms = state.ctx.wall_ms()
+    _good(state, node, attempt.level, f"fenced: {text}".rstrip(": "))
+    state.fencing.next_level.pop(node, None)
+    for stream in state.streams.values():
+        stream.put(f"f/{node}", [state.peers[node].holder, settings.cuts])
+    if settings.cuts != "network" and not state.config.recovery_automatic:
+        state.set_register(RECOVERING, node, f"fenced by {state.me}: {attempt.why}")
+    ended(state, node, settings.cuts)
+    state.journal.happened(
+        state.ctx, Kind.FENCE_SUCCEEDED, f"{node} is fenced by {settings.agent} ({settings.cuts}): {attempt.why}", of=node,
+        peer=node, reason=Reason.FENCED, always=True,
+    )  # fmt: skip
+
+
+def ended(state: State, node: str, cut: str) -> None:
+    """Nothing of that node's present life goes on, as far as `cut` (power, disk, network, confirmed) reaches."""
+    fencing, peer = state.fencing, state.peers[node]
+    fencing.ended[node] = (state.ctx.now, cut)
+    # What it said before may still be on its way. Only an answer to what is sent from now on shows that it lives.
+    peer.asked.clear()
+    if cut != "network":
+        dead = fencing.dead.setdefault(node, set())
+        dead.update(h for h in (peer.holder,) if h)
+        for lease in state.leases.values():
+            if node in lease.seen:
+                dead.add(lease.seen[node].slot.holder)
+        for group, found in fencing.suspects.items():
+            if node in found:
+                dead.add(found[node].holder)
+                _forget(state, group, node)
+    state.ctx.dirty = state.journal.changed = True
+    state.persist_at = 0
+
+
+def confirm(state: State, node: str, by: str, reason: str) -> str:
+    """`hasnmp fence confirm`: the administrator's word that the node is off. Raises Refused: it is not."""
+    if node == state.me:
+        raise Refused(Code.NOT_ALLOWED, f"fence confirm {node} refused: it is the node that is asked; ask another one")
+    peer = state.peers[node]
+    if peer.heard():
+        raise Refused(
+            Code.NOT_ALLOWED,
+            f"fence confirm {node} refused: it is not off, it was heard {state.seconds(peer.heard_ns)} ago; power it off first",
+        )
+    text = f"{node} is off for certain, by the word of {by}" + (f": {reason}" if reason else "")
+    ended(state, node, "confirmed")
+    for stream in state.streams.values():
+        stream.put(f"f/{node}", [peer.holder, "confirmed"])
+    state.journal.happened(
+        state.ctx, Kind.FENCE_SUCCEEDED, text, of=node, peer=node, reason=Reason.OPERATOR, always=True
+    )
+    return text
+
+
+def told(state: State, node: str, value: Any) -> None:
+    """A peer fenced that node, or was told that it is off. Raises TypeError, ValueError, IndexError: not of this form."""
+    holder, cut = str(value[0]), str(value[1])
+    peer = state.peers.get(node)
+    if peer is not None and not peer.heard() and peer.holder in ("", holder):
+        ended(state, node, cut)
+
+
+# --------------------------------------------------------------------------------------------------------------- tests
+
+
+def _test(state: State) -> None:
+    """Ask each device of the other nodes every test_every_s, one after another; tell when one was bad for too long."""
+    fencing, ctx, rule = state.fencing, state.ctx, state.config.fencing
+    for node in state.config.nodes:
+        if node.name == state.me:
+            continue
+        for level in range(len(node.fence)):
+            device = _device(state, node.name, level)
+            if rule.test_every_s:
+                if not device.test_at:
+                    first = FIRST_TEST_MS * MS + ctx.jitter(FIRST_TEST_MS * MS)
+                    device.test_at = state.started_ns + first
+                if ctx.now >= device.test_at:
+                    device.test_at = ctx.now + rule.test_every_s * 1000 * MS
+                    fencing.tests.append((node.name, level))
+                ctx.wake(device.test_at)
+            _overdue(state, node.name, level, device)
+    for node_name, level in list(fencing.tests):
+        if node_name not in fencing.attempts:
+            fencing.tests.remove((node_name, level))
+            _begin(state, node_name, level, FenceAction.TEST, "its test")
+
+
+def test(state: State, node: str) -> None:
+    """`hasnmp fence test`: ask every device of the node now. Raises Refused: there is none, or it is our own node."""
+    if node == state.me:
+        raise Refused(
+            Code.NOT_ALLOWED, f"fence test {node} refused: a node's devices are tested by the others; ask another one"
+        )
+    if not state.config.node(node).fence:
+        raise Refused(Code.NOT_FOUND, f"fence test {node} refused: it has no fence device; see `fence` of the node")
+    state.fencing.tests += [(node, level) for level in range(len(state.config.node(node).fence))]
+    state.ctx.dirty = True
+
+
+def testing(state: State, node: str) -> bool:
+    return node in state.fencing.attempts or any(n == node for n, _ in state.fencing.tests)
+
+
+def tested(state: State, node: str, since_ms: int) -> tuple[bool, str]:
+    """Did every device of the node answer well since then? And what each said."""
+    devices = [(i + 1, _device(state, node, i)) for i in range(len(state.config.node(node).fence))]
+    text = "; ".join(f"level {i}: {d.result or 'no answer'}" for i, d in devices)
+    return all(d.good_ms >= since_ms and not d.since_ms for _, d in devices), f"fence devices of {node}: {text}"
+
+
+def _overdue(state: State, node: str, level: int, device: Device) -> None:
+    last = device.good_ms or device.since_ms
+    never = not device.good_ms and device.since_ms
+    if device.since_ms and (never or state.ctx.wall_ms() - last >= state.config.fencing.test_alarm_s * 1000):
+        when = f"for {(state.ctx.wall_ms() - last) // 1000} s" if not never else "yet"
+        agent = state.config.node(node).fence[level].agent
+        state.journal.happened(
+            state.ctx, Kind.FENCE_UNTESTED,
+            f"fence level {level + 1} of {node} ({agent}) has not answered well {when}: {device.result}; then: hasnmp fence test {node}",
+            of=f"{node}/{level + 1}", peer=node, reason=Reason.FENCED,
+        )  # fmt: skip

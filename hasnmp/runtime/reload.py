@@ -1,0 +1,212 @@
+"""The guardian's part in a reload: have the file read, have the engine stop what changes, put the new configuration in its
+place, and start the processes anew that go by it. What runs is not touched here, and no lease.
+
+    ask -> Loader -> Retire to the engine -> its exit status RETIRED -> look whether removed groups are gone -> swap
+
+Whatever goes wrong on the way ends with the old configuration in force and ReloadEnded to the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hasnmp.config_changes import Changes
+from hasnmp.core.events import ReloadEnded, Retire
+from hasnmp.core.guard import NEVER
+from hasnmp.errors import Code
+from hasnmp.runtime.kernel import boottime_ns
+from hasnmp.runtime.loader import Loaded, Loader
+from hasnmp.runtime.messages import FromGuardian
+from hasnmp.runtime.processes import MS, log, set_up_log
+from hasnmp.settings import Config
+from hasnmp.wire import fingerprint
+
+if TYPE_CHECKING:
+    from hasnmp.runtime.guardian import Guardian
+
+RETIRED = 3  # exit status of an engine that made room for a new configuration
+GONE_NS = 200 * MS  # how long what is just dying is waited for, when a removed group is looked at
+SLACK_MS = 60_000  # beyond the stops' limits: the engine gives up before; this is for one that does not
+TRIES = 2  # engines that may die over one reload
+
+
+@dataclass(slots=True)
+class Pending:
+    """A good file that is not in force yet. gone_by_ns: the engine has left, and removed groups must be gone by then."""
+
+    config: Config
+    changes: Changes
+    command: int
+    until_ns: int
+    tries: int = 0
+    gone_by_ns: int = 0
+
+
+class Reloader:
+    def __init__(self, guardian: Guardian, tell: Callable[[FromGuardian], None]) -> None:
+        """tell: sends a message to the engine that lives; ReloadEnded waits for one if need be."""
+        self._guardian, self._send = guardian, tell
+        self._loader: Loader | None = None
+        self._command = 0
+        self._next: int | None = None  # one more was asked for meanwhile: its command, 0 = SIGHUP
+        self.pending: Pending | None = None
+        self._reloaded = ("", 0)  # for the next engine: what is new, and the command
+
+    # ----------------------------------------------------------------------------------------------------------- read
+
+    def ask(self, command: int = 0) -> None:
+        """SIGHUP, or a command: read the file anew. While one is under way the next waits, one at most."""
+        if self._loader or self.pending:
+            if self._next:
+                self._tell(self._next, Code.BUSY, "another reload was asked for after it, which does the same")
+            self._next = command
+            return
+        config = self._guardian.config
+        self._command = command
+        log("reload_asked", source=config.source, command=command)
+        self._guardian.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self._loader = Loader(
+                self._guardian.family, self._guardian.selector, config.source, config, self._guardian.node, self._loaded
+            )
+        except OSError as error:
+            self._over(command, Code.FAILED, f"no process to read it: {error.strerror}")
+
+    def _loaded(self, loaded: Loaded) -> None:
+        self._loader, command = None, self._command
+        new, changes = loaded.config, loaded.changes
+        if new is None:
+            head = f"{len(loaded.faults)} faults (all are in the log), the first: " if len(loaded.faults) > 1 else ""
+            self._over(command, Code.CONFIG_INVALID, f"{head}{loaded.faults[0]}")
+        elif changes.needs_apply:
+            names = ", ".join(changes.needs_apply)
+            self._over(
+                command, Code.NEEDS_APPLY,
+                f"{names} can only change on all nodes at once: stop hasnmpd on every node, and start it with the new file",
+            )  # fmt: skip
+        elif changes.needs_restart:
+            names = ", ".join(changes.needs_restart)
+            self._over(
+                command,
+                Code.NEEDS_APPLY,
+                f"{names} can only change by a restart of hasnmpd, one node after the other; what is in state_dir "
+                "moves with it",
+            )
+        elif not changes.lines:
+            self._over(command, Code.DONE, "nothing differs")
+        else:
+            until = boottime_ns() + (changes.stop_ms + SLACK_MS) * MS
+            self.pending = Pending(new, changes, command, until)
+            log("reload_begun", changes=changes.lines)
+            self.engine_forked()
+
+    # --------------------------------------------------------------------------------------------------------- retire
+
+    def engine_forked(self) -> None:
+        """Tell the engine that lives, also one whose forerunner died over it."""
+        pending, guardian = self.pending, self._guardian
+        if pending is None or guardian.channel is None:
+            return
+        pending.tries += 1
+        if pending.tries > TRIES:
+            self._over(pending.command, Code.FAILED, f"{TRIES} engines died while they stopped what changes")
+            return
+        old, new = guardian.config.heartbeat, pending.config.heartbeat
+        keys = tuple(fingerprint(key) for key in new.keys) if new.keys != old.keys else ()
+        changes = pending.changes
+        self._send(Retire(pending.command, changes.services, changes.groups, keys, changes.stop_ms, changes.text()))
+
+    def news(self) -> tuple[str, int]:
+        """What is new in the configuration for the engine that is being forked, and the command; told once."""
+        news, self._reloaded = self._reloaded, ("", 0)
+        return news
+
+    def given_up(self, why: str) -> None:
+        """The engine's word: it could not stop what changes, or must not."""
+        self.pending = None
+        log("reload_given_up", logging.ERROR, why=why)
+        self._go_on()
+
+    def engine_ended(self, status: int) -> None:
+        """Called when an engine has ended."""
+        if self.pending is not None and status == RETIRED:
+            self.pending.gone_by_ns = boottime_ns() + GONE_NS
+            self.look(boottime_ns())
+
+    def holds(self) -> bool:
+        """Must the next engine wait? Its configuration is just being put in place."""
+        return self.pending is not None and self.pending.gone_by_ns > 0
+
+    def next_deadline_ns(self, now: int) -> int:
+        if self.holds():
+            return now + 2 * MS
+        loader, pending = self._loader, self.pending
+        return min(loader.until_ns if loader else NEVER, pending.until_ns if pending else NEVER)
+
+    def look(self, now: int) -> None:
+        """What time asks for."""
+        if self._loader:
+            self._loader.look(now)
+        pending = self.pending
+        if pending is None:
+            return
+        if not pending.gone_by_ns:
+            if now >= pending.until_ns:
+                self._over(pending.command, Code.TIMED_OUT, "the engine did not say what became of it")
+            return
+        left = [line for group in pending.changes.groups for line in self._guardian.ending.left_of(group)]
+        if left and now < pending.gone_by_ns:
+            return
+        if left:
+            self._over(pending.command, Code.FAILED, f"of a group that is removed something is left: {', '.join(left)}")
+        else:
+            self._swap(pending)
+
+    # ----------------------------------------------------------------------------------------------------------- swap
+
+    def _swap(self, pending: Pending) -> None:
+        """The new configuration is in force from here on; the engine that is forked next begins with it."""
+        guardian, old, new = self._guardian, self._guardian.config, pending.config
+        for group in pending.changes.groups:
+            guardian.guard.ended(group)  # seen to be gone just now
+            guardian.programs.group_folder_removed(group)
+        guardian.configure(new)
+        if new.log != old.log:
+            set_up_log(new.log, guardian.node)
+        guardian.family.configure(new, restart=tuple(_stale(old, new)))
+        self._reloaded = (pending.changes.text(), pending.command)
+        self.pending = None
+        guardian.family.engine.deaths, guardian.family.engine.start_at_ns = 0, boottime_ns()
+        log("reloaded", changes=pending.changes.lines, digest=new.digest)
+        self._go_on()
+
+    def _over(self, command: int, code: Code, text: str) -> None:
+        """The old configuration stays in force."""
+        self.pending = None
+        log("reload_ended", logging.INFO if code is Code.DONE else logging.ERROR, code=code.name, text=text)
+        self._tell(command, code, text)
+        self._go_on()
+
+    def _tell(self, command: int, code: Code, text: str) -> None:
+        self._send(ReloadEnded(command, int(code), text[:1000]))
+
+    def _go_on(self) -> None:
+        self._guardian.notify("READY=1")
+        if self._next is not None:
+            command, self._next = self._next, None
+            self.ask(command)
+
+
+def _stale(old: Config, new: Config) -> list[str]:
+    """The processes beside the engine that go by what has changed."""
+    stale = []
+    names = [(g.name, g.nodes) for g in old.groups], [(g.name, g.nodes) for g in new.groups]
+    if names[0] != names[1]:
+        stale.append("lease_io")
+    if any(getattr(old, one) != getattr(new, one) for one in ("snmp", "control", "events_keep", "log")):
+        stale.append("snmp")
+    return stale

@@ -1,0 +1,173 @@
+"""The filesystem agent with real disks, each test in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hasnmp.core.events import Action, AgentResult, Outcome
+from hasnmp.runtime import messages
+from tests.agents.bench import Bench, service
+from tests.runtime.disks import Disk, sh, with_own_mounts
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to mount needs root")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path, can_freeze=True)
+    yield made
+    made.close()
+
+
+def play(disk: Disk, story: Callable[[Bench], Awaitable[None]], more: str = "") -> None:
+    async def whole() -> None:
+        bench = Bench(service("files", "filesystem", **disk.options(more)))
+        try:
+            await story(bench)
+        finally:
+            await bench.close()
+
+    with_own_mounts(lambda: asyncio.run(whole()))
+
+
+def said(result: AgentResult, outcome: Outcome, *words: str) -> None:
+    assert result.outcome is outcome, result
+    assert all(word in result.message for word in words), result
+
+
+def holder_in(directory: Path) -> subprocess.Popen[str]:
+    """A process that works in the folder until its standard input ends."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"], cwd=directory, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout
+    holder.stdout.readline()
+    return holder
+
+
+def test_it_mounts_checks_and_unmounts(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.CHECK), Outcome.NOT_RUNNING, "is not mounted at")
+        said(await bench.act("files", Action.CHECK, owned=False), Outcome.OK, "not mounted here")
+        said(await bench.act("files", Action.START), Outcome.OK, f"{disk.device} is mounted at {disk.directory}")
+        (disk.directory / "kept").touch()
+        said(await bench.act("files", Action.START), Outcome.OK, "already")
+        said(await bench.act("files", Action.CHECK), Outcome.OK, "the disk answers")
+        said(await bench.act("files", Action.CHECK, owned=False), Outcome.FAILED, "mounted", "without a lease")
+        said(await bench.act("files", Action.STOP), Outcome.OK, "unmounted")
+        said(await bench.act("files", Action.STOP), Outcome.OK, "was not mounted")
+        runs = [m for m in bench.sent if isinstance(m, messages.Run) and m.argv[0] in ("mount", "umount")]
+        assert [run.purpose for run in runs] == [messages.Purpose.STOP] * 2, "only with a live lease"
+
+    play(disk, story)
+    assert disk.content() == {"kept"}
+
+
+def test_after_an_engines_restart_it_is_adopted_untouched(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        assert bench.agents.adopt((), (), frozenset({"g"})) == ()
+        said(await bench.act("files", Action.START), Outcome.OK)
+        asked = len(bench.sent)
+        assert [row.service for row in bench.agents.adopt((), (), frozenset({"g"}))] == ["files"]
+        assert bench.agents.adopt((), (), frozenset()) == ()
+        assert len(bench.sent) == asked
+
+    play(disk, story)
+
+
+def test_a_device_that_is_not_there_is_said(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("gone", Action.START), Outcome.MISSING, "/dev/no-such-disk is not there")
+        said(await bench.act("gone", Action.CHECK, owned=False), Outcome.FAILED, "/dev/no-such-disk is not there")
+
+    async def whole() -> None:
+        bench = Bench(service("gone", "filesystem", **{**disk.options(), "device": "/dev/no-such-disk"}))
+        try:
+            await story(bench)
+        finally:
+            await bench.close()
+
+    with_own_mounts(lambda: asyncio.run(whole()))
+
+
+def test_another_mount_in_its_place_or_its_device_elsewhere_is_a_failure(disk: Disk, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+
+    async def story(bench: Bench) -> None:
+        sh("mount", "-t", "tmpfs", "scratch", str(disk.directory))
+        said(await bench.act("files", Action.START), Outcome.FAILED, "is taken: scratch is mounted there")
+        said(await bench.act("files", Action.STOP), Outcome.OK, "was not mounted")
+        sh("umount", str(disk.directory))
+        sh("mount", disk.device, str(other))
+        said(await bench.act("files", Action.START), Outcome.FAILED, f"mounted at {other} too")
+
+    play(disk, story)
+
+
+def test_a_disk_that_can_only_be_read_is_no_start(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        sh("blockdev", "--setro", disk.device)
+        said(await bench.act("files", Action.START), Outcome.FAILED, "only be mounted read-only")
+        said(await bench.act("files", Action.CHECK), Outcome.NOT_RUNNING)
+        sh("blockdev", "--setrw", disk.device)
+
+    play(disk, story)
+
+
+def test_what_holds_it_open_is_named(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        with holder_in(disk.directory) as holder:
+            assert holder.stdin
+            result = await bench.act("files", Action.STOP, timeout_ms=1200)
+            said(result, Outcome.FAILED, "busy", f"held open by python ({holder.pid})")
+            assert result.took_us < 1_200_000
+            asyncio.get_running_loop().call_later(0.4, holder.stdin.close)
+            said(await bench.act("files", Action.STOP), Outcome.OK, "at try")
+
+    play(disk, story)
+
+
+def test_one_that_the_kernel_made_read_only_fails_its_check(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        sh("mount", "-o", "remount,ro", str(disk.directory))
+        said(await bench.act("files", Action.CHECK), Outcome.FAILED, "read-only")
+
+    play(disk, story)
+
+
+def test_a_disk_that_fails_every_read_and_write_is_told_by_the_check(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        disk.mode("gone")
+        said(await bench.act("files", Action.CHECK), Outcome.FAILED, str(disk.directory), "Input/output error")
+        disk.mode("ok")
+
+    play(disk, story)
+
+
+def test_a_frozen_disk_is_told_and_costs_one_process(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        disk.mode("frozen")
+        for words in ("does not answer within", "has not answered for", "has not answered for"):
+            result = await bench.act("files", Action.CHECK, timeout_ms=400)
+            said(result, Outcome.TIMED_OUT, words)
+            assert result.took_us < 400_000
+        looks = [m for m in bench.sent if isinstance(m, messages.Run) and "look" in m.argv]
+        assert len(looks) == 2, "the start's, and one that hangs"
+        disk.mode("ok")
+        await asyncio.sleep(0.3)
+        said(await bench.act("files", Action.CHECK), Outcome.OK, "the disk answers")
+
+    play(disk, story)

@@ -1,0 +1,155 @@
+"""The checker finds nothing in a good history, and each rule's breach in one that has it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.cluster.nemesis import picture
+from tests.cluster.nemesis.checker import check
+from tests.cluster.nemesis.history import History, Mark, Op, Record, RoundTime, Told, log_of, op_of, told_of
+from tests.cluster.nemesis.register import record
+
+MS = 1_000_000
+
+
+def good() -> History:
+    """a writes 1..5 under token 7 until 1000 ms; b 6..10 under token 8 from 1200 ms; a write is unknown and stands, one does not."""
+    history = History(served_within_ms=500, unnoticed_ms=300)
+    for seq in range(1, 11):
+        node, token = ("a", 7) if seq <= 5 else ("b", 8)
+        at = (seq * 150 if seq <= 5 else 1000 + (seq - 5) * 200) * MS
+        history.log.append(Record(seq, token, node, f"{node}-1", at, f"v{seq}"))
+        outcome = "unknown" if seq == 5 else "ok"
+        answer = (seq, token, node, f"{node}-1", at + MS) if seq != 5 else ()
+        history.ops.append(Op("c1", "w", f"v{seq}", at - 5 * MS, at + 5 * MS, outcome, *answer))
+        if seq != 5:
+            history.ops.append(
+                Op("c2", "r", f"v{seq}", at + 6 * MS, at + 9 * MS, "ok", seq, token, node, f"{node}-1", at + 7 * MS)
+            )
+    history.ops.append(Op("c3", "w", "vanished", 1000 * MS, 1250 * MS, "unknown"))
+    history.ops.append(Op("c3", "w", "unsent", 1000 * MS, 1250 * MS, "none"))
+    history.told = [
+        Told("a", 7, 50 * MS, 500 * MS),
+        Told("a", 7, 400 * MS, 1000 * MS),
+        Told("b", 8, 1150 * MS, 2100 * MS),
+    ]
+    history.rounds = [
+        RoundTime(1, 100 * MS, 1300 * MS, 1500 * MS),
+        RoundTime(2, 1500 * MS, 1600 * MS, 2000 * MS, True, "b"),
+    ]
+    history.marks = [Mark(900 * MS, "a", "power", ""), Mark(1300 * MS, "", "healed", "")]
+    return history
+
+
+def change(history: History, value: str, kind: str = "w", /, **fields: object) -> None:
+    place = next(n for n, op in enumerate(history.ops) if (op.value, op.kind) == (value, kind))
+    history.ops[place] = replace(history.ops[place], **fields)  # type: ignore[arg-type]
+
+
+def rewrite(history: History, seq: int, /, **fields: object) -> None:
+    history.log[seq - 1] = replace(history.log[seq - 1], **fields)  # type: ignore[arg-type]
+
+
+def two_write_in_turn(history: History) -> None:
+    """a goes on under its old token after b has written."""
+    rewrite(history, 8, token=7, node="a", instance="a-1")
+
+
+def one_token_twice(history: History) -> None:
+    for seq in range(6, 11):
+        rewrite(history, seq, token=7)
+
+
+def overwritten(history: History) -> None:
+    """a's last write landed where b's first one stood."""
+    rewrite(history, 6, token=7, node="a", instance="a-1", value="vanished")
+
+
+def late_answer(history: History) -> None:
+    """a answers a read under its old token, though after b's first answer."""
+    history.ops.append(Op("c4", "r", "v4", 1250 * MS, 1260 * MS, "ok", 4, 7, "a", "a-1", 1255 * MS))
+
+
+def stale_read(history: History) -> None:
+    """b itself answers with what stood there before its own last write."""
+    history.ops.append(Op("c4", "r", "v6", 1650 * MS, 1660 * MS, "ok", 6, 8, "b", "b-1", 1655 * MS))
+
+
+def no_write_at_all(history: History) -> None:
+    history.ops = [op for op in history.ops if op.ended_ns < 1300 * MS]
+
+
+BAD: dict[str, tuple[str, Callable[[History], None]]] = {
+    "a block is torn": ("torn", lambda h: rewrite(h, 3, seq=0)),
+    "a block is another's": ("gap", lambda h: rewrite(h, 3, seq=4)),
+    "two write in turn": ("two-owners", two_write_in_turn),
+    "a token of two nodes": ("two-owners", one_token_twice),
+    "an answer under an older token": ("two-owners", late_answer),
+    "the log is shorter than what was acknowledged": ("lost", lambda h: h.log.pop()),
+    "an acknowledged write was overwritten": ("lost", overwritten),
+    "an acknowledged write is somebody else's": ("lost", lambda h: rewrite(h, 9, instance="b-2")),
+    "a value stands twice": ("invented", lambda h: rewrite(h, 9, value="v2")),
+    "a value that was never sent": ("invented", lambda h: rewrite(h, 5, value="unsent")),
+    "a value is read before it was sent": ("invented", lambda h: change(h, "v2", "w", begun_ns=700 * MS, ended_ns=800 * MS)),
+    "a read of the past": ("stale", stale_read),
+    "a read of what is not there": ("stale", lambda h: change(h, "v7", "r", value="v6")),
+    "two writes at one place": ("stale", lambda h: h.ops.append(Op("c4", "w", "v3", 600 * MS, 610 * MS, "ok", 3, 7, "a", "a-1", 605 * MS))),
+    "a reply after the lease": ("past-lease", lambda h: change(h, "v10", "r", stamp_ns=2101 * MS)),
+    "a record after the lease": ("past-lease", lambda h: rewrite(h, 10, stamp_ns=2101 * MS)),
+    "a reply before the lease": ("past-lease", lambda h: change(h, "v6", "w", stamp_ns=1149 * MS)),
+    "an extension that came after the end": ("past-lease", lambda h: h.told.__setitem__(1, Told("a", 7, 650 * MS, 1000 * MS))),
+    "no lease at all": ("past-lease", lambda h: h.told.pop()),
+    "nobody serves": ("not-served", no_write_at_all),
+    "it serves too late": ("not-served", lambda h: setattr(h, "served_within_ms", 50)),
+    "it is not steady": ("not-served", lambda h: setattr(h.rounds[0], "steady_ns", 0)),
+    "a gap in a quiet round": ("noticed", lambda h: setattr(h, "unnoticed_ms", 150)),
+    "a move in a quiet round": ("noticed", lambda h: setattr(h.rounds[1], "owner", "a")),
+}  # fmt: skip
+
+
+def test_a_good_history_has_no_violation() -> None:
+    assert check(good()) == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_history_is_found_bad(name: str) -> None:
+    rule, spoil = BAD[name]
+    history = copy.deepcopy(good())
+    spoil(history)
+    found = check(history)
+    assert rule in {violation.rule for violation in found}, found
+    assert all(violation.text for violation in found)
+
+
+def test_many_violations_of_one_rule_are_told_by_the_first_ones() -> None:
+    history = good()
+    history.told.clear()
+    found = check(history, most=3)
+    assert [violation.rule for violation in found] == ["past-lease"] * 3
+
+
+def test_what_register_and_guardian_wrote_is_read_back_on_the_laboratorys_clock(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    image = tmp_path / "register"
+    image.write_bytes(record(1, 7, "a", "a-1", 5000, "x") + b"torn".ljust(512) + bytes(1024))
+    assert log_of(image, {"a": 1000}) == [Record(1, 7, "a", "a-1", 4000, "x"), Record(0)]
+    line = '["c1", "r", "x", 1, 9, "ok", 1, 7, "a", "a-1", 5000]'
+    assert op_of(line, {"a": 1000}) == Op("c1", "r", "x", 1, 9, "ok", 1, 7, "a", "a-1", 4000)
+    log = [
+        '{"event": "lease_told", "group": "reg", "token": 7, "now_ns": 5000, "until_ns": 6000}',
+        "not JSON",
+        '{"event": "x"}',
+    ]
+    assert told_of("a", log, "reg", 1000) == [Told("a", 7, 4000, 5000)]
+    assert told_of("a", log, "web", 1000) == []
+
+
+def test_the_picture_names_every_violation_and_every_fault() -> None:
+    history = good()
+    late_answer(history)
+    drawn = picture.draw(history, check(history), "seed <1>")
+    assert drawn.startswith("<svg") and drawn.rstrip().endswith("</svg>")
+    assert "two-owners" in drawn and "power" in drawn and "healed" in drawn and "seed &lt;1&gt;" in drawn

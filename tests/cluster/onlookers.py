@@ -1,0 +1,117 @@
+"""Who looks on while a stack is disturbed: a client with one open connection, and an ear on the wire for heartbeats."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+
+from tests.cluster.lab import HERE, Lab, wait_for
+from tests.cluster.pair import PYTHON, VIP
+from tests.runtime.netns import inside
+
+MS = 1_000_000
+STREAM_PORT = 7001
+HEARTBEAT_PORT = 5405
+ETH_P_ALL = 3  # the bridge takes a port's frames before any other kind of listener has them
+# A service for Group.more: a TCP server at the group's address.
+STREAM = f"""      - name: web-stream
+        agent: exec
+        options: {{command: [{", ".join((*PYTHON, str(HERE / "stream_echo.py"), f'"{VIP}"', f'"{STREAM_PORT}"'))}]}}
+        check: {{every_ms: 1000}}
+"""
+
+
+class Connection:
+    """One TCP connection of the client, held open: something is sent and comes back every 10 ms. Use as a context manager."""
+
+    def __init__(self, lab: Lab, address: str = VIP) -> None:
+        self._sock: socket.socket = wait_for(lambda: self._connect(lab, address), 5, "the stream's server listens")
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock.settimeout(10)
+        self.answers_ns: list[int] = []
+        self.failure = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._talk, daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def _connect(lab: Lab, address: str) -> socket.socket | None:
+        with inside(lab["client"].netns), contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection((address, STREAM_PORT), 5)
+        return None
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(12)
+        self._sock.close()
+
+    def _talk(self) -> None:
+        for number in itertools.count():
+            if self._stopped.wait(0.01):
+                return
+            word = b"%9d\n" % number
+            try:
+                self._sock.sendall(word)
+                back = b""
+                while len(back) < len(word):
+                    data = self._sock.recv(len(word) - len(back))
+                    if not data:
+                        raise ConnectionError("closed by the server")
+                    back += data
+            except OSError as error:
+                self.failure = self.failure or f"after {number} answers: {error}"
+                return
+            self.answers_ns.append(time.monotonic_ns())
+
+    def worst_ms(self, since_ns: int) -> float:
+        """The longest time between two answers since a moment; fails if the connection is not whole."""
+        assert not self.failure, self.failure
+        times = [since_ns, *(ns for ns in list(self.answers_ns) if ns >= since_ns), time.monotonic_ns()]
+        return max((b - a) / MS for a, b in itertools.pairwise(times))
+
+
+class Ear:
+    """Hears every heartbeat that a host sends on a link, at the bridge's port. Use as a context manager."""
+
+    def __init__(self, lab: Lab, host: str, link: str = "lan") -> None:
+        with inside(lab.bridges):
+            self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            self._sock.bind((f"{host}-{link}", ETH_P_ALL))
+        self._sock.settimeout(0.2)
+        self._from = socket.inet_aton({"a": "192.0.2.11", "b": "192.0.2.12"}[host])
+        self.heard_ns: list[int] = []
+        self._stopped = False
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Ear:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped = True
+        self._thread.join(2)
+        self._sock.close()
+
+    def _listen(self) -> None:
+        while not self._stopped:
+            with contextlib.suppress(TimeoutError):
+                frame = self._sock.recv(4096)
+                udp = 14 + 4 * (frame[14] & 15)
+                if frame[26:30] == self._from and int.from_bytes(frame[udp + 2 : udp + 4], "big") == HEARTBEAT_PORT:
+                    self.heard_ns.append(time.monotonic_ns())
+
+    def first_after(self, ns: int, seconds: float = 5) -> int:
+        """When the first heartbeat after a moment was heard; waits for it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for heard in list(self.heard_ns):
+                if heard > ns:
+                    return heard
+            time.sleep(0.002)
+        raise AssertionError(f"no heartbeat within {seconds} s")
