@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET = "/run/hasnmp/control.sock"
 STATUS_TABLES = ("system", "nodes", "links", "groups", "services", "arbiters", "alarms")
 STATS_TABLES = ("statistics", "config", "nodes", "links", "groups", "services")
-LATER = ("apply", "console", "--host")  # what versions to come will have
+LATER = ("console", "--host")  # what versions to come will have
 
 Args = argparse.Namespace
 
@@ -208,7 +208,7 @@ def _follow(
 ) -> int:
     """story: what becomes of the row, if not this connection alone tells it."""
     screen = Screen()
-    what = f"{word(row.verb)} {row.target or ('' if row.verb is Verb.RELOAD else 'all')}".strip() + (
+    what = f"{word(row.verb)} {row.target or ('' if row.verb in (Verb.RELOAD, Verb.APPLY) else 'all')}".strip() + (
         f" to {row.to}" if row.to else ""
     )
     try:
@@ -242,8 +242,6 @@ def _follow(
 
 def reload(args: Args) -> int:
     """Have the daemon read its configuration anew. The file is looked at here first: here every fault can be shown."""
-    from hasnmp.console.following import follow
-
     control = connect(args)
     found = report.first(control.view(), "config", ConfigRow)
     # Whoever may command the daemon need not be able to read its secrets: then the daemon alone judges.
@@ -255,7 +253,32 @@ def reload(args: Args) -> int:
             print(f"hasnmp: {_count(len(error.faults), 'fault')}; the daemon goes on with what it has "
                   f"[{Code.CONFIG_INVALID.name}={int(Code.CONFIG_INVALID)}]", file=sys.stderr)  # fmt: skip
             return int(Code.CONFIG_INVALID)
-    row = control.command(Verb.RELOAD, "", reason=args.reason)
+    return _reconfigure(control, Verb.RELOAD, args)
+
+
+def apply(args: Args) -> int:
+    """Have every node judge a file, and then all of them go by it at once."""
+    import base64
+    import zlib
+
+    from hasnmp.config import load as load_config
+    from hasnmp.config import parse
+
+    load_config(args.file, strict_files=False)  # is it a text file of a good form?
+    with open(args.file, encoding="utf-8-sig") as file:
+        text = file.read()
+    control = connect(args)
+    found = report.first(control.view(), "config", ConfigRow)
+    if found and os.geteuid() == 0:  # as what it will be: relative paths count from that folder
+        parse(text, found.source, os.path.dirname(os.path.abspath(found.source)))
+    control.stage(base64.b64encode(zlib.compress(text.encode(), 9)).decode())
+    return _reconfigure(control, Verb.APPLY, args)
+
+
+def _reconfigure(control: Control, verb: Verb, args: Args) -> int:
+    from hasnmp.console.following import follow
+
+    row = control.command(verb, "", reason=args.reason)
     if args.no_wait and row.state is not CommandState.REFUSED:
         print(f"accepted as command {row.id}; see: hasnmp commands")
         return 0
@@ -483,6 +506,10 @@ def parser() -> Parser:
     made.add_argument("message", metavar="MESSAGE", nargs="*", default=[])
 
     add("reload", reload, "have the daemon read its configuration file anew; what did not change runs on", where, order)
+    made = add(
+        "apply", apply, "have all nodes go by a file at once: for times, which a reload may not change", where, order
+    )
+    made.add_argument("file", metavar="FILE")
     made = add("check-config", check_config, "every fault of a configuration file")
     made.add_argument("file", metavar="FILE")
     made.add_argument("--no-secrets", action="store_true", help="look at the text only: no key files, no programs")
@@ -502,6 +529,11 @@ def parser() -> Parser:
         if action != "show":
             made.add_argument("--force", action="store_true",
                               help="over foreign data" if action == "init" else "that node is powered off, by your word")  # fmt: skip
+    made = add("agents", agents, "the agents that run services, and the fence agents that are installed here")
+    made.set_defaults(action="list")
+    actions = made.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser)
+    made = actions.add_parser("show", help="an agent's options", description="An agent's options.")
+    made.add_argument("name", metavar="NAME")
     made = add("simulate", simulate, "what would happen: who ends up running what, when and why, after faults", shape)
     made.add_argument("config_file", metavar="CONFIG")
     made.add_argument("faults", metavar="FAULT", nargs="*",
@@ -509,11 +541,6 @@ def parser() -> Parser:
                       "together; a wrong one is answered with all that are known")  # fmt: skip
     made.add_argument("--start-ms", metavar="SERVICE=MS", action=StartTimes, default={},
                       help="how long that service's start takes (100 ms)")  # fmt: skip
-    made = add("agents", agents, "the agents that run services, and the fence agents that are installed here")
-    made.set_defaults(action="list")
-    actions = made.add_subparsers(metavar="ACTION", dest="action", parser_class=Parser)
-    made = actions.add_parser("show", help="an agent's options", description="An agent's options.")
-    made.add_argument("name", metavar="NAME")
     made = add("mib", mib, "print HASNMP-MIB")
     made.add_argument("--root", metavar="OID", default="", help="under your own enterprise number")
     made = add("demo", demo, "a whole pair on this machine: service, failure, takeover, trap")

@@ -18,6 +18,11 @@ from hasnmp.settings import Config, Group, Service
 # Options that the running service does not know of: how it is stopped, what its check asks.
 LATER_USED = {"exec": {"stop_signal", "stop_command"}, "address": {"reach"}}
 STAGED_TIMES = ("port", "interval_ms", "dead_after_ms", "startup_wait_ms", "max_clock_drift_ppm", "kill_ms")
+# Each of these stands in the promise or the record that it concerns, or is this node's own: the rules of the leases hold in
+# any mixture of old and new. For the others they don't: one node could count on what another has given up already.
+APPLIED = frozenset(
+    (*(f"heartbeat.{name}" for name in STAGED_TIMES if name != "port"), "arbiter.lease_ms", "arbiter.io_timeout_ms")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Changes:
     services: tuple[str, ...] = ()  # to be stopped under the old settings: removed, or another thing from now on
     groups: tuple[str, ...] = ()  # removed: stopped whole, and given up
     needs_apply: tuple[str, ...] = ()  # what only `hasnmp apply` may change
+    needs_stop: tuple[str, ...] = ()  # of those, what even that may not change: hasnmpd is stopped on every node for it
     needs_restart: tuple[str, ...] = ()  # what only a restart of hasnmpd changes
     stop_ms: int = 0  # how long the stops may take, by their own limits: groups at the same time, services in turn
 
@@ -67,6 +73,7 @@ def compare(old: Config, new: Config) -> Changes:
         tuple(s.name for name, services in stopped.items() if name not in groups for s in services),
         groups,
         needs_apply,
+        tuple(name for name in needs_apply if name not in APPLIED),
         needs_restart,
         max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),
     )

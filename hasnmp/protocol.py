@@ -10,6 +10,8 @@
 
     client -> server   {"type": "command", "id", "verb", "target", "to", "reason", "requester", "up", "message"}
     answer             {"type": "reply", "id", "command": row}   accepted or refused; its row in `commands` goes on
+    client -> server   {"type": "stage", "id", "part"}       a part of a file (zlib, then base64), for the command `apply` after it
+    answer             {"type": "stage", "id", "size"}       characters so far
     client -> server   {"type": "why", "id", "group"}
     answer             {"type": "why", "id", "lines": [text]}
     to anything else   {"type": "error", "id": or null, "text"}

@@ -36,8 +36,10 @@ class AddressAgent:
         host.on_address_lost(service.name, self._lost)
 
     def adopt(self, _: HeldAddress) -> None:
-        """The guardian still holds it from before this engine's start."""
+        """The guardian still holds it from before this engine's start. The engine before may have died after it was added and
+        before it was announced: without a word the clients would stay with the former owner for as long as they remember it."""
         self._up = True
+        self._announce()
 
     async def start(self, act: Act) -> Verdict:
         done = await self._host.address(self._service, AddressOp.ADD, str(self._ip), self._prefix, self._interface)

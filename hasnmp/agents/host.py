@@ -181,6 +181,10 @@ class Host:
     def handle(self, message: messages.Message) -> bool:
         """Take in what the guardian says of programs and addresses. False: it is about something else."""
         match message:
+            case RunStarted(run) if run in self._programs:
+                pass  # adopted: the engine that asked for it died before the guardian knew that it was executed
+            case RunFailed(run, _, text) if (adopted := self._programs.get(run)) is not None:
+                self._exited(Exited(run, "", "", messages.Purpose.SERVICE, adopted.pid, 127, 0, text, 0))
             case RunStarted(run, pid):
                 program = Program(run, pid, asyncio.get_running_loop())
                 self._programs[run] = program

@@ -13,6 +13,7 @@ from hasnmp.model import CommandRow, CommandState, EventRow, Verb, View
 from hasnmp.protocol import Mirror, ProtocolError, decode, encode
 
 CONNECT_S = 3.0  # also for the first snapshot: the engine answers within one batch, 100 ms, when it lives
+STAGE_PART = 8192  # characters: a line of the protocol is at most twice that
 ENDED = (CommandState.DONE, CommandState.FAILED, CommandState.REFUSED)
 
 
@@ -114,6 +115,11 @@ class Control:
     def why(self, group: str) -> list[str]:
         """What the engine has to say of the group, line by line."""
         return [str(line) for line in self._ask({"type": "why", "group": group}, "why", CONNECT_S)["lines"]]
+
+    def stage(self, document: str) -> None:
+        """Hand a file in, for the command that follows."""
+        for at in range(0, len(document), STAGE_PART):
+            self._ask({"type": "stage", "part": document[at : at + STAGE_PART]}, "stage", CONNECT_S)
 
     def command(
         self, verb: Verb, target: str, *, to: str = "", reason: str = "", up: bool = True, message: str = ""

@@ -95,8 +95,7 @@ def _taker(state: State, lease: Lease) -> None:
         lease.read(ctx)
     elif lease.standing(ctx.now):
         # It is read again and again: only a record that does not change through its whole duration has lapsed.
-        # One process serves every group: on a slow disk they must not crowd out each other's calls.
-        poll = max(POLL_MS * MS, 2 * state.arbiter.latency_us * 1000 * len(state.leases))
+        poll = max(POLL_MS * MS, 2 * state.arbiter.latency_us * 1000)  # a slow disk is not to be crowded
         lease.renew_at = min(ctx.now + poll, max(lease.lapse_at(ctx.now), ctx.now + 5 * MS))
         if ctx.now - lease.read_at >= poll // 2:
             lease.read(ctx)

@@ -24,6 +24,7 @@ FREEZE = "freeze"  # freeze/GROUP: keep the lease, act on no check
 STANDBY = "standby"  # standby/NODE: drained
 RECOVERING = "recovering"  # recovering/NODE: waits for the administrator's word
 EXCLUDED = "excluded"  # excluded/GROUP/NODE: a start failed there
+# apply/: the file that every node which has it staged goes by (apply.py)
 LOCKED = "locked"  # locked/SERVICE: stopped by the administrator
 
 Word = TypeVar("Word", bound=IntEnum)

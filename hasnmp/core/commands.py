@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.core import fencing, placement
+from hasnmp.core.apply import Apply
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
 from hasnmp.core.events import CommandIn
@@ -46,6 +47,7 @@ class Follow:
 class Commands:
     def __init__(self, state: State, reload: Reload) -> None:
         self.state = state
+        self.apply = Apply(state)
         self.reload = reload
         self.follows: list[Follow] = []
 
@@ -61,7 +63,7 @@ class Commands:
             state.ctx, event.verb, event.target, event.to, event.requester, event.address, event.reason
         )
         try:
-            row = self._execute(row)
+            row = self.apply.ask(row, event.document) if event.verb is Verb.APPLY else self._execute(row)
         except Refused as refused:
             row = journal.update(state.ctx, row, CommandState.REFUSED, refused.code, refused.text)
         journal.answer(state.ctx, event.reply, row)
@@ -462,6 +464,8 @@ class Commands:
         elif kind == "p":
             service = next(s for s in state.config.services() if s.name == name)
             state.running[service.group].reported(name, bool(value[0]), str(value[1]), state.ctx)
+        else:
+            self.apply.told(kind, name, value, sender)
 
     # ---------------------------------------------------------------------------------------------------- outcome
 

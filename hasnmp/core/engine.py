@@ -9,7 +9,7 @@
     commands.py     the administrator's word
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
     journal.py      what happened; durable.py what outlives an engine, and the orderly leave
-    reload.py       a new configuration
+    reload.py       a new configuration; apply.py one for all nodes at once
 
 step() takes the clock that was read before it, and returns effects to be executed in order. next_deadline_ns() is when it
 wants to be called again; being called earlier, or late, is always allowed, and lateness is counted.
@@ -40,6 +40,7 @@ from hasnmp.core.events import (
     Sent,
     ServiceExited,
     Shutdown,
+    Staged,
     Started,
     Tick,
 )
@@ -113,9 +114,9 @@ class Engine:
             if rounds >= 8:  # parts that answer each other within one moment come to rest long before this
                 ctx.wake(now_ns + MS)
                 break
-        if ctx.beat or now_ns >= self.talk.beat_at:
-            self.talk.beat()
         self.talk.pump()
+        if ctx.beat or now_ns >= self.talk.beat_at:
+            self.talk.beat()  # last: where a link overtakes itself, it is the facts that come again, not what moves a group
         return tuple(ctx.out)
 
     def next_deadline_ns(self) -> int:
@@ -173,6 +174,8 @@ class Engine:
                 self._started(event)
             case Retire():
                 self.reload.begin(event)
+            case Staged():
+                self.commands.apply.staged(event)
             case ReloadEnded():
                 self.reload.ended(event)
                 ctx.dirty = True
@@ -268,6 +271,7 @@ class Engine:
         self.state.grant()
         fencing.look(state)
         self.commands.look()
+        self.commands.apply.look()
         arbitration.refresh(state)
         self._look_guardian()
         self._look_role()
@@ -333,6 +337,8 @@ class Engine:
     def _lost(self, peer: Peer) -> None:
         state, ctx = self.state, self.ctx
         left = bool(peer.flags & NodeFlag.LEAVING)
+        owns = [g for g in state.leases if (e := peer.groups.get(g)) is not None and e.flags & GroupFlag.OWNER]
+        peer.forget()
         before, peer.state = peer.state, NodeState.LEFT if left else NodeState.LOST
         peer.changed_ns = ctx.now
         peer.transitions += 1
@@ -343,7 +349,6 @@ class Engine:
         if left:
             state.journal.clear(ctx, Kind.HEARTBEAT_RESTORED, peer.name, f"{peer.name} left in order", peer=peer.name)
             return
-        owns = [g for g in state.leases if (e := peer.groups.get(g)) is not None and e.flags & GroupFlag.OWNER]
         state.journal.happened(
             ctx, Kind.NODE_LOST,
             f"{peer.name} is silent on every link for {self.config.heartbeat.dead_after_ms} ms"

@@ -197,6 +197,7 @@ class CommandIn:
     reason: str = ""
     address: str = ""
     wall_ms: int = 0
+    document: str = field(default="", repr=False)  # Verb.APPLY: the file, compressed, as text
     up: bool = True  # Verb.REPORT: the service is up
     message: str = ""  # Verb.REPORT
 
@@ -236,6 +237,15 @@ class ReloadEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """What this node's loader thinks of Stage(ident): code DONE, or the first fault in `text`."""
+
+    ident: str
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """SIGTERM: move the groups away, leave in order, then Exit."""
 
@@ -256,6 +266,7 @@ Event = (
     | Persisted
     | Retire
     | ReloadEnded
+    | Staged
     | Shutdown
 )
 
@@ -380,10 +391,41 @@ class Reload:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """Have a file judged that is not yet any node's configuration, and keep it; Staged follows."""
+
+    ident: str
+    document: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Write the staged file in place of the configuration, and reload it for this command; as after Reload."""
+
+    ident: str
+    command: int
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """The reload for which Retire came is not carried out: the new configuration is to be forgotten."""
 
     text: str
 
 
-Effect = Send | Extend | Release | ArbiterCall | Act | Fence | Persist | Notify | Reply | Exit | Reload | GiveUp
+Effect = (
+    Send
+    | Extend
+    | Release
+    | ArbiterCall
+    | Act
+    | Fence
+    | Persist
+    | Notify
+    | Reply
+    | Exit
+    | Reload
+    | GiveUp
+    | Stage
+    | Adopt
+)

@@ -39,6 +39,7 @@ CLIENTS = 64
 BUFFER_LIMIT = 1 << 20  # octets that may wait for one reader, besides its snapshot
 QUEUE = 16  # lines of one client that wait to be worked off; more stay in its socket
 WORK_S, PAUSE_S = 0.002, 0.01
+DOCUMENT_LIMIT = 140_000  # characters of a file that is handed in, in parts
 TEXT_LIMIT = 1024  # characters of any text in a command
 
 # The fields that change all the time and mean nothing by themselves: they never make a delta at once.
@@ -314,8 +315,12 @@ class Server:
             if message["type"] == "why":
                 client.say({"type": "why", "id": ident, "lines": self._lines(_text(message, "group"))})
                 return
+            if message["type"] == "stage":
+                client.document += _part(message, len(client.document))
+                client.say({"type": "stage", "id": ident, "size": len(client.document)})
+                return
             if message["type"] != "command":
-                raise protocol.ProtocolError(f"unknown type {message['type'][:40]!r}; known: command, why")
+                raise protocol.ProtocolError(f"unknown type {message['type'][:40]!r}; known: command, why, stage")
             command = self._command_in(client, message)
         except HasnmpError as error:
             client.say({"type": "error", "id": ident, "text": str(error)})
@@ -333,7 +338,11 @@ class Server:
         """Raises ProtocolError: a field has a wrong type or an impossible value."""
         verb = message.get("verb")
         if not isinstance(verb, int) or isinstance(verb, bool) or verb not in {int(v) for v in Verb}:
-            raise protocol.ProtocolError(f"verb: {str(verb)[:40]} is none of 2..15")
+            raise protocol.ProtocolError(f"verb: {str(verb)[:40]} is none of 2..{max(Verb)}")
+        document, client.document = client.document, ""
+        if verb == Verb.APPLY and client.uid not in (0, os.geteuid()):
+            # The file says what the daemon runs, and as whom: that is more than to command it.
+            raise protocol.ProtocolError("apply: only root, or the daemon's own user, may exchange the configuration")
         up = message.get("up", True)
         if not isinstance(up, bool):
             raise protocol.ProtocolError("up: neither true nor false")
@@ -352,9 +361,18 @@ class Server:
             reason=_text(message, "reason"),
             address=address,
             wall_ms=time.time_ns() // 1_000_000,
+            document=document if verb == Verb.APPLY else "",
             up=up,
             message=_text(message, "message"),
         )
+
+
+def _part(message: dict[str, Any], have: int) -> str:
+    """A part of a file that is handed in before the command that it is for. Raises ProtocolError."""
+    part = message.get("part", "")
+    if not isinstance(part, str) or not part.isascii() or have + len(part) > DOCUMENT_LIMIT:
+        raise protocol.ProtocolError(f"part: not a text, or more than {DOCUMENT_LIMIT} characters in all")
+    return part
 
 
 def _text(message: dict[str, Any], key: str) -> str:
@@ -377,6 +395,7 @@ class Client(asyncio.Protocol):
         self._limit = BUFFER_LIMIT
         self.uid = -1
         self.user = ""
+        self.document = ""  # what was handed in by "stage", for the command that follows
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from hasnmp.core.events import Extend
 from hasnmp.runtime import handover
-from hasnmp.runtime.kernel import BootTimer, boottime_ns, lock_memory, prefer_this_process, set_name
+from hasnmp.runtime.kernel import BootTimer, boottime_ns, set_name
 from hasnmp.runtime.messages import Alive, Message
 from hasnmp.runtime.processes import MS, S, log
 
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
-READY_NS = 15 * S  # what the new code may take until it is ready
+READY_NS = 30 * S  # what the new code may take until it is ready: a Python that starts on a busy machine
 TAKE_NS = 2 * S  # and then until it has taken over; less if something is due before
 LINGER_NS = 5 * S  # how long it stays to end what does not end
 
@@ -61,8 +61,8 @@ class Deputy:
         """Nothing that is waited on may be shared with the new code: a selector and a timer of its own."""
         g = self.guardian
         set_name("hasnmp-deputy")
-        prefer_this_process()
-        lock_memory()
+        with contextlib.suppress(OSError):  # a Python that starts is busy: not before us
+            os.sched_setscheduler(self.main, os.SCHED_OTHER, os.sched_param(0))
         g.selector = selectors.DefaultSelector()
         g.timer = BootTimer()
         g.programs.children = False
@@ -94,8 +94,7 @@ class Deputy:
         g.timer.set(at)
         for key, _ in g.selector.select():
             g._end_what_is_due(boottime_ns())
-            if key.fileobj in g.selector.get_map():  # what was due may have closed it
-                key.data()
+            key.data()
 
     def _obey(self, message: Message) -> None:
         match message:

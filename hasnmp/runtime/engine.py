@@ -27,6 +27,7 @@ from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
     Act,
     Action,
+    Adopt,
     AgentResult,
     ArbiterAnswer,
     ArbiterCall,
@@ -52,6 +53,8 @@ from hasnmp.core.events import (
     Send,
     Sent,
     Shutdown,
+    Stage,
+    Staged,
     Started,
     Tick,
 )
@@ -59,14 +62,13 @@ from hasnmp.runtime import log as logs
 from hasnmp.runtime import messages, programs, store
 from hasnmp.runtime.control import Server
 from hasnmp.runtime.ending import certain
-from hasnmp.runtime.kernel import lock_memory, prefer_this_process, restart_machine
+from hasnmp.runtime.kernel import BootTimer, lock_memory, prefer_this_process, restart_machine
 from hasnmp.runtime.lease_io import LeaseIoClient
 from hasnmp.runtime.links import Links
 from hasnmp.runtime.reload import RETIRED
 from hasnmp.runtime.store import StoreClient
 from hasnmp.wire import DatagramKind, GroupEntry
 
-LONGEST_SLEEP_S = 1.0  # also the bound on a difference between CLOCK_BOOTTIME and the loop's clock
 LONG_TURN_MS = 50  # a turn of the loop that took longer is logged: it is what a heartbeat may be late by
 COLLECT_S = 300.0  # between two runs of the garbage collector, which else would choose its own moment
 ALIVE_S = 1.0
@@ -111,8 +113,8 @@ class Loop:
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._stepping = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_ns = 0
+        self._timer = BootTimer()  # the loop's own timers are late by up to 1 ms, and count another clock
+        self._timer_at_ns = 0  # 0 = not set
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._moves: set[int] = set()  # attempts to start or stop that are under way
         self._said: dict[str, tuple[GroupEntry, ...]] = {}  # node -> its groups, by its newest heartbeat
@@ -143,6 +145,7 @@ class Loop:
             wanted = Shutdown() if number == signal.SIGTERM else None
             self._loop.add_signal_handler(number, self._signalled, wanted)
         self._loop.add_reader(self._guardian.fileno(), self._from_guardian)
+        self._loop.add_reader(self._timer.fileno(), self._wake)
         for lease in self._hello.leases:
             self._host.token(lease)
         self._host.extended(self._hello.leases)
@@ -256,7 +259,7 @@ class Loop:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
                 self._finish(RETIRED if retired else int(force))
-            case Reload() | GiveUp():
+            case Reload() | GiveUp() | Stage() | Adopt():
                 self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:
@@ -275,16 +278,14 @@ class Loop:
     def _arm(self) -> None:
         """See to it that the core is asked again at its next deadline at the latest."""
         at_ns = self._core.next_deadline_ns()
-        if self._timer is not None:
-            if self._timer_at_ns <= at_ns:
-                return  # it comes early enough, and looks again then: cheaper than a new timer at each step
-            self._timer.cancel()
-        now = now_ns()
-        self._timer_at_ns = min(at_ns, now + int(LONGEST_SLEEP_S * 1e9))
-        self._timer = self._loop.call_later(max(0.0, (self._timer_at_ns - now) / 1e9), self._wake)
+        if self._timer_at_ns and self._timer_at_ns <= at_ns:
+            return  # it comes early enough, and looks again then: cheaper than setting it anew at each step
+        self._timer_at_ns = max(1, at_ns)
+        self._timer.set(self._timer_at_ns)
 
     def _wake(self) -> None:
-        self._timer = None
+        self._timer.read()
+        self._timer_at_ns = 0
         late_ns = now_ns() - self._core.next_deadline_ns()
         if late_ns < 0:
             self._arm()
@@ -341,7 +342,7 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
-                case Retire() | ReloadEnded():
+                case Retire() | ReloadEnded() | Staged():
                     self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)
@@ -396,8 +397,10 @@ class Loop:
         if not self._store.idle():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stored.wait(), LAST_WRITE_S)
-        for timer in (*self._repeats, *((self._timer,) if self._timer else ())):
-            timer.cancel()
+        for repeat in self._repeats:
+            repeat.cancel()
+        self._loop.remove_reader(self._timer.fileno())
+        self._timer.close()
         self._agents.close()
         self._fencing.close()
         self.server.close()

@@ -30,7 +30,20 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
-from hasnmp.core.events import Extend, Extended, GiveUp, HeldLease, Outcome, Release, Released, Reload, ReloadEnded
+from hasnmp.core.events import (
+    Adopt,
+    Extend,
+    Extended,
+    GiveUp,
+    HeldLease,
+    Outcome,
+    Release,
+    Released,
+    Reload,
+    ReloadEnded,
+    Stage,
+    Staged,
+)
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime import handover
 from hasnmp.runtime.cgroups import open_cgroups
@@ -413,7 +426,7 @@ class Guardian:
         if self.channel and not self.channel.send(message):
             self._kill_engine("it does not read")
         if self.channel is None:
-            if isinstance(message, Exited | Alarm | ReloadEnded):
+            if isinstance(message, Exited | Alarm | ReloadEnded | Staged):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
         elif self.channel.waiting:
             self._want_writable(self.channel, True)
@@ -469,6 +482,10 @@ class Guardian:
                 pass
             case Reload(command):
                 self.reload.ask(command)
+            case Stage(ident, document):
+                self.reload.stage(ident, document)
+            case Adopt(ident, command):
+                self.reload.adopt(ident, command)
             case GiveUp(text):
                 self.reload.given_up(text)
             case _:

@@ -32,11 +32,12 @@ from typing import TYPE_CHECKING, Any
 from hasnmp import __version__
 from hasnmp.core.events import HeldLease
 from hasnmp.core.guard import NEVER
+from hasnmp.runtime import kernel
 from hasnmp.runtime.kernel import boot_id, boottime_ns
 from hasnmp.runtime.kernel_address import Live
 from hasnmp.runtime.messages import Channel, HeldAddress, Message, Purpose, Run, decode, encode
 from hasnmp.runtime.processes import MS, S, log
-from hasnmp.runtime.programs import Program
+from hasnmp.runtime.programs import Program, is_dead
 from hasnmp.settings import Config
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def picture(guardian: Guardian, said: Sequence[Message]) -> dict[str, Any]:
         "form": FORM, "version": __version__, "boot": g.boot, "holder": g.holder,
         "leases": [[lease.group, lease.token, lease.until_ns] for lease in g.guard.leases.values()],
         "last_token": g.guard.last_token, "ending": sorted(g.guard.ending), "until": g.ending.until,
-        "found": sorted(g.ending.found),
+        "found": sorted(g.ending.found), "why": g.ending.why,
         "releases": {group: [pending.token, pending.until_ns] for group, pending in g.releases.items()},
         "programs": [_program(program) for program in g.programs.running.values()],
         "next_run": g.next_run, "engine_deaths": g.engine_deaths, "cleaned": g.cleaned, "stopping": g.stopping,
@@ -127,6 +128,7 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
     g.guard.leases = {group: HeldLease(group, token, until) for group, token, until in values["leases"]}
     g.guard.last_token, g.guard.ending = dict(values["last_token"]), set(values["ending"])
     g.ending.until, g.ending.found = dict(values["until"]), set(values["found"])
+    g.ending.why = dict(values.get("why", {}))
     g.ending.retry_at_ns = boottime_ns() if g.ending.until else NEVER
     g.releases = {group: PendingRelease(token, until) for group, (token, until) in values["releases"].items()}
     for row in values["programs"]:
@@ -234,10 +236,17 @@ class Handover:
     def _path(self) -> Path:
         return Path(self.guardian.config.run_dir, f"{self.guardian.node}.handover")
 
+    def busy(self) -> bool:
+        """Is one under way?"""
+        return bool(self.rehearsal or self.to_renew)
+
     def asked(self) -> None:
         """SIGUSR2 came."""
-        if self.rehearsal or self.to_renew or self.guardian.stopping:
+        if self.busy() or self.guardian.stopping:
             log("handover_refused", logging.WARNING, why="one is under way, or this daemon stops")
+            return
+        if self.guardian.reload.busy() or (self.guardian.pills and self.guardian.pills.pending):
+            self._failed("a reload, or the end by a poison pill, is under way")
             return
         try:
             if os.stat(self._path).st_uid != os.geteuid():
@@ -289,6 +298,8 @@ class Handover:
         go, ready = os.pipe2(os.O_CLOEXEC)  # its end of file is the successful exec
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait for the new code
         main = os.getpid()
+        with contextlib.suppress(OSError):  # the deputy runs before others from its first moment on
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(kernel.PRIORITY))
         deputy = os.fork()
         if deputy == 0:
             its.close()
@@ -308,6 +319,7 @@ class Handover:
                 os.set_inheritable(fd, False)
             its.close()
             os.close(ready)
+            kernel.prefer_this_process()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             self._failed(f"{self.argv[0]} can't be executed: {error.strerror}")
 
@@ -411,7 +423,7 @@ def ask(config: Config, node: str, program: Sequence[str], source: str) -> int:
         if "outcome" in said:
             print(f"hasnmpd: handover {said['outcome']}: {said['text']}", file=sys.stderr if said["outcome"] != "done" else sys.stdout)  # fmt: skip
             return int(said["outcome"] != "done")
-        if not os.path.exists(f"/proc/{pid}"):
+        if is_dead(pid):
             print(f"hasnmpd: handover failed: the daemon (process {pid}) has ended; see its log, and start it", file=sys.stderr)  # fmt: skip
             return 1
         time.sleep(0.05)

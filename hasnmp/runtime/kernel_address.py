@@ -20,6 +20,7 @@ from hasnmp.runtime.netlink import NETLINK_ROUTE, Netlink, addresses, delete_add
 from hasnmp.runtime.packet_filter import Damaged, Lapsed, PacketFilter
 
 FIRST_MS = 20  # the life of an element that is created, as opposed to renewed; see add()
+VALID_EARLY_NS = 100_000_000  # the kernel looks at valid lifetimes by ticks, and may end one a little early
 LATE_NS = 5_000_000  # a renewal that took longer is looked at again
 RETRY_NS = 20_000_000  # between two tries of a renewal that the kernel refused
 LAST_TRY_NS = 20_000_000  # what is left of an element when the tries end
@@ -43,6 +44,7 @@ class Live:
     armed_ns: int = 0
     until_ns: int = 0
     retry_ns: int = 0  # a renewal failed: when it is tried again
+    valid_ns: int = 0  # when its valid lifetime ends
 
 
 class KernelAddresses:
@@ -212,13 +214,20 @@ class KernelAddresses:
                 return
 
     def _set(self, live: Live, until_ns: int) -> None:
-        """Put the address on its interface, or renew it there. Raises Lapsed: the lease ended meanwhile."""
+        """Put the address on its interface, or renew it there. Raises Lapsed: the lease ended meanwhile.
+
+        It counts whole seconds, so an address with a short lease has enough for many renewals: each waits for a lock that
+        everything shares that changes any interface of the machine (rtnl), for 60 ms and more where many are made.
+        """
+        if live.valid_ns - VALID_EARLY_NS >= until_ns:
+            return
         while True:
             now = self._clock()
             if now >= until_ns:
                 raise Lapsed(live.ip)
             valid_s = max(1, (until_ns - now) // 1_000_000_000)
             set_address(self._route, live.ip, live.prefix, live.index, valid_s)
+            live.valid_ns = now + valid_s * 1_000_000_000
             if self._clock() - now < LATE_NS:
                 return
 

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from hasnmp.arbiters.disk import LeaseDisk
 from hasnmp.core.events import ArbiterAnswer, ArbiterCall
 from hasnmp.errors import WireError
+from hasnmp.runtime.kernel import prefer_this_process
 from hasnmp.runtime.processes import SOFTWARE, log
 from hasnmp.settings import Config
 from hasnmp.wire import Slot, SlotState
@@ -67,6 +68,7 @@ def main(sock: socket.socket, config: Config, node: str) -> int:
 
     Threads that hang in the disk are left to the process's end, which the kernel makes wait for their i/o.
     """
+    prefer_this_process()  # a renewal that waits for a busy service to give way may come too late
     sock.setblocking(True)
     served = Served(sock, config, node)
     try:
@@ -115,6 +117,7 @@ class Served:
 
     def _run(self, requests: queue.SimpleQueue[dict[str, Any] | None]) -> None:
         """One group's thread, with its own view of the disk: nothing of it is shared but the name of the disk."""
+        prefer_this_process()  # a thread does not inherit it
         disk = LeaseDisk(self._config.arbiter.device, self._config.cluster, known=self._known)
         try:
             while request := requests.get():

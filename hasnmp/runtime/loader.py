@@ -12,6 +12,7 @@ import os
 import pickle
 import selectors
 import signal
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,6 +54,61 @@ def load(path: str, old: Config, node: str) -> Loaded:
     return Loaded(new, changes)
 
 
+def judge(text: str, path: str, old: Config, node: str) -> Loaded:
+    """What would `text` be in place of the file at `path`? Nothing is written."""
+    try:
+        new = files.parse(text, path, os.path.dirname(path))
+    except ConfigError as error:
+        return Loaded(faults=tuple(str(fault) for fault in error.faults))
+    changes = compare(old, new)
+    if refused := (*changes.needs_stop, *changes.needs_restart):
+        names = ", ".join(refused)
+        return Loaded(
+            faults=(f"{names} can't change while hasnmpd runs: stop it on every node, and start it with the new file",)
+        )
+    now, then = old.heartbeat.keys, new.heartbeat.keys
+    if now and (then[0] not in now or now[0] not in then):
+        return Loaded(
+            faults=(
+                "heartbeat.key_files: keys roll by reloads, one node after the other: first add the new one second",
+            )
+        )
+    return Loaded(new, changes)
+
+
+def adopt(text: str, path: str, old: Config, node: str) -> Loaded:
+    """Write `text` in place of the file, which is kept as FILE.before, and load that."""
+    loaded = judge(text, path, old, node)
+    if loaded.config is None:
+        return loaded
+    try:
+        _replace(path, text.encode())
+    except OSError as error:
+        return Loaded(faults=(f"{path} can't be written: {error.strerror}",))
+    return load(path, old, node)
+
+
+def _replace(path: str, octets: bytes) -> None:
+    """At once and for good: after a power cut it is the old or the new one, with the same owner and mode. Raises OSError."""
+    status = os.stat(path)
+    draft, before = f"{path}.new", f"{path}.before"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(octets)
+        os.fchown(file.fileno(), status.st_uid, status.st_gid)
+        os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(before)
+    os.link(path, before)  # a second name, not a rename: the file itself never ceases to exist
+    os.replace(draft, path)
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def make_folders(config: Config) -> None:
     """Raises OSError."""
     os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
@@ -64,9 +120,12 @@ class Loader:
     """The guardian's side of one run. `done` is called once, from the guardian's loop."""
 
     def __init__(
-        self, family: Family, selector: selectors.BaseSelector, path: str, old: Config, node: str,
+        self,
+        family: Family,
+        selector: selectors.BaseSelector,
+        job: Callable[[], Loaded],
         done: Callable[[Loaded], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Raises OSError: no process could be made."""
         self._selector, self._done = selector, done
         self._data = bytearray()
@@ -76,7 +135,7 @@ class Loader:
         def main() -> int:
             os.close(self._pipe)
             with open(answer, "wb") as file:
-                pickle.dump(load(path, old, node), file)
+                pickle.dump(job(), file)
             return 0
 
         try:

@@ -12,6 +12,8 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     Address(op, service, ...)     AddressDone(service, op, ok, text); later, perhaps, AddressLost(service, text)
     Alive()                       -
     Reload(command)               Retire(...) or ReloadEnded(...); without a Reload, too (SIGHUP)
+    Stage(ident, document)        Staged(ident, code, text)
+    Adopt(ident, command)         as after Reload
     GiveUp(text)                  -
                                   Alarm(text), Stop()
 
@@ -34,6 +36,7 @@ from enum import StrEnum
 from typing import Any
 
 from hasnmp.core.events import (
+    Adopt,
     Extend,
     Extended,
     GiveUp,
@@ -44,10 +47,14 @@ from hasnmp.core.events import (
     Reload,
     ReloadEnded,
     Retire,
+    Stage,
+    Staged,
 )
 from hasnmp.errors import HasnmpError
 
-MAX_MESSAGE = 128 * 1024  # octets; far more than any command line and environment that a configuration can hold
+MAX_MESSAGE = (
+    160 * 1024
+)  # octets; far more than any command line and environment that a configuration can hold; a staged file
 MAX_WAITING = 4096  # messages kept for a reader that does not read
 
 
@@ -242,7 +249,7 @@ class Hello:
     reload_command: int = 0
 
 
-FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp
+FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp | Stage | Adopt
 FromGuardian = (
     Extended
     | Released
@@ -255,6 +262,7 @@ FromGuardian = (
     | Stop
     | Retire
     | ReloadEnded
+    | Staged
 )
 Message = FromEngine | FromGuardian
 
@@ -263,7 +271,7 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
-        Reload, GiveUp, Retire, ReloadEnded,
+        Reload, GiveUp, Stage, Adopt, Retire, ReloadEnded, Staged,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}

@@ -22,7 +22,16 @@ from typing import NoReturn
 
 from hasnmp.core.events import Outcome
 from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
-from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, die_with, fork_into, set_oom_score
+from hasnmp.runtime.kernel import (
+    F_SETPIPE_SZ,
+    FIONREAD,
+    be_ordinary,
+    boottime_ns,
+    die_with,
+    fork_into,
+    hurried_children,
+    set_oom_score,
+)
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
 from hasnmp.runtime.mounts import GroupMounts
@@ -64,7 +73,8 @@ def _comm(pid: int) -> str:
         return "?"
 
 
-def _dead(pid: int) -> bool:
+def is_dead(pid: int) -> bool:
+    """Has it ended, whether it was waited for or not?"""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -153,9 +163,10 @@ class Programs:
         errors, errors_in = os.pipe2(os.O_CLOEXEC)
         try:
             parent, now = os.getpid(), boottime_ns()
-            pid, there = fork_into(folder) if folder else (os.fork(), True)
-            if pid == 0:
-                self._become(run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
+            with hurried_children():
+                pid, there = fork_into(folder) if folder else (os.fork(), True)
+                if pid == 0:
+                    self._become(run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
         except OSError:
             os.close(output)
             os.close(errors)
@@ -212,7 +223,7 @@ class Programs:
 
     def _lives(self, program: Program) -> bool:
         """Whoever is not its parent hears nothing of its end, but sees that it is dead and waited for."""
-        return program.status is None and (self.children or not _dead(program.pid))
+        return program.status is None and (self.children or not is_dead(program.pid))
 
     def _become(
         self, run: Run, parent: int, not_after_ns: int, folder: Path | None, stdin: int, output: int, errors: int
@@ -243,6 +254,8 @@ class Programs:
             if run.cwd:
                 what = f"directory {run.cwd}"
                 os.chdir(run.cwd)
+            what = "an ordinary priority"
+            be_ordinary()
             what = run.argv[0] if run.argv else "an empty command"
             # The guardian looked at the lease before the fork. If the machine stalled since, this is the last look.
             if boottime_ns() >= not_after_ns:

@@ -8,18 +8,21 @@ Whatever goes wrong on the way ends with the old configuration in force and Relo
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hasnmp.config_changes import Changes
-from hasnmp.core.events import ReloadEnded, Retire
+from hasnmp.config_yaml import MAX_SIZE
+from hasnmp.core.events import ReloadEnded, Retire, Staged
 from hasnmp.core.guard import NEVER
 from hasnmp.errors import Code
 from hasnmp.runtime.kernel import boottime_ns
-from hasnmp.runtime.loader import Loaded, Loader
+from hasnmp.runtime.loader import Loaded, Loader, adopt, judge, load
 from hasnmp.runtime.messages import FromGuardian
 from hasnmp.runtime.processes import MS, log, set_up_log
 from hasnmp.settings import Config
@@ -52,42 +55,108 @@ class Reloader:
         self._guardian, self._send = guardian, tell
         self._loader: Loader | None = None
         self._command = 0
+        self._staged = ("", "")  # a file that is judged good, and what it is called
+        self._applying = False  # what is read now was staged on every node
         self._next: int | None = None  # one more was asked for meanwhile: its command, 0 = SIGHUP
         self.pending: Pending | None = None
         self._reloaded = ("", 0)  # for the next engine: what is new, and the command
+
+    def busy(self) -> bool:
+        """Is one under way?"""
+        return self._loader is not None or self.pending is not None
 
     # ----------------------------------------------------------------------------------------------------------- read
 
     def ask(self, command: int = 0) -> None:
         """SIGHUP, or a command: read the file anew. While one is under way the next waits, one at most."""
-        if self._loader or self.pending:
+        if self._guardian.handover.busy():
+            self._over(
+                command, Code.BUSY, "new code is just being put in place (hasnmpd --handover); try again in a moment"
+            )
+            return
+        if self.busy():
             if self._next:
                 self._tell(self._next, Code.BUSY, "another reload was asked for after it, which does the same")
             self._next = command
             return
         config = self._guardian.config
-        self._command = command
         log("reload_asked", source=config.source, command=command)
+        self._read(command, lambda: load(config.source, config, self._guardian.node))
+
+    def _read(self, command: int, job: Callable[[], Loaded]) -> None:
+        self._command = command
         self._guardian.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            self._loader = Loader(
-                self._guardian.family, self._guardian.selector, config.source, config, self._guardian.node, self._loaded
-            )
+            self._loader = Loader(self._guardian.family, self._guardian.selector, job, self._loaded)
         except OSError as error:
             self._over(command, Code.FAILED, f"no process to read it: {error.strerror}")
 
+    # ---------------------------------------------------------------------------------------------------------- apply
+
+    def stage(self, ident: str, document: str) -> None:
+        """Judge a file that came over the wire, and keep it."""
+        guardian, config = self._guardian, self._guardian.config
+        if self.busy() or guardian.handover.busy():
+            self._send(
+                Staged(ident, int(Code.BUSY), "a reload or a handover is under way there; try again in a moment")
+            )
+            return
+        try:
+            text = unpack(document)
+        except ValueError as error:
+            self._send(Staged(ident, int(Code.CONFIG_INVALID), f"what came is not a file: {error}"))
+            return
+
+        def judged(loaded: Loaded) -> None:
+            self._loader = None
+            fault = _first(loaded.faults)
+            if loaded.config is not None:
+                self._staged = (ident, text)
+            log("file_staged", ident=ident, fault=fault)
+            self._send(
+                Staged(ident, int(Code.CONFIG_INVALID if fault else Code.DONE), fault or loaded.changes.text()[:500])
+            )
+            self._go_on()
+
+        try:
+            self._loader = Loader(
+                guardian.family, guardian.selector, lambda: judge(text, config.source, config, guardian.node), judged
+            )
+        except OSError as error:
+            self._send(Staged(ident, int(Code.FAILED), f"no process to judge it: {error.strerror}"))
+
+    def adopt(self, ident: str, command: int) -> None:
+        """Every node has judged the file: write it, and go by it."""
+        guardian, config = self._guardian, self._guardian.config
+        staged, self._staged = self._staged, ("", "")
+        if staged[0] != ident or self.busy() or guardian.handover.busy():
+            self._over(
+                command, Code.BUSY, "the staged file could not be taken: another reload came first; apply it again"
+            )
+            return
+        log("file_adopted", ident=ident, source=config.source)
+        self._applying = True
+        self._read(command, lambda: adopt(staged[1], config.source, config, guardian.node))
+
     def _loaded(self, loaded: Loaded) -> None:
         self._loader, command = None, self._command
+        applying, self._applying = self._applying, False
         new, changes = loaded.config, loaded.changes
         if new is None:
-            head = f"{len(loaded.faults)} faults (all are in the log), the first: " if len(loaded.faults) > 1 else ""
-            self._over(command, Code.CONFIG_INVALID, f"{head}{loaded.faults[0]}")
-        elif changes.needs_apply:
+            self._over(command, Code.CONFIG_INVALID, _first(loaded.faults))
+        elif changes.needs_stop:
             names = ", ".join(changes.needs_apply)
             self._over(
                 command, Code.NEEDS_APPLY,
                 f"{names} can only change on all nodes at once: stop hasnmpd on every node, and start it with the new file",
             )  # fmt: skip
+        elif changes.needs_apply and not applying:
+            names = ", ".join(changes.needs_apply)
+            self._over(
+                command,
+                Code.NEEDS_APPLY,
+                f"{names} can only change on all nodes at once; use: hasnmp apply {new.source}",
+            )
         elif changes.needs_restart:
             names = ", ".join(changes.needs_restart)
             self._over(
@@ -186,7 +255,7 @@ class Reloader:
 
     def _over(self, command: int, code: Code, text: str) -> None:
         """The old configuration stays in force."""
-        self.pending = None
+        self.pending, self._applying = None, False
         log("reload_ended", logging.INFO if code is Code.DONE else logging.ERROR, code=code.name, text=text)
         self._tell(command, code, text)
         self._go_on()
@@ -199,6 +268,23 @@ class Reloader:
         if self._next is not None:
             command, self._next = self._next, None
             self.ask(command)
+
+
+def _first(faults: tuple[str, ...]) -> str:
+    head = f"{len(faults)} faults (all are in the log), the first: " if len(faults) > 1 else ""
+    return f"{head}{faults[0]}" if faults else ""
+
+
+def unpack(document: str) -> str:
+    """The file's text out of what goes between nodes. Raises ValueError."""
+    try:
+        unpacker = zlib.decompressobj()
+        octets = unpacker.decompress(base64.b64decode(document, validate=True), MAX_SIZE + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(octets) > MAX_SIZE or not unpacker.eof:
+        raise ValueError(f"cut off, or longer than {MAX_SIZE} octets")
+    return octets.decode()
 
 
 def _stale(old: Config, new: Config) -> list[str]:

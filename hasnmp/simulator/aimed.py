@@ -43,7 +43,7 @@ class Aimed(Faults):
         self.cut_node(owner, 2 * dead + 6 * lease)
         at = 2 * dead + self.world.between(0, lease)
         self.later(at, setattr, owner.lease_io, "trap", ("answer", 0, self.world.between(lease // 5, lease // 2)))
-        self.later(at + lease // 3 + 15 * MS, self.disk_fails, owner, 3 * lease, "pulled")
+        self.later(at + lease // 3 + 15 * MS, self.disk_fails, owner, 3 * lease, "lost")
 
     def freeze_owner(self) -> None:
         """A stack that stops for good while it owns something: to the last moment of its lease, and not a moment more."""

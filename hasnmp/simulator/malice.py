@@ -82,8 +82,8 @@ class Malice(Aimed):
         if rng.random() < 0.5:  # "held", as soon as it needs the arbiter
             state, wait = SlotState.HELD, 0
             self.cut_node(owner, world_choice(rng, (dead, 3 * dead, 6 * dead)))
-        else:  # "idle", when it needs it no more
-            state, wait = SlotState.IDLE, self.world.between(3 * dead, lease + 2 * dead)
+        else:  # "resting", when it needs it no more
+            state, wait = SlotState.RESTING, self.world.between(3 * dead, lease + 2 * dead)
             self.cut_node(owner, wait)
 
         def blackout() -> None:
@@ -91,7 +91,6 @@ class Malice(Aimed):
             self.later(self.world.between(20 * MS, 100 * MS), owner.power_on)
             self.later(self.world.between(dead // 2, 4 * dead), self.cut_node, owner, 2 * lease + 3 * dead)
 
-        wait += 0 if state is SlotState.IDLE else self.world.between(0, dead + lease)  # a later renewal
         self.later(wait, disk.ambush.__setitem__, owner.name, (state, 10_000 * MS, blackout))
 
     def disk_exchanged(self, machine: Machine | None = None, while_ns: int = 0) -> None:

@@ -42,15 +42,17 @@ class Power:
         if mode == "slow":
             took = world.between(limit // 2, 3 * limit)
         if mode != "broken":
-            world.post(took * 3 // 4, None, self.switch_off, victim)
+            again = machine.config.node(effect.node).fence[effect.level].action == "reboot"
+            world.post(took * 3 // 4, None, self.switch_off, victim, again)
         good = mode in ("", "slow")
         world.post(took, None, self.answer, machine, machine.engine.epoch, effect, good, took)
 
-    def switch_off(self, victim: Machine) -> None:
+    def switch_off(self, victim: Machine, again: bool) -> None:
         self.world.tell("POWER", f"{victim.name} is switched off by its fence device")
         self.world.count("machines fenced")
         victim.power_off()
-        self.world.post(self.world.between(500 * MS, 3000 * MS), None, victim.power_on)
+        if again:
+            self.world.post(self.world.between(500 * MS, 3000 * MS), None, victim.power_on)
 
     def answer(self, machine: Machine, life: int, effect: Fence, ok: bool, took: int) -> None:
         event = Fenced(

@@ -32,7 +32,7 @@ class Disk:
         self.tearing = 0.0  # the share of reads of a sector that is being written which end with neither word
         self.slots = {(g, n): Slot(g, n, 0, SlotState.IDLE, NOBODY, 0, 0) for g in groups for n in nodes}
         self.under_way: dict[tuple[str, str], Slot] = {}
-        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: lazy, slow, late, failing, frozen, pulled
+        self.mode: dict[str, str] = {}  # node -> how its path to the disk is: lazy, slow, late, failing, frozen, lost
         self.gone = False  # for everybody
         # node -> (state, for how long its next write of such a record hangs before it lands, what happens meanwhile)
         self.ambush: dict[str, tuple[SlotState, int, Callable[[], None]]] = {}
@@ -43,7 +43,7 @@ class Disk:
         """How long an I/O of that node takes, and whether it ends well."""
         world, mode = self.world, self.mode.get(node, "")
         chance = world.rng.random()
-        if self.gone or mode == "pulled":
+        if self.gone or mode == "lost":
             return 1 * MS, False
         if mode == "":
             return 100_000 + int(chance * 900_000), True
@@ -72,7 +72,7 @@ class Disk:
         if self.under_way.get(key) is slot:
             del self.under_way[key]
         if lands:
-            if slot.seq <= self.slots[key].seq:
+            if slot.seq < self.slots[key].seq:
                 self.world.count("older words landed on newer")
             self.slots[key] = slot
 
@@ -148,10 +148,8 @@ class LeaseIo(Process):
 
     def write_returned(self, disk: Disk, call: ArbiterCall, good: bool, epoch: int, boot: int) -> None:
         assert call.slot is not None
-        pulled = self.world.disk.mode.get(self.machine.name) == "pulled"
-        lands = good or (
-            not pulled and self.world.rng.random() < 0.5
-        )  # one that failed may have reached the medium all the same
+        gone = disk.mode.get(self.machine.name) == "lost"
+        lands = good or (not gone and self.world.rng.random() < 0.5)  # one that failed may have reached it all the same
         if boot != self.machine.boot:
             lands = False  # what a dead machine had not handed over is lost (Machine.power_off lands what it had)
         disk.end_write(call.slot, lands)

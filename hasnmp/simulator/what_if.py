@@ -76,8 +76,7 @@ class WhatIf:
         names = tuple(n.name for n in config.nodes)
         groups = tuple(g.name for g in config.groups)
         links = tuple(config.nodes[0].links)  # every node has the same ones
-        world.network, world.disk = Network(world, links), Disk(world, groups, names)
-        world.power = Power(world)
+        world.network, world.disk, world.power = Network(world, links), Disk(world, groups, names), Power(world)
         world.truth = self.served = Served(world, config, self.tell)
         for name in names:
             machine = world.machines[name] = Machine(world, config, name, Engine, Guard)
@@ -334,7 +333,7 @@ class WhatIf:
             self.world.disk.mode[node] = mode
 
     def disk_lost(self) -> None:
-        self.disk_mode("pulled")
+        self.disk_mode("lost")
 
     def disk_frozen(self) -> None:
         self.disk_mode("frozen")
@@ -346,7 +345,7 @@ class WhatIf:
         self.disk_mode("")
 
     def disk_lost_for(self, node: str) -> None:
-        self.disk_mode("pulled", (node,))
+        self.disk_mode("lost", (node,))
 
     def disk_frozen_for(self, node: str) -> None:
         self.disk_mode("frozen", (node,))
@@ -391,16 +390,7 @@ class WhatIf:
         if machine.stopped:
             machine.start_stack()
 
-    def fence_fails(self, node: str) -> None:
-        for level in range(len(self.config.node(node).fence)):
-            self.world.power.mode[node, level] = "broken"
-
-    def fence_mended(self, node: str) -> None:
-        for level in range(len(self.config.node(node).fence)):
-            self.world.power.mend(node, level)
-
     def everything_mended(self) -> None:
-        self.world.power.heal()
         self.world.network.cut.clear()
         self.disk_mode("")
         for name, machine in self.world.machines.items():
@@ -461,9 +451,6 @@ class WhatIf:
 
     def online(self, node: str) -> None:
         self.order(Verb.ONLINE, node, node)
-
-    def fence_confirm(self, node: str) -> None:
-        self.order(Verb.FENCE_CONFIRM, node, next((name for name in self.world.machines if name != node), ""))
 
     def recover(self, node: str) -> None:
         self.order(Verb.RECOVER, node, node)

@@ -139,6 +139,20 @@ def test_a_client_with_the_old_owners_hardware_address_learns_the_new_one(cable:
     play(cable, address(spelt), story)
 
 
+def test_an_adopted_address_is_announced_too(cable: Cable) -> None:
+    """The engine before may have died between the adding and the announcing: then nobody knows yet where it is."""
+    give(cable, "192.0.2.100/24")
+    old = "02:00:00:00:00:01"
+    ip("-n", cable.client, "neigh", "replace", "192.0.2.100", "lladdr", old, "nud", "stale", "dev", "cli0")
+
+    async def story(bench: Bench) -> None:
+        bench.agents.adopt((), (messages.HeldAddress("address", "g", "192.0.2.100", 24, "srv0", 7),))
+        mac = neighbours.interface("srv0").mac.hex(":")
+        await bench.until(lambda: neighbour_mac(cable, "192.0.2.100") == mac)
+
+    play(cable, address(), story)
+
+
 def test_a_refused_address_says_why(cable: Cable) -> None:
     async def story(bench: Bench) -> None:
         bench.address_text = "no live lease of g"

@@ -161,6 +161,26 @@ async def test_a_former_engines_program_is_taken_over(bench: Bench) -> None:
     assert [(e.pid, e.message) for e in bench.exits()] == [(process.pid, "signal 9 after 2.0 s")]
 
 
+@play(service(command=SLEEP))
+async def test_a_program_adopted_before_it_was_executed_is_watched_all_the_same(bench: Bench) -> None:
+    """The engine before died right after it asked for the start: what the guardian says of that comes to this one."""
+    bench.agents.adopt((messages.Running(77, "g", "web", messages.Purpose.SERVICE, 4242, 5),), ())
+    bench.host.handle(messages.RunStarted(77, 4242))
+    assert (await bench.act("web", Action.CHECK)).outcome is Outcome.OK
+    bench.host.handle(messages.Exited(77, "g", "web", messages.Purpose.SERVICE, 4242, -1, 9, "", 2_000_000))
+    assert [(e.pid, e.message) for e in bench.exits()] == [(4242, "signal 9 after 2.0 s")]
+    assert (await bench.act("web", Action.CHECK)).outcome is Outcome.NOT_RUNNING
+
+
+@play(service(command=SLEEP))
+async def test_an_adopted_program_that_could_not_be_executed_has_ended(bench: Bench) -> None:
+    bench.agents.adopt((messages.Running(77, "g", "web", messages.Purpose.SERVICE, 4242, 5),), ())
+    bench.host.handle(messages.RunFailed(77, Outcome.MISSING, "/bin/nothing: No such file"))
+    text = "exit status 127 after 0.0 s; last output: /bin/nothing: No such file"
+    assert [(e.pid, e.message) for e in bench.exits()] == [(4242, text)]
+    assert (await bench.act("web", Action.CHECK)).outcome is Outcome.NOT_RUNNING
+
+
 SERVER = """
 import http.server, sys, time
 time.sleep(0.15)

@@ -1,217 +1,148 @@
-"""Speed and size beside a peer's, in one run on one machine: python -m tests.bench [--rounds N]   (as root)
+"""Speed, safety and size beside the peers', in one run on one machine: python -m tests.bench [--only PART]   (as root)
 
 Measured from what a client sees: the laboratory's probe asks the virtual address every 2 ms, and both hosts behind its
-back. Rounds of hasnmp and keepalived take turns, so that what else the machine does meets both alike. Exit status: 0 every
-goal was met, 1 one was missed.
+back. Rounds of the products take turns, so that what else the machine does meets all alike. A product whose programs
+this machine lacks is left out, by name. Exit status: 0 every goal was met, 1 one was missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import math
+import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
-from hasnmp.model import Verb
-from tests.bench.peers import Keepalived
-from tests.cluster.lab import PROJECT, Lab, wait_for
-from tests.cluster.pair import LAN, NODES, PYTHON, SECRETS, VIP, Group, Pair, Timing, cpu_s, pss_kb
-from tests.cluster.watch import Watch
+from tests.bench import detection, faults, idle
+from tests.bench.faults import FAULTS, MOVING, Fault, Numbers, say
+from tests.bench.pacemaker import Pacemaker
+from tests.bench.products import Address, Hasnmp, Keepalived, Product
 
-PERIOD_MS = 2.0
-FAST = Timing(interval_ms=50, dead_after_ms=300, startup_wait_ms=1000, kill_ms=50, lease_ms=1000, io_timeout_ms=150,
-              recovery="automatic")  # fmt: skip
-IDLE_S = 30.0
+ROUNDS = 3
+NOTHING_MS = 50.0  # a gap below this is the probe's and the machine's own: nobody was out
+Goal = tuple[str, str, str, bool]  # what, measured, goal, met
 
-
-@dataclass
-class Numbers:
-    """One quantity's measurements, milliseconds unless said."""
-
-    values: list[float] = field(default_factory=list)
-    doubles: int = 0
-
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    def text(self) -> str:
-        return f"{self.median():.0f} (worst {max(self.values):.0f}, n={len(self.values)})"
+PRODUCTS: dict[str, tuple[Callable[[], Product], Callable[[], list[str]]]] = {
+    "hasnmp": (Hasnmp, Hasnmp.missing),
+    "hasnmp, address": (Address, Address.missing),
+    "keepalived": (Keepalived, Keepalived.missing),
+    "pacemaker": (lambda: Pacemaker(False), Pacemaker.missing),
+    "pacemaker, fenced": (lambda: Pacemaker(True), Pacemaker.missing_for_fencing),
+}
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def power_cycle(lab: Lab) -> None:
-    for node in NODES:
-        lab[node].power_off()
-    for node in NODES:
-        lab[node].power_on()
-
-
-def settled(watch: Watch) -> str:
-    """The node that has answered without a gap for a while."""
-
-    def look() -> str:
-        since_ns = time.monotonic_ns() - 500_000_000
-        nodes = {
-            answer.node for answer in list(watch.answers) if answer.at_ns >= since_ns
-        }  # behind the client's back, too
-        return nodes.pop() if len(nodes) == 1 and watch.outage_ms(since_ns) < 100 else ""
-
-    return wait_for(look, 20, "the address answers steadily", 0.1)
-
-
-def power_off(lab: Lab, steady: Callable[[], None], numbers: Numbers) -> None:
-    """One round: the node that serves loses power; until the other's first answer."""
-    with Watch(lab, VIP, period_ms=PERIOD_MS) as watch:
-        node = settled(watch)
-        steady()
-        fault_ns = lab[node].power_off()
-        numbers.values.append(watch.back_ms(fault_ns, "b" if node == "a" else "a"))
-        time.sleep(0.5)
-        numbers.doubles += len(watch.doubles())
-
-
-def failovers(rounds: int) -> tuple[dict[str, Numbers], dict[str, Numbers]]:
-    """(power off, planned) by product."""
-    lost = {"hasnmp": Numbers(), "keepalived": Numbers()}
-    planned = {"hasnmp": Numbers(), "keepalived": Numbers()}
-    with Pair((Group("web", VIP, worker=False),), FAST, log_level="info") as pair:
-        peer = Keepalived(pair.lab, VIP)
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            pair.start()
-
-            def steady() -> None:
-                owner = next(iter(wait_for(lambda: pair.owners()["web"], 10)))
-                pair.wait_steady(homes={"web": owner})
-
-            steady()
-            with Watch(pair.lab, VIP, period_ms=PERIOD_MS) as watch:
-                for _ in range(2):
-                    source = settled(watch)
-                    target = "b" if source == "a" else "a"
-                    asked_ns = time.monotonic_ns()
-                    pair.command(source, Verb.FAILOVER, "web", target)
-                    watch.wait_node(target)
-                    planned["hasnmp"].values.append(watch.outage_ms(asked_ns))
-                    steady()
-                planned["hasnmp"].doubles += len(watch.doubles())
-            power_off(pair.lab, steady, lost["hasnmp"])
-            power_cycle(pair.lab)
-
-            peer.start()
-            with Watch(pair.lab, VIP, period_ms=PERIOD_MS) as watch:
-                node = settled(watch)
-                asked_ns = peer.stop(node)
-                watch.wait_node("b" if node == "a" else "a")
-                planned["keepalived"].values.append(watch.outage_ms(asked_ns))
-                peer.restart(node)
-                planned["keepalived"].doubles += len(watch.doubles())
-            power_off(pair.lab, lambda: None, lost["keepalived"])
-            power_cycle(pair.lab)
-    return lost, planned
-
-
-@dataclass
-class Idle:
-    cpu_percent: float
-    pss_mb: float
-    status_ms: Numbers
-    start_ms: Numbers
-    by_role: dict[str, tuple[float, float]]
-
-
-def idle() -> Idle:
-    """An idle node with 10 services, each asked over TCP once a second, at hasnmp's default heartbeat times."""
-    services = "".join(
-        f"""      - name: s{port}
-        agent: exec
-        options: {{command: [{", ".join((*PYTHON, str(PROJECT / "tests/bench/answer.py"), f'"{port}"'))}]}}
-        check: {{type: tcp, host: 127.0.0.1, port: {port}, send: "PING", expect: "PONG", every_ms: 1000, timeout_ms: 500}}
-"""
-        for port in range(7101, 7109)
+def table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
-    started = Numbers()
-    timing = Timing(lease_ms=3000)
-    # Ten: the address, its program and eight more.
-    with Pair((Group("web", VIP, more=services),), timing, log_level="info") as pair:
-        for node in NODES:
-            asker = pair.lab["client"].spawn(
-                sys.executable, "-I", str(PROJECT / "tests/bench/first_answer.py"), LAN[node], SECRETS["community"],
-                stdout=-1,
-            )  # fmt: skip
-            time.sleep(0.3)
-            begun_ns = pair.start(node)
-            assert asker.stdout
-            started.values.append((int(asker.stdout.readline()) - begun_ns) / 1e6)
-            asker.wait(5)
-        pair.wait_steady(30)
-        status = Numbers()
-        for _ in range(7):
-            begun = time.monotonic()
-            pair.hasnmp("a", "status")
-            status.values.append((time.monotonic() - begun) * 1000)
-        say(f"idle for {IDLE_S:.0f} s")
-        time.sleep(3)
-        stack = pair.stack("a")
-        pids = pair.pids("a")
-        before = {role: cpu_s(one) for role, one in stack.items()}
-        begun = time.monotonic()
-        time.sleep(IDLE_S)
-        took = time.monotonic() - begun
-        by_role = {role: ((cpu_s(one) - before[role]) / took * 100, pss_kb(one) / 1024) for role, one in stack.items()}
-        assert pair.pids("a") == pids, "the same processes as before"
-        return Idle(sum(cpu for cpu, _ in by_role.values()), pss_kb(pids) / 1024, status, started, by_role)
+
+
+def side_by_side(rounds: int, only: Sequence[Fault]) -> list[Goal]:
+    products: list[Product] = []
+    try:
+        for name, (make, missing) in PRODUCTS.items():
+            if lacks := missing():
+                print(f"{name} is left out: this machine has no {', '.join(lacks)}")
+                continue
+            products.append(make())
+        for product in products:
+            product.start()
+        faults.restore(products, Fault("start", lambda *_: 0, gentle=True))
+        costs = idle.side_by_side(products)
+        found = faults.run(products, rounds, only)
+    finally:
+        for product in products:
+            product.close()
+    names = [product.name for product in products]
+    print("\nLongest time without an answer, ms: median (worst); x: of the median, beside hasnmp's. "
+          "2!: probe periods in which two servers answered.\n")  # fmt: skip
+    rows = [["", *names]]
+    for fault, by_name in found.items():
+        rows.append([fault, *(cell(by_name[name], by_name["hasnmp"]) for name in names)])
+    rows.append(["idle: % of one core", *(f"{costs[name][0]:.2f}" for name in names)])
+    rows.append(["idle: PSS, MB", *(f"{costs[name][1]:.1f}" for name in names)])
+    print(table(rows) + "\n")
+    for product in products:
+        print(f"{product.name}: {product.told}")
+    print("\nEvery measurement:")
+    for fault, by_name in found.items():
+        for name in names:
+            if by_name[name].values:
+                print(f"  {fault}, {name}: {' '.join(f'{x:.0f}' for x in by_name[name].values)}")
+    return goals(found)
+
+
+def cell(numbers: Numbers, ours: Numbers) -> str:
+    text = numbers.text()
+    if numbers is not ours and text not in ("never", ""):
+        text += f" {numbers.median() / max(ours.median(), 1):.1f}x"
+    return text + (f" 2!{numbers.doubles}" if numbers.doubles else "")
+
+
+def goals(found: dict[str, dict[str, Numbers]]) -> list[Goal]:
+    doubles = {name: sum(row[name].doubles for row in found.values()) for name in next(iter(found.values()))}
+    result: list[Goal] = [("hasnmp: periods with two servers", str(doubles["hasnmp"]), "0", doubles["hasnmp"] == 0)]
+    safe = [name for name, number in doubles.items() if number == 0 and not name.startswith("hasnmp")]
+    for fault, row in found.items():
+        ours = row["hasnmp"].median()
+        for name in safe:
+            theirs = row[name].median()
+            met = math.isnan(theirs) or ours <= max(theirs, NOTHING_MS)
+            result.append((f"{fault}, beside {name} (never two)", f"{ours:.0f} ms", f"at most {theirs:.0f} ms", met))
+        if fault not in MOVING and fault != "service killed":
+            result.append((f"{fault}: hasnmp moves nothing", f"{row['hasnmp'].worst():.0f} ms", "under 150 ms",
+                           row["hasnmp"].worst() < 150))  # fmt: skip
+    if "power off" in found and "keepalived" in found["power off"]:
+        theirs = found["power off"]["keepalived"].median()
+        ratio = found["power off"]["hasnmp, address"].median() / theirs
+        result.append(
+            ("power off, an address alone, beside keepalived", f"{ratio:.2f} x", "at most 1.00 x", ratio <= 1.0)
+        )
+        ratio = found["power off"]["hasnmp"].median() / theirs
+        result.append(("power off, with the program's start", f"{ratio:.2f} x", "at most 1.10 x", ratio <= 1.1))
+    if "planned move" in found:
+        ours = found["planned move"]["hasnmp"].median()
+        result.append(("planned move", f"{ours:.0f} ms", "at most 100 ms", ours <= 100))
+    return result
+
+
+def ten_services() -> list[Goal]:
+    seen = idle.ten_services()
+    for role, (cpu, pss) in seen.by_role.items():
+        print(f"idle with 10 services, {role}: {cpu:.2f} % of one core, {pss:.1f} MB")
+    return [
+        ("idle, 10 services: % of one core", f"{seen.cpu_percent:.2f}", "under 2", seen.cpu_percent < 2),
+        ("idle, 10 services: PSS, MB", f"{seen.pss_mb:.1f}", "under 120", seen.pss_mb < 120),
+        ("hasnmp status, ms", seen.status_ms.text(), "under 250", seen.status_ms.median() < 250),
+        ("daemon start to its first SNMP answer, ms", seen.start_ms.text(), "under 2000", seen.start_ms.worst() < 2000),
+    ]
 
 
 def main() -> int:
+    names = [fault.name for fault in FAULTS]
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=("failovers", "idle"))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", action="append", choices=("faults", "idle", "detection", *names), metavar="PART",
+                        help=f"faults, idle, detection, or one fault: {', '.join(names)}")  # fmt: skip
+    parser.add_argument("--busy-s", type=float, default=detection.BUSY_S, help="how long detection is watched")
     arguments = parser.parse_args()
-    rows: list[tuple[str, str, str, str, str, bool]] = []  # what, hasnmp, keepalived, ratio, goal, met
-    details: list[str] = []
-    if arguments.only != "idle":
-        lost, planned = failovers(arguments.rounds)
-        ratio = lost["hasnmp"].median() / lost["keepalived"].median()
-        rows.append(("power off to the first answer, ms", lost["hasnmp"].text(), lost["keepalived"].text(), f"{ratio:.2f}",
-                     "at most 1.20 x", ratio <= 1.2))  # fmt: skip
-        ratio = planned["hasnmp"].median() / planned["keepalived"].median()
-        rows.append(("planned failover, nobody answers, ms", planned["hasnmp"].text(), planned["keepalived"].text(),
-                     f"{ratio:.2f}", "at most 100 ms", planned["hasnmp"].median() <= 100))  # fmt: skip
-        doubles = {name: lost[name].doubles + planned[name].doubles for name in lost}
-        rows.append(("two nodes answering at once, times", str(doubles["hasnmp"]), str(doubles["keepalived"]), "", "none",
-                     doubles["hasnmp"] == 0))  # fmt: skip
-        for name, numbers in (("power off", lost), ("planned", planned)):
-            details += [
-                f"{name}, {product}: {' '.join(f'{x:.0f}' for x in numbers[product].values)}" for product in numbers
-            ]
-    if arguments.only != "failovers":
-        seen = idle()
-        rows += [
-            ("idle, 10 services: % of one core", f"{seen.cpu_percent:.2f}", "", "", "under 2", seen.cpu_percent < 2),
-            ("idle, 10 services: PSS, MB", f"{seen.pss_mb:.1f}", "", "", "under 120", seen.pss_mb < 120),
-            ("hasnmp status, ms", seen.status_ms.text(), "", "", "under 250", seen.status_ms.median() < 250),
-            ("daemon start to its first SNMP answer, ms", seen.start_ms.text(), "", "", "under 2000",
-             max(seen.start_ms.values) < 2000),
-        ]  # fmt: skip
-        details += [f"idle, {role}: {cpu:.2f} % of one core, {pss:.1f} MB" for role, (cpu, pss) in seen.by_role.items()]
-    print(
-        f"\nhasnmp: interval {FAST.interval_ms} ms, dead_after {FAST.dead_after_ms} ms; keepalived: advert_int 0.1 s\n"
-    )
-    cells = [
-        ("", "hasnmp", "keepalived", "ratio", "goal", ""),
-        *((*row[:5], "met" if row[5] else "MISSED") for row in rows),
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    print("\n" + "\n".join(details))
-    return 0 if all(row[5] for row in rows) else 1
+    parts = arguments.only or ["faults", "idle", "detection"]
+    chosen = FAULTS if "faults" in parts else tuple(fault for fault in FAULTS if fault.name in parts)
+    met: list[Goal] = []
+    begun = time.monotonic()
+    if chosen:
+        met += side_by_side(arguments.rounds, chosen)
+    if "idle" in parts:
+        met += ten_services()
+    if "detection" in parts:
+        met += detection.busy(arguments.busy_s)
+    load = " ".join(f"{x:.1f}" for x in os.getloadavg())
+    say(f"took {time.monotonic() - begun:.0f} s; load averages at the end {load}")
+    rows = [("", "measured", "goal", ""), *((*goal[:3], "met" if goal[3] else "MISSED") for goal in met)]
+    print("\n" + table(rows))
+    return 0 if all(goal[3] for goal in met) else 1
 
 
 if __name__ == "__main__":

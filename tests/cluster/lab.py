@@ -5,8 +5,8 @@
 
 A host is a network namespace + `unshare -m -p -u -i` + init.py as its process 1. A further namespace holds the bridges.
 Power off is SIGKILL to process 1: the kernel takes everything else with it. In every host /run/lab/state is its own
-folder, /run/lab/etc the lab's, /run/lab/lease its view of the lease disk (disk.py), /run/lab/shared the same folder in all of
-them, and /run/lab/small a file system of its own that is soon full and outlives a power cut.
+folder, /run/lab/etc the lab's, /run/lab/lease its view of the lease disk and /run/lab/data of a disk for services (disk.py), and
+/run/lab/small a file system of its own that is soon full and outlives a power cut.
 
 Everything that is made is named after the prefix and this process, and removed by close(), or by sweep() of the next run.
 """
@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ PROJECT = HERE.parents[1]
 LINKS = {"lan": ("192.0.2.", "2001:db8::"), "cross": ("198.51.100.", "2001:db8:c::")}
 NUMBERS = {"a": 11, "b": 12, "client": 50}
 ETC, STATE, LEASE = "/run/lab/etc", "/run/lab/state", "/run/lab/lease"  # inside a host
-SHARED, SMALL = "/run/lab/shared", "/run/lab/small"
+DATA, SMALL = "/run/lab/data", "/run/lab/small"
 SMALL_OCTETS = 2 << 20
 T = TypeVar("T")
 _runs = itertools.count()
@@ -72,9 +73,14 @@ class Host:
         self.small.mkdir()
         sh("mount", "-t", "tmpfs", "-o", f"size={SMALL_OCTETS}", "tmpfs", str(self.small))
         self.pid = 0
+        self.switch = threading.RLock()  # a power switch of a test's may be pressed in another thread
         self._shell: subprocess.Popen[str] | None = None
 
     def power_on(self) -> None:
+        with self.switch:
+            self._power_on()
+
+    def _power_on(self) -> None:
         assert not self.pid
         for link, (v4, v6) in LINKS.items():
             number = NUMBERS[self.name]
@@ -87,11 +93,12 @@ class Host:
         binds = [
             f"{self.state}={STATE}",
             f"{self.lab.etc}={ETC}",
-            f"{self.lab.shared}={SHARED}",
             f"{self.small}={SMALL}",
         ]
         if self.name in self.lab.disks:
             binds.append(f"{self.lab.disks[self.name]}={LEASE}")
+        if self.name in self.lab.data.views:
+            binds.append(f"{self.lab.data.views[self.name]}={DATA}")
         console = open(self.state / "console", "a")
         self._shell = subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", "-m", "-p", "-u", "-i", "-T",
@@ -110,6 +117,10 @@ class Host:
 
     def power_off(self) -> int:
         """At once, as by the switch. Returns when, in CLOCK_MONOTONIC nanoseconds."""
+        with self.switch:
+            return self._power_off()
+
+    def _power_off(self) -> int:
         at_ns = time.monotonic_ns()
         if self.pid and self._shell:
             with contextlib.suppress(ProcessLookupError):
@@ -119,6 +130,7 @@ class Host:
             sh("ip", "-n", self.netns, "-batch", "-", text=words)
             self.lab.pulled.discard(self.name)  # it is plugged in again at the next power on
             self.lab.disk(self.name, "ok")  # a process that hangs in a frozen disk would hold up the end of the others
+            self.lab.data_disk(self.name, "ok")
             self._shell.wait(20)
             sh("ip", "netns", "exec", self.netns, "nft", "flush", "ruleset")
         self.pid, self._shell = 0, None
@@ -165,6 +177,35 @@ class Host:
         return at_ns
 
 
+class Disk:
+    """An image, and each host's view of it, which can fail (disk.py)."""
+
+    def __init__(self, lab: Lab, name: str, octets: int) -> None:
+        self.image = lab.images / f"{name}.img"
+        with open(self.image, "wb") as file:
+            file.truncate(octets)
+        self.views = {host: lab.folder / f"{name}-{host}" for host in ("a", "b")}
+        for view in self.views.values():
+            view.touch()
+        self._lock = threading.Lock()
+        self._server = subprocess.Popen(
+            [sys.executable, "-I", str(HERE / "disk.py"), str(self.image), *map(str, self.views.values())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert self._server.stdout and self._server.stdout.readline() == "ready\n", f"disk {name} does not start"
+
+    def command(self, host: str, mode: str) -> None:
+        assert self._server.stdin and self._server.stdout
+        with self._lock:
+            self._server.stdin.write(f"{list(self.views).index(host)} {mode}\n")
+            self._server.stdin.flush()
+            assert self._server.stdout.readline() == "done\n", "the disk's server has ended"
+
+    def close(self) -> None:
+        self._server.kill()
+        self._server.wait(10)
+
+
 class Lab:
     """The hosts and what is between them. Use as a context manager."""
 
@@ -180,19 +221,19 @@ class Lab:
         self.images = self.folder / "images"
         self.images.mkdir()
         sh("mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(self.images))
-        self.shared = self.images / "shared"
-        self.shared.mkdir()
         self.bridges = f"{self.name}-net"
-        self.disks: dict[str, Path] = {}
+        self.disks: dict[str, Path] = {}  # each host's view of the lease disk
         self.pulled: set[str] = set()  # hosts where the lease disk's path names nothing any more
-        self._disk: subprocess.Popen[str] | None = None
+        self._lease: Disk | None = None
         self._blocks: set[tuple[str, str, str]] = set()
         self._down: set[tuple[str, str]] = set()
         self.hosts: dict[str, Host] = {}
         try:
             self._wire()
+            self.data = Disk(self, "data", 64 << 20)
             if lease_disk:
-                self._make_disk()
+                self._lease = Disk(self, "lease", 1 << 20)
+                self.disks = self._lease.views
             for name in NUMBERS:
                 self.hosts[name] = Host(self, name)
                 self.hosts[name].power_on()
@@ -253,8 +294,9 @@ class Lab:
     def heal(self) -> None:
         """Everything that was cut, and every disk, as new."""
         self.reconnect()
-        for name in self.disks:
+        for name in self.data.views:
             self.disk(name, "ok")
+            self.data_disk(name, "ok")
 
     def reconnect(self) -> None:
         """Every cable is in, and nothing is filtered."""
@@ -271,20 +313,7 @@ class Lab:
         table += f"table bridge cut {{ chain forward {{ type filter hook forward priority 0;\n{rules}}}\n}}\n"
         sh("ip", "netns", "exec", self.bridges, "nft", "-f", "-", text=table)
 
-    # --------------------------------------------------------------------------------------------- the lease disk
-
-    def _make_disk(self) -> None:
-        image = self.images / "lease.img"
-        with open(image, "wb") as file:
-            file.truncate(1 << 20)
-        for name in ("a", "b"):
-            self.disks[name] = self.folder / f"lease-{name}"
-            self.disks[name].touch()
-        self._disk = subprocess.Popen(
-            [sys.executable, "-I", str(HERE / "disk.py"), str(image), *map(str, self.disks.values())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        assert self._disk.stdout and self._disk.stdout.readline() == "ready\n", "the lease disk does not start"
+    # -------------------------------------------------------------------------------------------------- the disks
 
     def disk(self, host: str, mode: str) -> int:
         """The host's view of the lease disk becomes one of disk.py's, or "pulled": its path is gone. Returns when."""
@@ -298,10 +327,15 @@ class Lab:
             self.pulled.discard(host)
             self.hosts[host].run("touch", LEASE)
             self.hosts[host].run("mount", "--bind", str(self.disks[host]), LEASE)
-        if host in self.disks and self._disk and self._disk.stdin and self._disk.stdout:
-            self._disk.stdin.write(f"{list(self.disks).index(host)} {mode}\n")
-            self._disk.stdin.flush()
-            assert self._disk.stdout.readline() == "done\n", "the lease disk's server has ended"
+        if self._lease and host in self.disks:
+            self._lease.command(host, mode)
+        return at_ns
+
+    def data_disk(self, host: str, mode: str) -> int:
+        """The host's view of the data disk becomes one of disk.py's. Returns when."""
+        at_ns = time.monotonic_ns()
+        if host in self.data.views:
+            self.data.command(host, mode)
         return at_ns
 
     # ---------------------------------------------------------------------------------------------------- the end
@@ -313,9 +347,9 @@ class Lab:
                     os.kill(pid, signal.SIGCONT)
             with contextlib.suppress(Exception):
                 host.power_off()
-        if self._disk:
-            self._disk.kill()
-            self._disk.wait(10)
+        for disk in (self._lease, self.data):
+            if disk:
+                disk.close()
         _remove(self.name)
 
 

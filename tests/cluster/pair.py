@@ -28,7 +28,7 @@ SECRETS = {"noc.auth": "authentic-word", "noc.priv": "private-word", "watch.auth
 V3 = ("-v3", "-u", "noc", "-l", "authPriv", "-a", "SHA-256", "-A", "authentic-word", "-x", "AES", "-X", "private-word")
 # comm of each process of the stack -> its role; "hasnmpd" is the guardian, which the others are forked from
 ROLES = {"hasnmpd": "guardian", "hasnmp-engine": "engine", "hasnmp-lease": "lease", "hasnmp-snmp": "snmp",
-         "hasnmp-store": "store", "hasnmp-pills": "pills"}  # fmt: skip
+         "hasnmp-store": "store"}  # fmt: skip
 SUPERVISE = 'while :; do "$@"; sleep 1; done'  # as systemd's Restart=always with RestartSec=1
 PYTHON = (sys.executable, "-I", "-S")
 # What scheduling, the services' start and the probe's period add on this machine while it is busy.
@@ -48,6 +48,7 @@ class Group:
     limit: int = 1000  # failover_limit.times
     restart: int = 1  # of the echo service
     worker: bool = True  # the program that answers is a child of the one that was started
+    program: bool = True  # False: an address alone
     more: str = ""  # further services, as YAML list items at column 6
     keys: str = ""  # further keys of the group, as YAML at column 4
 
@@ -55,6 +56,12 @@ class Group:
         other = "b" if self.home == "a" else "a"
         prefix = 64 if ":" in self.ip else 24
         command = ", ".join((*PYTHON, str(HERE / "echo.py"), f'"{self.ip}"', f'"{PORT}"', *["worker"] * self.worker))
+        echo = f"""      - name: {self.name}-echo
+        agent: exec
+        options: {{command: [{command}]}}
+        check: {{every_ms: 1000}}
+        on_failure: {{restart: {self.restart}, within_s: 60, then: failover}}
+"""
         return f"""
   {self.name}:
     nodes: [{self.home}, {other}]
@@ -65,12 +72,7 @@ class Group:
         agent: address
         options: {{ip: "{self.ip}/{prefix}", interface: lan}}
         check: {{every_ms: 1000, timeout_ms: 500}}
-      - name: {self.name}-echo
-        agent: exec
-        options: {{command: [{command}]}}
-        check: {{every_ms: 1000}}
-        on_failure: {{restart: {self.restart}, within_s: 60, then: failover}}
-{self.more}"""
+{echo if self.program else ""}{self.more}"""
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,11 @@ log: {{format: json, level: {self.log_level}}}
 
     # --------------------------------------------------------------------------------------------------- the daemons
 
-    def start(self, *nodes: str, supervised: bool = True) -> int:
+    def start(self, *nodes: str, supervised: bool = True, file: str = f"{ETC}/hasnmp.yaml") -> int:
         """Start hasnmpd on these nodes (none given: both). supervised: the host's init restarts it. Returns when."""
         at_ns = time.monotonic_ns()
         for node in nodes or NODES:
-            daemon = [sys.executable, *self.daemon, "--config", f"{ETC}/hasnmp.yaml", "--node", node]
+            daemon = [sys.executable, *self.daemon, "--config", file, "--node", node]
             argv = ["sh", "-c", SUPERVISE, "supervise", *daemon] if supervised else daemon
             where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
             self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
@@ -185,10 +187,11 @@ log: {{format: json, level: {self.log_level}}}
 
     def stack(self, node: str) -> dict[str, list[int]]:
         """role -> pids of the daemon's processes, the guardian first."""
-        found: dict[str, list[int]] = {role: [] for role in ROLES.values()}
+        roles = ROLES | ({"hasnmp-pills": "pills"} if "agent: pill" in str(self.fence) else {})
+        found: dict[str, list[int]] = {role: [] for role in roles.values()}
         for pid, comm in self.lab[node].processes().items():
-            if comm in ROLES:
-                found[ROLES[comm]].append(pid)
+            if comm in roles:
+                found[roles[comm]].append(pid)
         return found
 
     def pids(self, node: str, *roles: str) -> list[int]:
@@ -334,13 +337,14 @@ log: {{format: json, level: {self.log_level}}}
         self.lab.heal()
         for node in NODES:
             host = self.lab[node]
-            if not host.runs():
-                host.power_off()  # what a machine that ended by itself leaves behind
-                host.power_on()
-            host.signal(signal.SIGCONT, host.processes())
-            if "sh" not in host.processes().values():
-                host.signal(signal.SIGKILL, self.pids(node, "guardian"))
-                self.start(node)
+            with host.switch:
+                if not host.runs():
+                    host.power_off()  # what a machine that ended by itself leaves behind
+                    host.power_on()
+                host.signal(signal.SIGCONT, host.processes())
+                if not {"sh", "nsenter"} & {*host.processes().values()}:
+                    host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                    self.start(node)
 
     def mend(self, homes: bool = True) -> None:
         """One administrator's step, if one is needed now. homes: bringing a group home is one."""

@@ -40,7 +40,6 @@ class Power:
             os.unlink(path)
         self._listener.bind(str(path))
         self._listener.listen()
-        self._lock = threading.Lock()
         threading.Thread(target=self._serve, daemon=True).start()
         return self
 
@@ -77,12 +76,12 @@ class Power:
 
     def _do(self, action: str, plug: str) -> str:
         host = self.pair.lab[plug]
-        with self._lock:
+        with host.switch:
             if action == "off":
                 host.power_off()
             elif action == "on" and not host.pid:
                 host.power_on()
                 self.pair.start(plug)
             else:
-                return "on" if host.pid else "off"
+                return "on" if host.runs() else "off"
         return "done"

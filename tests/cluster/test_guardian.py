@@ -57,8 +57,8 @@ def engine_of(guardian: int) -> int:
 
 def test_a_killed_engine_is_replaced_heard_again_and_adopts_all_without_a_dropped_connection(pair: Pair) -> None:
     guardian = pair.pids("a", "guardian")[0]
+    wait_for(lambda: len(pair.service_pids("a")) == 3, 5, "two of the echo, one of the stream")
     services = pair.service_pids("a")
-    assert len(services) == 3, "two of the echo, one of the stream"
     token = pair.rows("b", "groups")["web"].token
     with Connection(pair.lab) as connection, Ear(pair.lab, "a") as ear:
         begun_ns = time.monotonic_ns()

@@ -105,8 +105,12 @@ class Watch:
         times = [x.at_ns for x in self.routed(0, until_ns)]
         first = bisect_left(times, since_ns)
         points = [times[first - 1] if first else since_ns, *times[first:], until_ns]
-        gaps = itertools.pairwise(points)
-        return max(0.0, max((end - begin) / MS - self._deaf_ms(begin, end) for begin, end in gaps))
+        worst = 0.0
+        for begin, end in sorted(itertools.pairwise(points), key=lambda gap: gap[0] - gap[1]):  # the longest first
+            if (end - begin) / MS <= worst:
+                break
+            worst = max(worst, (end - begin) / MS - self._deaf_ms(begin, end))
+        return worst
 
     def _deaf_ms(self, begin_ns: int, end_ns: int) -> float:
         inside = [ns for ns in list(self.sent_ns) if begin_ns <= ns <= end_ns]

@@ -16,9 +16,10 @@ answer can be late, bad or missing.
     disk nfs b=held:7:3:3000ms b=unreadable holder=b2      state:token:seq:duration of a slot, as the next read finds it
     arbiter nfs error=... unwritten uuid=...  the answer to the outstanding call, from the disk
     extended ok|refused    released nfs ok|left    sent [-20ms]    persisted ok|failed    result web start ok|failed|...
-    rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     retire web groups=db keys=k2,k1 stop=100ms for=1         reload-ended CODE for=1          a new configuration
+    apply FILE          staged FILE CODE      a file for all nodes; what this node's loader thinks of it
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
+    rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     lease|group|why nfs    registers    commands    alarms    services          what the engine shows
     repeat result|extended|released|sent|arbiter            the last such event once more: a late duplicate
@@ -39,6 +40,7 @@ from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
     Act,
     Action,
+    Adopt,
     Adopted,
     AgentResult,
     ArbiterAnswer,
@@ -67,6 +69,8 @@ from hasnmp.core.events import (
     Sent,
     ServiceExited,
     Shutdown,
+    Stage,
+    Staged,
     Started,
     Tick,
 )
@@ -201,6 +205,7 @@ class Driver:
         self.answers: dict[str, str] = {}
         self.folding = False  # while time passes, an answer like the one before is not printed again
         self.replies = 0
+        self.staged: dict[str, str] = {}  # file -> what it is called
         self.effects: list[Effect] = []  # everything, for tests that look themselves
         self.starts = 0
         self.uuid = "u1"
@@ -296,6 +301,11 @@ class Driver:
                 self.say("exit" + how)
             case Reload():
                 self.say(f"reload {effect.command}")
+            case Stage():
+                self.staged[effect.document] = effect.ident
+                self.say(f"stage {effect.document}")
+            case Adopt():
+                self.say(f"adopt for={effect.command}")
             case GiveUp():
                 self.say(f"give-up: {effect.text}")
 
@@ -637,6 +647,13 @@ class Driver:
         prints = tuple(fingerprint(key.encode()) for key in keys)
         stop_ms = milliseconds(options.get("stop", "100ms")) // MS
         self.step(Retire(int(options.get("for", "0")), tuple(words), groups, prints, stop_ms, "words"))
+
+    def do_apply(self, words: list[str], _: dict[str, str]) -> None:
+        self.replies += 1
+        self.step(CommandIn(self.replies, Verb.APPLY, "", "me", document=words[0]))
+
+    def do_staged(self, words: list[str], _: dict[str, str]) -> None:
+        self.step(Staged(self.staged[words[0]], int(Code[words[1]]), "some fault" if words[1] != "DONE" else "words"))
 
     def do_reload_ended(self, words: list[str], options: dict[str, str]) -> None:
         self.step(ReloadEnded(int(options.get("for", "0")), int(Code[words[0]]), "hasnmp.yaml:7: some fault"))

@@ -36,8 +36,6 @@ EXCEPTIONS = {
     ("cli", "arbiters.admin"): "`hasnmp arbiter` is an administrator's tool, run without a daemon",
     ("cli", "snmp.oids"): "`hasnmp mib --root`: the one place that knows how to re-root the MIB",
     ("cli", "demo"): "`hasnmp demo`",
-    ("cli", "simulator.spoken"): "`hasnmp simulate`: the faults that it knows",
-    ("cli", "simulator.what_if"): "`hasnmp simulate` runs the core in a simulated world, without a daemon",
     (
         "console.config_check",
         "agents.fence_metadata",
@@ -46,6 +44,8 @@ EXCEPTIONS = {
         "console.fence",
         "agents.fence_metadata",
     ): "`hasnmp agents`: what fence agents say of themselves; standard library only",
+    ("cli", "simulator.spoken"): "`hasnmp simulate`: the faults that it knows",
+    ("cli", "simulator.what_if"): "`hasnmp simulate` runs the core in a simulated world, without a daemon",
     ("demo.manager", "snmp.ber"): "the trap receiver reads BER",
     ("demo.manager", "snmp.notices"): "the names of the traps",
     ("demo.manager", "snmp.objects"): "the names of the objects",

@@ -312,6 +312,26 @@ def test_a_renewal_is_cheap_and_rare(node: KernelAddresses) -> None:
     assert now + 400 * MS < node.renew_at_ns("web") < now + 600 * MS
 
 
+def test_a_short_lease_takes_the_lock_of_all_interfaces_once_a_second(
+    cable: Cable, node: KernelAddresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes interfaces holds it for long; the guardian would stand behind them at each renewal."""
+    calls, real = [], kernel_address.set_address
+
+    def counted(*arguments: Any) -> None:
+        calls.append(boottime_ns())
+        real(*arguments)
+
+    monkeypatch.setattr(kernel_address, "set_address", counted)
+    node.add("web", V4, 24, "srv0", boottime_ns() + 100 * MS)
+    begun_ns = boottime_ns()
+    while boottime_ns() < begun_ns + 2500 * MS:
+        node.renew("web", boottime_ns() + 100 * MS)
+        time.sleep(0.02)
+        assert on_interface(cable, V4), "its valid lifetime is wound up before it ends"
+    assert 3 <= len(calls) <= 6, calls
+
+
 def test_what_could_not_be_removed_counts_as_up(
     cable: Cable, node: KernelAddresses, monkeypatch: pytest.MonkeyPatch
 ) -> None:

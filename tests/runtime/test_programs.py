@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,13 @@ def test_what_can_not_be_started_says_why(
     run = stack.program("true")  # and the service's place is free again
     stack.expect(RunStarted, run=run)
     assert stack.expect(Exited, run=run).code == 0
+
+
+def test_a_program_runs_with_an_ordinary_priority(stack: Stack) -> None:
+    """The guardian has real-time priority, and what it starts has it up to its first instruction and no longer."""
+    run = stack.program(sys.executable, "-I", "-S", "-c", "import os; print(os.sched_getscheduler(0), os.nice(0))")
+    stack.expect(RunStarted, run=run)
+    assert stack.expect(Exited, run=run).output_tail == f"{os.SCHED_OTHER} 0\n"
 
 
 def test_a_hanging_check_is_ended_at_its_time_limit(stack: Stack, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.lab import SHARED, SMALL, wait_for
+from tests.cluster.lab import DATA, SMALL, wait_for
 from tests.cluster.nemesis import picture
 from tests.cluster.nemesis.checker import Violation, check
-from tests.cluster.nemesis.faults import CLOCK, GROUP, Faults, make_disk
+from tests.cluster.nemesis.faults import CLOCK, GROUP, Faults
 from tests.cluster.nemesis.history import History, Mark, RoundTime, log_of, op_of, told_of
 from tests.cluster.nemesis.plan import ROUND_MS, Plan, Round, draw
 from tests.cluster.pair import NODES, PYTHON, VIP, Group, Pair, Timing, boot_ns
+from tests.cluster.power import Power, level
 from tests.cluster.watch import Watch
 
 HERE = Path(__file__).parent
@@ -77,7 +78,7 @@ class Campaign:
         self.begun_ns = 0
 
     def run(self) -> Verdict:
-        service = ", ".join((*PYTHON, str(HERE / "register.py"), f'"{VIP}"', f'"{PORT}"', f"{SHARED}/register"))
+        service = ", ".join((*PYTHON, str(HERE / "register.py"), f'"{VIP}"', f'"{PORT}"', DATA))
         more = f"""
       - name: register
         agent: exec
@@ -86,9 +87,12 @@ class Campaign:
         on_failure: {{restart: 1000, within_s: 60, then: failover}}
 """
         timing = Timing(**TIMING, recovery=self.plan.recovery)  # type: ignore[arg-type]
-        with Pair((Group(GROUP, VIP, restart=1000, more=more),), timing, state_dir=SMALL, offsets_s=self.plan.offsets_s,
-                  daemon=(str(HERE / "shifted.py"), CLOCK)) as self.pair:  # fmt: skip
-            make_disk(self.pair.lab.shared / "register")
+        fenced = self.plan.disk == "fenced"
+        keys = "    disk: true" + ("" if fenced else "\n    accept_unfenced_disk: true")
+        fence = {node: f"[{level(node, switch=node)}]" for node in NODES} if fenced else {}
+        with Pair((Group(GROUP, VIP, restart=1000, more=more, keys=keys),), timing, state_dir=SMALL, fence=fence,
+                  offsets_s=self.plan.offsets_s, daemon=(str(HERE / "shifted.py"), CLOCK)) as self.pair, \
+                Power(self.pair) as power:  # fmt: skip
             for node in NODES:
                 (self.pair.lab[node].state / Path(CLOCK).name).write_bytes(bytes(8))
             self.pair.start()
@@ -96,7 +100,7 @@ class Campaign:
             with Watch(self.pair.lab, VIP, period_ms=20) as self.watch, self._clients():
                 wait_for(self.owner, 5, "the first answer")
                 self.begun_ns = boot_ns()
-                self.faults = Faults(self.pair, self.owner, self._mark)
+                self.faults = Faults(self.pair, power, self.owner, self._mark)
                 for number, one in enumerate(self.plan.rounds, 1):
                     self._round(number, one)
                     if not self.history.rounds[-1].steady_ns:
@@ -136,7 +140,7 @@ class Campaign:
         deadline = time.monotonic() + STEADY_S
         while why := self._unsteady(times):
             if time.monotonic() > deadline:
-                self._say(f"not steady {STEADY_S:g} s after the healing: {why}\n{self.pair.why()}")
+                self._say(f"not steady {STEADY_S:g} s after the healing: {why}\n{self.pair.why()}\n{self._network()}")
                 return
             with contextlib.suppress(OSError):
                 self.pair.mend(homes=False)
@@ -149,6 +153,13 @@ class Campaign:
         if wrote is None or wrote.ended_ns < times.healed_ns:
             return "no write was acknowledged"
         return self.pair.unsteady({GROUP: self.owner()})
+
+    def _network(self) -> str:
+        """Where the clients look for the address, and who has it."""
+        lab = self.pair.lab
+        look = [("ip", "-br", "addr"), ("nft", "list", "ruleset"), ("ps", "-eo", "pid,ppid,stat,wchan:20,args")]
+        ways = {"client": [("ip", "neigh", "show", VIP)], **dict.fromkeys(NODES, look)}
+        return "\n".join(f"{host}: {lab[host].run(*way, check=False)}" for host, all_ in ways.items() for way in all_)
 
     @staticmethod
     def _until(ns: int) -> None:
@@ -196,7 +207,7 @@ class Campaign:
 
     def _collect(self) -> None:
         offsets = self.offsets_ns
-        self.history.log = log_of(self.pair.lab.shared / "register", offsets)
+        self.history.log = log_of(self.pair.lab.data.image, offsets)
         for node in NODES:
             with open(self.pair.lab[node].state / "hasnmpd.log", errors="replace") as lines:
                 self.history.told += told_of(node, lines, GROUP, offsets[node])

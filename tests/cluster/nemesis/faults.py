@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import struct
 import threading
@@ -15,6 +14,7 @@ from hasnmp.model import Verb
 from tests.cluster.lab import LINKS, STATE
 from tests.cluster.nemesis.plan import Fault
 from tests.cluster.pair import NODES, Pair
+from tests.cluster.power import Power
 
 GROUP = "reg"
 CLOCK = f"{STATE}/clock"  # of shifted.py
@@ -24,8 +24,10 @@ FILLER = "filler"
 class Faults:
     """owner: gives who answers the clients now. told: takes what was done, for the story: node, kind, text."""
 
-    def __init__(self, pair: Pair, owner: Callable[[], str], told: Callable[[str, str, str], None]) -> None:
-        self.pair, self.lab, self.owner, self.told = pair, pair.lab, owner, told
+    def __init__(
+        self, pair: Pair, power: Power, owner: Callable[[], str], told: Callable[[str, str, str], None]
+    ) -> None:
+        self.pair, self.lab, self.switches, self.owner, self.told = pair, pair.lab, power, owner, told
         self._commands: list[threading.Thread] = []
 
     def strike(self, fault: Fault) -> Callable[[], None]:
@@ -47,6 +49,7 @@ class Faults:
 
     def heal(self) -> None:
         """Everything as new; who stops it from serving after this is hasnmp."""
+        self.switches.modes.clear()
         for node in NODES:
             self._clear(node)
             self._set_clock(node, 0)
@@ -70,9 +73,10 @@ class Faults:
         self.lab[node].power_off()
 
         def on() -> None:
-            if not self.lab[node].pid:
-                self.lab[node].power_on()
-                self.pair.start(node)
+            with self.lab[node].switch:  # the other node's fence agent may be at it, too
+                if not self.lab[node].pid:
+                    self.lab[node].power_on()
+                    self.pair.start(node)
 
         return on
 
@@ -93,6 +97,15 @@ class Faults:
     def disk(self, node: str, mode: str) -> Callable[[], None]:
         self.lab.disk(node, mode)
         return lambda: none_of_it(self.lab.disk(node, "ok"))
+
+    def switch(self, node: str, mode: str) -> Callable[[], None]:
+        """The switch that cuts this node's power."""
+        self.switches.modes[node] = mode
+        return lambda: none_of_it(self.switches.modes.pop(node, None))
+
+    def data(self, node: str, mode: str) -> Callable[[], None]:
+        self.lab.data_disk(node, mode)
+        return lambda: none_of_it(self.lab.data_disk(node, "ok"))
 
     def clock(self, node: str, seconds: str) -> Callable[[], None]:
         self._set_clock(node, int(seconds))
@@ -156,10 +169,3 @@ def nothing() -> None:
 
 def none_of_it(_: object) -> None:
     """For a lambda that gives nothing back."""
-
-
-def make_disk(path: Path, octets: int = 64 << 20) -> None:
-    """The disk that both machines share: zeroes. Sparse, for it is only written at its beginning."""
-    fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-    os.truncate(fd, octets)
-    os.close(fd)

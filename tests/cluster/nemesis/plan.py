@@ -46,6 +46,24 @@ DANGERS = (
 )  # fmt: skip
 
 
+# What a group with a disk must outlive if its nodes can be fenced: a dead owner's write that is still on its way, above all.
+DISK_DANGERS = (
+    (
+        Fault(0, 0, "data", "owner", "frozen"),
+        Fault(100, 0, "cut", "owner", "all"),
+        Fault(100, 0, "disk", "owner", "gone"),
+    ),
+    (Fault(0, 0, "data", "owner", "frozen"), Fault(60, 0, "kill", "owner", "stack")),
+    (Fault(0, 0, "data", "owner", "slow 700"), Fault(100, 0, "power", "owner", "")),
+    (Fault(0, 0, "data", "owner", "slow 700"), Fault(100, 0, "stop", "owner", "stack")),
+    (Fault(0, 0, "stop", "owner", "stack"),),
+    (Fault(0, 0, "kill", "owner", "stack"), Fault(0, 900, "switch", "both", "lie")),
+    (Fault(0, 0, "power", "owner", ""), Fault(0, 1200, "switch", "both", "refuse")),
+    (Fault(0, 0, "cut", "owner", "all"), Fault(0, 0, "disk", "both", "gone")),
+    (Fault(0, 0, "cut", "owner", "all"), Fault(50, 0, "kill", "both", "guardian")),
+)
+
+
 @dataclass(frozen=True)
 class Round:
     faults: tuple[Fault, ...]
@@ -56,11 +74,12 @@ class Round:
 class Plan:
     seed: int
     recovery: str  # automatic | manual: then the administrator who heals says the word
+    disk: str  # fenced: the group's disk is taken from a node that was fenced | accepted: at the data's risk
     offsets_s: dict[str, int]  # how much later each machine's CLOCK_BOOTTIME began
     rounds: tuple[Round, ...]
 
     def text(self) -> str:
-        lines = [f"seed {self.seed}: recovery {self.recovery}, clocks {self.offsets_s}"]
+        lines = [f"seed {self.seed}: disk {self.disk}, recovery {self.recovery}, clocks {self.offsets_s}"]
         for number, one in enumerate(self.rounds, 1):
             lines.append(f"round {number}{': no client may notice it' if one.quiet else ''}")
             lines += [f"  {fault}" for fault in one.faults]
@@ -70,26 +89,32 @@ class Plan:
 def draw(seed: int, rounds: int) -> Plan:
     """The plan of a seed. Its first rounds are the same whatever the number of rounds."""
     chance = random.Random(f"nemesis {seed}")
-    recovery = chance.choice(("automatic", "manual"))
+    recovery, disk = chance.choice(("automatic", "manual")), chance.choice(("fenced", "accepted"))
     offsets = {node: chance.choice((0, 1000, 10_000_000)) for node in ("a", "b")}
-    return Plan(seed, recovery, offsets, tuple(_round(random.Random(f"{seed} {n}")) for n in range(rounds)))
+    drawn = (_round(random.Random(f"{seed} {number}"), disk == "fenced") for number in range(rounds))
+    return Plan(seed, recovery, disk, offsets, tuple(drawn))
 
 
-def _round(chance: random.Random) -> Round:
+def _round(chance: random.Random, fenced: bool) -> Round:
     if chance.random() < 0.3:
         return Round((_quiet(chance),), quiet=True)
     faults: list[Fault] = []
     if chance.random() < 0.5:
         begin_ms = chance.randrange(0, 800)
-        faults += (replace(fault, at_ms=begin_ms + fault.at_ms) for fault in chance.choice(DANGERS))
-    faults += (_fault(chance) for _ in range(chance.choice((0, 1, 2) if faults else (1, 2, 3, 4, 5))))
+        danger = chance.choice(DANGERS + DISK_DANGERS if fenced else DANGERS)
+        faults += (replace(fault, at_ms=begin_ms + fault.at_ms) for fault in danger)
+    faults += (_fault(chance, fenced) for _ in range(chance.choice((0, 1, 2) if faults else (1, 2, 3, 4, 5))))
     return Round(tuple(sorted(faults, key=lambda fault: fault.at_ms)))
 
 
-def _fault(chance: random.Random) -> Fault:
+def _fault(chance: random.Random, fenced: bool) -> Fault:
     draws: list[tuple[Callable[[random.Random], tuple[str, str, str]], int]] = [
         (_kill, 4), (_stop, 5), (_power, 3), (_cut, 5), (_pull, 2), (_disk, 4), (_clock, 2), (_full, 2), (_move, 4),
     ]  # fmt: skip
+    if (
+        fenced
+    ):  # without fencing a write that is on its way when its node dies may destroy data: that is what was accepted
+        draws += [(_data, 2), (_switch, 2)]
     kind, target, detail = chance.choices([x for x, _ in draws], [weight for _, weight in draws])[0](chance)
     lasts = chance.choice((0, 0, 0, 150, 400, 900, 1500)) if kind not in ("kill", "move") else 0
     return Fault(chance.randrange(0, 2000), lasts, kind, target, detail)
@@ -145,3 +170,12 @@ def _full(chance: random.Random) -> tuple[str, str, str]:
 
 def _move(chance: random.Random) -> tuple[str, str, str]:
     return "move", "owner", chance.choice(("failover", "failover", "forceFailover"))
+
+
+def _data(chance: random.Random) -> tuple[str, str, str]:
+    return "data", _where(chance), chance.choice(("frozen", "gone", "slow 40", "slow 700"))
+
+
+def _switch(chance: random.Random) -> tuple[str, str, str]:
+    """The power switch: refuse says why, hang never answers, lie says done and does nothing."""
+    return "switch", "both", chance.choice(("refuse", "hang", "lie"))

@@ -1,0 +1,162 @@
+"""`hasnmp apply`: one file for all nodes, judged by each before any goes by it (design rule 9).
+
+    ask      the file goes over every stream, in parts; each node's loader judges it, with that node's own secrets
+    staged   each node tells what it thinks; a fault on one node, or a node that is not heard, ends it: nothing has changed
+    commit   a register: who has the file staged writes it in place of its configuration and goes through a reload. The
+             node that was asked goes last, when the others have been told
+
+What may change like this is safe in any mixture of old and new (config_changes.py), so a node that misses the moment costs
+nothing but an alarm: its digest differs, nobody acquires, owners keep what they have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from hasnmp.core.context import MS
+from hasnmp.core.events import Adopt, Stage, Staged
+from hasnmp.core.state import State
+from hasnmp.errors import Code, Refused
+from hasnmp.model import CommandRow, CommandState
+
+APPLY = "apply"  # the register: apply/ = the file to go by
+PART = 700  # characters of a part: with its key and its frame it fits into one exchange message
+PARTS = 201  # at most: 100 KiB of a compressed file
+STAGE_MS = 40_000  # to send the file and to have it judged everywhere; a loader has 30 s
+TELL_MS = 2000  # how long the commit may take to reach the others
+
+
+def ident_of(whole: str) -> str:
+    """What a file is called between nodes. whole: "INCARNATION.COMMAND:DOCUMENT"."""
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class Mine:
+    """An apply that was asked for here."""
+
+    ident: str
+    command: int
+    waiting: set[str]  # nodes that have not judged it yet
+    until_ns: int
+    committed: bool = False
+
+
+@dataclass(slots=True)
+class Apply:
+    state: State
+    mine: Mine | None = None
+    staged_here: str = ""  # the file that this node's guardian holds, judged good
+    asker: dict[str, str] = field(default_factory=dict)  # file -> the node that sent it
+    ident: str = ""  # of the file whose parts are coming
+    parts: dict[int, str] = field(default_factory=dict)
+
+    def ask(self, row: CommandRow, document: str) -> CommandRow:
+        """Verb.APPLY. document: the compressed file, as text. Raises Refused."""
+        state = self.state
+        if not document or len(document) > PART * (PARTS - 1):
+            raise Refused(
+                Code.USAGE, f"apply refused: the file is empty, or its compressed text longer than {PART * (PARTS - 1)}"
+            )
+        if state.leaving or self.mine is not None:
+            why = f"{state.me} is stopping" if state.leaving else "another one is under way"
+            raise Refused(Code.BUSY, f"apply refused: {why}; see: hasnmp commands")
+        away = [p for p in state.peers.values() if not p.heard()]
+        if away:
+            last = f"last heard {state.seconds(away[0].heard_ns)} ago" if away[0].heard_ns else "never heard"
+            raise Refused(
+                Code.PEER_LOST,
+                f"apply refused: {', '.join(p.name for p in away)} is not there ({last}), and every node must take the file; "
+                "start it, then apply again",
+            )
+        # A name of its own for each apply: the same file once more must not be gone by before all have judged it again.
+        whole = f"{state.incarnation:x}.{row.id}:{document}"
+        ident = ident_of(whole)
+        parts = [whole[i : i + PART] for i in range(0, len(whole), PART)]
+        for stream in state.streams.values():
+            for number, part in enumerate(parts):
+                stream.put(f"x/{ident}/{number}", [len(parts), part])
+        self.mine = Mine(ident, row.id, {state.me, *state.peers}, state.ctx.now + STAGE_MS * MS)
+        state.ctx.emit(Stage(ident, document))
+        state.ctx.wake(self.mine.until_ns)
+        text = f"being judged on {', '.join(n.name for n in state.config.nodes)}"
+        return state.journal.update(state.ctx, row, CommandState.RUNNING, Code.DONE, text)
+
+    def told(self, kind: str, name: str, value: Any, sender: str) -> None:
+        """A peer's word. Raises TypeError, ValueError, KeyError or IndexError: of a form that this version does not know."""
+        if kind == "x":
+            ident, _, number = name.partition("/")
+            count, part = int(value[0]), str(value[1])
+            if ident != self.ident:
+                self.ident, self.parts = ident, {}
+            if 0 <= int(number) < count <= PARTS:
+                self.parts[int(number)] = part[:PART]
+            whole = "".join(self.parts[i] for i in range(count)) if len(self.parts) == count else ""
+            if whole and ident_of(whole) == ident:
+                self.ident, self.parts = "", {}
+                self.asker = {ident: sender}
+                self.state.ctx.emit(Stage(ident, whole.partition(":")[2]))
+        elif kind == "y":
+            self._judged(sender, name, Code(value[0]), str(value[1]))
+
+    def staged(self, event: Staged) -> None:
+        """This node's loader has judged it."""
+        if event.code == Code.DONE:
+            self.staged_here = event.ident
+        if event.ident in self.asker:
+            self.state.streams[self.asker[event.ident]].put(f"y/{event.ident}", [event.code, event.text[:500]])
+        self._judged(self.state.me, event.ident, Code(event.code), event.text)
+        self.state.ctx.dirty = True
+
+    def _judged(self, node: str, ident: str, code: Code, text: str) -> None:
+        mine = self.mine
+        if mine is None or mine.ident != ident or mine.committed:
+            return
+        if code is not Code.DONE:
+            self._fail(code, f"nothing was changed; {node}: {text}")
+            return
+        mine.waiting.discard(node)
+        if not mine.waiting:
+            mine.committed, mine.until_ns = True, self.state.ctx.now + TELL_MS * MS
+            self.state.set_register(APPLY, "", ident)
+            self.state.persist_at = 0
+        self.state.ctx.dirty = True
+
+    def _fail(self, code: Code, text: str) -> None:
+        assert self.mine is not None
+        row = self.state.journal.commands.get(self.mine.command)
+        self.mine = None
+        if row is not None:
+            self.state.journal.update(self.state.ctx, row, CommandState.FAILED, code, text)
+
+    def look(self) -> None:
+        state, ctx, mine = self.state, self.state.ctx, self.mine
+        if mine is None:
+            if self.staged_here and state.board.registers.get(APPLY) == self.staged_here:
+                self._go(0)
+            return
+        heard = [p.name for p in state.peers.values() if p.heard()]
+        if not mine.committed:
+            lost = [n for n in mine.waiting if n != state.me and n not in heard]
+            if lost:
+                self._fail(
+                    Code.PEER_LOST, f"nothing was changed; {', '.join(lost)} fell silent before it had judged the file"
+                )
+            elif ctx.now >= mine.until_ns:
+                names = ", ".join(sorted(mine.waiting))
+                self._fail(Code.TIMED_OUT, f"nothing was changed; no word of {names} within {STAGE_MS // 1000} s")
+            else:
+                ctx.wake(mine.until_ns)
+        elif ctx.now >= mine.until_ns or not any(
+            s.queue or s.under_way for n, s in state.streams.items() if n in heard
+        ):
+            self.mine = None
+            self._go(mine.command)
+        else:
+            ctx.wake(min(mine.until_ns, ctx.now + 20 * MS))
+
+    def _go(self, command: int) -> None:
+        ident, self.staged_here = self.staged_here, ""
+        self.state.ctx.emit(Adopt(ident, command))

@@ -1,0 +1,94 @@
+"""What an idle node costs: each product with one service, in the same seconds; and hasnmp with ten."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.faults import Numbers, say
+from tests.bench.products import Product
+from tests.cluster.lab import PROJECT
+from tests.cluster.pair import LAN, NODES, PYTHON, SECRETS, VIP, Group, Pair, Timing, cpu_s, pss_kb
+
+IDLE_S = 30.0
+
+
+def used_s(pids: Sequence[int]) -> float:
+    """Processor seconds of these processes and of the children that they waited for: agents' programs count, too."""
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def side_by_side(products: Sequence[Product], seconds: float = IDLE_S) -> dict[str, tuple[float, float]]:
+    """product -> (% of one core, PSS in MB) of the whole stack on the node that serves."""
+    say(f"  idle for {seconds:.0f} s")
+    pids = {}
+    for product in products:
+        owner = next(node for node in NODES if product.service(node) and product.is_owner(node))
+        pids[product.name] = product.stack(owner)
+    before = {name: used_s(one) for name, one in pids.items()}
+    begun = time.monotonic()
+    time.sleep(seconds)
+    took = time.monotonic() - begun
+    return {name: ((used_s(one) - before[name]) / took * 100, pss_kb(one) / 1024) for name, one in pids.items()}
+
+
+@dataclass
+class Ten:
+    cpu_percent: float
+    pss_mb: float
+    status_ms: Numbers
+    start_ms: Numbers
+    by_role: dict[str, tuple[float, float]]
+
+
+def ten_services() -> Ten:
+    """An idle hasnmp node with 10 services, each asked over TCP once a second, at its default heartbeat times."""
+    services = "".join(
+        f"""      - name: s{port}
+        agent: exec
+        options: {{command: [{", ".join((*PYTHON, str(PROJECT / "tests/bench/answer.py"), f'"{port}"'))}]}}
+        check: {{type: tcp, host: 127.0.0.1, port: {port}, send: "PING", expect: "PONG", every_ms: 1000, timeout_ms: 500}}
+"""
+        for port in range(7101, 7109)
+    )
+    started = Numbers()
+    timing = Timing(lease_ms=3000)
+    # Ten: the address, its program and eight more.
+    with Pair((Group("web", VIP, more=services),), timing, log_level="info") as pair:
+        for node in NODES:
+            asker = pair.lab["client"].spawn(
+                sys.executable, "-I", str(PROJECT / "tests/bench/first_answer.py"), LAN[node], SECRETS["community"],
+                stdout=-1,
+            )  # fmt: skip
+            time.sleep(0.3)
+            begun_ns = pair.start(node)
+            assert asker.stdout
+            started.values.append((int(asker.stdout.readline()) - begun_ns) / 1e6)
+            asker.wait(5)
+        pair.wait_steady(30)
+        status = Numbers()
+        for _ in range(7):
+            begun = time.monotonic()
+            pair.hasnmp("a", "status")
+            status.values.append((time.monotonic() - begun) * 1000)
+        say(f"  ten services, idle for {IDLE_S:.0f} s")
+        time.sleep(3)
+        stack = pair.stack("a")
+        pids = pair.pids("a")
+        before = {role: cpu_s(one) for role, one in stack.items()}
+        begun = time.monotonic()
+        time.sleep(IDLE_S)
+        took = time.monotonic() - begun
+        by_role = {role: ((cpu_s(one) - before[role]) / took * 100, pss_kb(one) / 1024) for role, one in stack.items()}
+        assert pair.pids("a") == pids, "the same processes as before"
+        return Ten(sum(cpu for cpu, _ in by_role.values()), pss_kb(pids) / 1024, status, started, by_role)
