@@ -21,6 +21,7 @@ from hasnmp.wire import SlotState
 ALARM_AFTER = 2  # failed calls in a row: one slow write is not an outage
 PROBE_MS = 2000  # how often a resting arbiter is looked at
 REST_MS = 500  # between two tries to write that this node has a group by promises
+PROVE_MS = 6000  # how often the slot of a group at rest is written again: a disk that can only be read is no arbiter
 POLL_MS = 50  # how often a taker reads while another's record stands
 
 
@@ -95,8 +96,7 @@ def _taker(state: State, lease: Lease) -> None:
         lease.read(ctx)
     elif lease.standing(ctx.now):
         # It is read again and again: only a record that does not change through its whole duration has lapsed.
-        # One process serves every group: on a slow disk they must not crowd out each other's calls.
-        poll = max(POLL_MS * MS, 2 * state.arbiter.latency_us * 1000 * len(state.leases))
+        poll = max(POLL_MS * MS, 2 * state.arbiter.latency_us * 1000)  # a slow disk is not to be crowded
         lease.renew_at = min(ctx.now + poll, max(lease.lapse_at(ctx.now), ctx.now + 5 * MS))
         if ctx.now - lease.read_at >= poll // 2:
             lease.read(ctx)
@@ -166,10 +166,17 @@ def _probe(state: State, lease: Lease) -> None:
     ctx = state.ctx
     every = 500 if lease.group.name in state.arbiter.failing else PROBE_MS
     if lease.probe_at == 0:
-        lease.probe_at = ctx.now
+        lease.probe_at, lease.prove_at = ctx.now, ctx.now + PROVE_MS * MS
+    if lease.rewrite:
+        return  # a write failed and is tried again: reads that succeed meanwhile say nothing of that
     if ctx.now >= lease.probe_at:
         lease.probe_at = ctx.now + every * MS
-        lease.read(ctx)
+        rests = lease.slot_state not in (SlotState.CLAIM, SlotState.HELD) and lease.phase in (Phase.NONE, Phase.HELD)
+        if rests and lease.slot_seq >= 0 and ctx.now >= lease.prove_at:
+            lease.prove_at = ctx.now + PROVE_MS * MS
+            lease.write(ctx, lease.slot_state)
+        else:
+            lease.read(ctx)
     else:
         ctx.wake(lease.probe_at)
 

@@ -114,9 +114,9 @@ class Engine:
             if rounds >= 8:  # parts that answer each other within one moment come to rest long before this
                 ctx.wake(now_ns + MS)
                 break
-        if ctx.beat or now_ns >= self.talk.beat_at:
-            self.talk.beat()
         self.talk.pump()
+        if ctx.beat or now_ns >= self.talk.beat_at:
+            self.talk.beat()  # last: where a link overtakes itself, it is the facts that come again, not what moves a group
         return tuple(ctx.out)
 
     def next_deadline_ns(self) -> int:
@@ -337,6 +337,8 @@ class Engine:
     def _lost(self, peer: Peer) -> None:
         state, ctx = self.state, self.ctx
         left = bool(peer.flags & NodeFlag.LEAVING)
+        owns = [g for g in state.leases if (e := peer.groups.get(g)) is not None and e.flags & GroupFlag.OWNER]
+        peer.forget()
         before, peer.state = peer.state, NodeState.LEFT if left else NodeState.LOST
         peer.changed_ns = ctx.now
         peer.transitions += 1
@@ -347,7 +349,6 @@ class Engine:
         if left:
             state.journal.clear(ctx, Kind.HEARTBEAT_RESTORED, peer.name, f"{peer.name} left in order", peer=peer.name)
             return
-        owns = [g for g in state.leases if (e := peer.groups.get(g)) is not None and e.flags & GroupFlag.OWNER]
         state.journal.happened(
             ctx, Kind.NODE_LOST,
             f"{peer.name} is silent on every link for {self.config.heartbeat.dead_after_ms} ms"

@@ -352,8 +352,21 @@ def look(state: State) -> None:
             ctx.wake(attempt.until)
     for node, (why, cuts) in fencing.wanted.items():
         _fence(state, node, why, cuts)
+    _settled(state)
     fencing.wanted.clear()
     _test(state)
+
+
+def _settled(state: State) -> None:
+    """A node that could not be fenced, and need not be any more: it is back, and clean by its own word."""
+    fencing = state.fencing
+    for node, peer in state.peers.items():
+        suspected = any(node in found for found in fencing.suspects.values())
+        if peer.heard() and not suspected and node not in fencing.wanted and node not in fencing.attempts:
+            state.journal.clear(
+                state.ctx, Kind.FENCE_SUCCEEDED, node, f"{node} is heard again and need not be fenced", peer=node,
+                reason=Reason.FENCED,
+            )  # fmt: skip
 
 
 def _want(state: State) -> None:

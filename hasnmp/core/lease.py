@@ -104,6 +104,7 @@ class Lease:
     renew_at: int = 0
     rest_at: int = 0  # when RESTING is written again, if it could not be
     probe_at: int = 0
+    prove_at: int = 0  # when to write a resting slot again
     conflict: str = ""  # why the last claim did not count
     # the guardian
     until: int = 0  # granted

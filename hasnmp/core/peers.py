@@ -69,6 +69,10 @@ class Peer:
         """Is its word fresh? It may still be starting."""
         return self.state in (NodeState.UP, NodeState.STARTING)
 
+    def forget(self) -> None:
+        """What it said of its groups is over. It may be heard again by an answer, long before its next heartbeat."""
+        self.said, self.groups = (), {}
+
     def flag(self, group: str, flag: GroupFlag) -> bool:
         """What its newest heartbeat says of the group; False when that is no longer fresh."""
         entry = self.groups.get(group)
@@ -106,7 +110,8 @@ def take_in(peer: Peer, link: str, datagram: Datagram, incarnation: int, ctx: Co
     if not known:
         if peer.incarnation:
             peer.retired = [*peer.retired[-15:], peer.incarnation]
-        peer.incarnation, peer.seq, peer.said = datagram.incarnation, 0, ()
+        peer.incarnation, peer.seq = datagram.incarnation, 0
+        peer.forget()
         for other in peer.links.values():
             other.seq = 0
     first = datagram.seq > peer.seq

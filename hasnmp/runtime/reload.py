@@ -145,7 +145,7 @@ class Reloader:
         if new is None:
             self._over(command, Code.CONFIG_INVALID, _first(loaded.faults))
         elif changes.needs_stop:
-            names = ", ".join(changes.needs_stop)
+            names = ", ".join(changes.needs_apply)
             self._over(
                 command, Code.NEEDS_APPLY,
                 f"{names} can only change on all nodes at once: stop hasnmpd on every node, and start it with the new file",
@@ -282,8 +282,8 @@ def unpack(document: str) -> str:
         octets = unpacker.decompress(base64.b64decode(document, validate=True), MAX_SIZE + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    if len(octets) > MAX_SIZE or unpacker.unconsumed_tail:
-        raise ValueError(f"longer than {MAX_SIZE} octets")
+    if len(octets) > MAX_SIZE or not unpacker.eof:
+        raise ValueError(f"cut off, or longer than {MAX_SIZE} octets")
     return octets.decode()
 
 

@@ -91,6 +91,7 @@ class Malice(Aimed):
             self.later(self.world.between(20 * MS, 100 * MS), owner.power_on)
             self.later(self.world.between(dead // 2, 4 * dead), self.cut_node, owner, 2 * lease + 3 * dead)
 
+        wait += 0 if state is SlotState.IDLE else self.world.between(0, dead + lease)  # a later renewal
         self.later(wait, disk.ambush.__setitem__, owner.name, (state, 10_000 * MS, blackout))
 
     def disk_exchanged(self, machine: Machine | None = None, while_ns: int = 0) -> None:

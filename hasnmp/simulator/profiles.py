@@ -147,6 +147,6 @@ PROFILES |= {
     "state lost cut": _aimed({"state_lost_cut": 1, "leave_cut": 1}, (1, 4)),
 }  # fmt: skip
 MIX += (
-    ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 2), ("outside", 3), ("lingers", 1),
-    ("state lost", 2), ("kept torn", 1), ("kept exchanged", 1),
+    ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
+    ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1),
 )  # fmt: skip

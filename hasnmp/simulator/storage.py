@@ -72,7 +72,7 @@ class Disk:
         if self.under_way.get(key) is slot:
             del self.under_way[key]
         if lands:
-            if slot.seq < self.slots[key].seq:
+            if slot.seq <= self.slots[key].seq:
                 self.world.count("older words landed on newer")
             self.slots[key] = slot
 

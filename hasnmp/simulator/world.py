@@ -173,7 +173,7 @@ class Network:
             for _ in range(2 if self.double and chance() < self.double else 1):
                 if self.loss[over] and chance() < self.loss[over]:
                     continue
-                delay = 50_000 + int(chance() * 300_000)
+                delay = 50_000 + (0 if world.calm else int(chance() * 300_000))
                 if self.slow and self.slow_to in ("", datagram.receiver) and chance() < self.slow:
                     delay += int(chance() * self.slow_ns)
                 world.post_at(world.now + delay, None, receiver.arrive, over, datagram)

@@ -8,7 +8,6 @@ this machine lacks is left out, by name. Exit status: 0 every goal was met, 1 on
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -49,7 +48,10 @@ def side_by_side(rounds: int, only: Sequence[Fault]) -> list[Goal]:
             products.append(make())
         for product in products:
             product.start()
-        faults.restore(products, Fault("start", lambda *_: 0, gentle=True))
+        for product in faults.restore(products, Fault("start", lambda *_: 0, gentle=True)):
+            print(f"{product.name} is left out: it does not start; see the lines above")
+            products.remove(product)
+            product.close()
         costs = idle.side_by_side(products)
         found = faults.run(products, rounds, only)
     finally:
@@ -88,8 +90,10 @@ def goals(found: dict[str, dict[str, Numbers]]) -> list[Goal]:
     for fault, row in found.items():
         ours = row["hasnmp"].median()
         for name in safe:
+            if not row[name].values:
+                continue
             theirs = row[name].median()
-            met = math.isnan(theirs) or ours <= max(theirs, NOTHING_MS)
+            met = ours <= max(theirs, NOTHING_MS)
             result.append((f"{fault}, beside {name} (never two)", f"{ours:.0f} ms", f"at most {theirs:.0f} ms", met))
         if fault not in MOVING and fault != "service killed":
             result.append((f"{fault}: hasnmp moves nothing", f"{row['hasnmp'].worst():.0f} ms", "under 150 ms",
@@ -101,7 +105,7 @@ def goals(found: dict[str, dict[str, Numbers]]) -> list[Goal]:
             ("power off, an address alone, beside keepalived", f"{ratio:.2f} x", "at most 1.00 x", ratio <= 1.0)
         )
         ratio = found["power off"]["hasnmp"].median() / theirs
-        result.append(("power off, with the program's start", f"{ratio:.2f} x", "at most 1.10 x", ratio <= 1.1))
+        result.append(("power off, with the program's start", f"{ratio:.2f} x", "at most 1.00 x", ratio <= 1.0))
     if "planned move" in found:
         ours = found["planned move"]["hasnmp"].median()
         result.append(("planned move", f"{ours:.0f} ms", "at most 100 ms", ours <= 100))

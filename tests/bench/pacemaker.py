@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -105,19 +106,25 @@ class Switch:
             with wire:
                 try:
                     action, host = wire.makefile().readline().split()
-                    wire.sendall(self._switch(action, host).encode() + b"\n")
+                    with self.lock:
+                        # Of two that switch each other off one is first: what the other asked dies with it.
+                        wire.setblocking(False)
+                        with contextlib.suppress(BlockingIOError):
+                            if not wire.recv(1):
+                                continue
+                        wire.setblocking(True)
+                        wire.sendall(self._switch(action, host).encode() + b"\n")
                 except (OSError, ValueError):
                     pass  # who asked has lost its own power meanwhile
 
     def _switch(self, action: str, name: str) -> str:
         host = self._lab[name]
-        with self.lock:
-            if action == "status":
-                return "on" if host.pid else "off"
-            if action in ("off", "reboot") and host.pid:
-                host.power_off()
-            if action in ("on", "reboot") and not host.pid:
-                host.power_on()
+        if action == "status":
+            return "on" if host.pid else "off"
+        if action in ("off", "reboot") and host.pid:
+            host.power_off()
+        if action in ("on", "reboot") and not host.pid:
+            host.power_on()
         return "done"
 
     def close(self) -> None:

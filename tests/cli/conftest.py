@@ -146,6 +146,8 @@ class FakeEngine:
         if message["type"] == "why":
             lines = [f"group {message['group']} runs here", "  because " + "of a very long reason " * 6]
             return [{"type": "why", "id": message["id"], "lines": lines}]
+        if message["type"] == "stage":
+            return [{"type": "stage", "id": message["id"], "size": len(message["part"])}]
         row = CommandRow(77, message["requester"], "local", Verb(message["verb"]), message["target"], message["to"],
                          message["reason"], asked_wall_ms=WALL)  # fmt: skip
         assert self.on_command is not None

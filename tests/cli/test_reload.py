@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,3 +105,22 @@ def test_no_engine_comes_back(run: Any, engine: FakeEngine, source: Path, monkey
     ran = run("--socket", engine.path, "reload")
     assert ran.status == Code.NO_ENGINE and "What became of command" in ran.err
     assert protocol.MAX_LINE > len(ran.err)
+
+
+def test_apply_hands_the_file_in_and_follows(run: Any, engine: FakeEngine, source: Path, tmp_path: Path) -> None:
+    """The file is judged as what it will be: its relative paths count from the folder of the daemon's own."""
+    file = tmp_path / "elsewhere" / "next.yaml"
+    file.parent.mkdir()
+    file.write_text(TEXT + "# " + "random words " * 5000)
+    engine.on_command = ends(CommandState.DONE, text="heartbeat.dead_after_ms changed")
+    ran = run("--socket", engine.path, "apply", str(file))
+    assert (ran.status, ran.out) == (0, "apply: done in 431 ms: heartbeat.dead_after_ms changed\n"), ran.err
+    parts = [asked["part"] for asked in engine.asked if asked["type"] == "stage"]
+    assert zlib.decompress(base64.b64decode("".join(parts))).decode() == file.read_text()
+    assert engine.asked[-1]["verb"] == int(Verb.APPLY)
+
+
+def test_apply_of_a_file_with_faults_asks_nobody(run: Any, engine: FakeEngine, source: Path) -> None:
+    source.write_text(TEXT.replace("cluster: bank", "cluster: BANK"))
+    ran = run("--socket", engine.path, "apply", str(source))
+    assert ran.status == 1 and "cluster: " in ran.err and engine.asked == []

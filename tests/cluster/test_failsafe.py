@@ -72,12 +72,14 @@ class Fault:
     mode: str | Callable[[Pair], str]
     says: tuple[str, ...]
     first: str  # where it is healed first: the other node then has it alone
+    within_s: float = ALARM_S  # the alarm
 
 
 FAULTS = {
     "pulled": Fault("pulled", ("No such file",), "a"),
     "gone": Fault("gone", ("Input/output error",), "b"),
     "frozen": Fault("frozen", ("the disk hangs",), "a"),
+    "read-only": Fault("readonly", ("Read-only file system",), "b", 6 + ALARM_S),
     "slow": Fault("slow 10000", ("the disk hangs",), "b"),
     "corrupt slots": Fault(corrupt_slots, ("slot of",), "a"),
     "corrupt header": Fault(corrupt_header, ("overwritten", "hasnmp arbiter init"), "b"),
@@ -108,7 +110,7 @@ def test_a_failing_lease_disk_moves_and_stops_nothing(scene: Scene, name: str) -
     fault_ns = pair.lab.disk("a", mode)
     pair.lab.disk("b", mode)
     for node in NODES:
-        wait_for(lambda n=node: alarm(pair, n), ALARM_S - (boot_ns() - begun_ns) / 1e9 + 0.1,
+        wait_for(lambda n=node: alarm(pair, n), fault.within_s - (boot_ns() - begun_ns) / 1e9 + 0.1,
                  lambda n=node: f"an alarm on {n}\n{pair.why()}")  # fmt: skip
         print(f"{node}: {alarm(pair, node)}")
         assert all(words in alarm(pair, node) for words in fault.says)

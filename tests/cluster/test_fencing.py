@@ -77,7 +77,8 @@ def made(arbiter: str = "", fence: dict[str, str] | None = None) -> Iterator[Pai
     with Pair(groups=(web,), extra=TESTS, fence=fence, arbiter=arbiter) as pair:
         with Power(pair):
             pair.start()
-            pair.wait_steady()
+            wait_for(lambda: all(pair.view(node) for node in NODES), 60, pair.why)
+            pair.restore(60)  # on a busy machine the one that starts later may find the group taken
         yield pair
 
 

@@ -288,7 +288,11 @@ def main() -> int:
             new: Config = pickle.loads(said)
             return new
 
-        loader.files = types.SimpleNamespace(load=load)  # type: ignore[assignment]
+        def replace(path: str, octets: bytes) -> None:
+            Path(folder, "written").write_bytes(octets)
+
+        loader.files = types.SimpleNamespace(load=load, parse=lambda text, path, base: load(path))  # type: ignore[assignment]
+        loader._replace = replace
         loader.LIMIT_S = 1
         loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None

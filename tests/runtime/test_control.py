@@ -278,6 +278,53 @@ def test_another_user_can_not_speak_in_a_name_that_is_not_his(tmp_path: Path) ->
     play(tmp_path, story)
 
 
+def test_a_file_is_handed_in_in_parts_for_apply_alone(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        one = await bench.reader()
+        for part, size in (("abc", 3), ("def", 6)):
+            one.say(type="stage", id=1, part=part)
+            assert (await one.until("stage"))["size"] == size
+        one.say(type="command", id=2, verb=int(Verb.APPLY))
+        await one.until("reply")
+        one.say(type="command", id=3, verb=int(Verb.APPLY))
+        await one.until("reply")
+        assert [command.document for command in bench.commands] == ["abcdef", ""], (
+            "used up by the command that follows it"
+        )
+        one.say(type="stage", id=4, part="abc")
+        one.say(type="command", id=5, verb=int(Verb.INHIBIT))
+        await one.until("reply")
+        assert bench.commands[2].document == ""
+        assert "abcdef" not in repr(bench.commands[0])
+        for part in ("x" * 9000, "x" * 9000):
+            for _ in range(7):
+                one.say(type="stage", id=6, part=part)
+                await one.until("stage")
+        for bad in ("x" * 15_000, "\u00e9", 5, None):
+            one.say(type="stage", id=7, part=bad)
+            assert "part: not a text" in (await one.until("error"))["text"], bad
+
+    play(tmp_path, story)
+
+
+def test_only_root_may_exchange_the_configuration(tmp_path: Path) -> None:
+    """It says what the daemon runs, and as whom: a member of control.group would become root by it."""
+
+    async def story(bench: Bench) -> None:
+        one = await bench.reader()
+        await one.next()
+        (client,) = bench.server.clients
+        client.uid, client.user = 65534, "nobody"
+        one.say(type="stage", id=1, part="abc")
+        one.say(type="command", id=2, verb=int(Verb.APPLY))
+        assert "only root" in (await one.until("error"))["text"]
+        one.say(type="command", id=3, verb=int(Verb.RELOAD))
+        await one.until("reply")
+        assert [command.verb for command in bench.commands] == [Verb.RELOAD]
+
+    play(tmp_path, story)
+
+
 def test_why(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         one = await bench.reader()

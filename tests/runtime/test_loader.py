@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import zlib
 from pathlib import Path
 
 import pytest
 
 from hasnmp import config
+from hasnmp.config_yaml import MAX_SIZE
 from hasnmp.runtime import loader
+from hasnmp.runtime.reload import unpack
 from hasnmp.settings import Config
 
 TEXT = """\
@@ -67,3 +71,64 @@ def test_a_file_that_can_not_be_reloaded_makes_nothing(file: Path, old: Config) 
     file.write_text(TEXT.replace("nodes: {n:", "nodes: {m:") + "control: {socket: elsewhere/c.sock}\n")
     assert "nodes" in loader.load(str(file), old, "n").changes.needs_apply
     assert not (file.parent / "elsewhere").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- apply
+
+
+def test_a_staged_file_is_judged_and_nothing_written(file: Path, old: Config) -> None:
+    text = TEXT.replace("key_files", "dead_after_ms: 2000, key_files")
+    assert loader.judge(text, str(file), old, "n").changes.needs_apply == ("heartbeat.dead_after_ms",)
+    assert loader.judge(text, str(file), old, "n").config == config.parse(text, str(file), str(file.parent))
+    for words, why in (
+        (("lan: 127.0.0.1", "lan: 127.0.0.2"), "nodes.n.links can't change while hasnmpd runs"),
+        (("state_dir: state", "state_dir: other"), "state_dir can't change while hasnmpd runs"),
+        (("[key]", "[other, key]"), "keys roll by reloads"),
+        (("[key]", "[other]"), "keys roll by reloads"),
+        (("cluster: c", "cluster: C"), "FILE:1: cluster: "),
+    ):
+        (file.parent / "other").write_text("o" * 40)
+        (file.parent / "other").chmod(0o600)
+        found = loader.judge(TEXT.replace(*words), str(file), old, "n")
+        assert found.config is None and why in found.faults[0].replace(str(file), "FILE"), found
+    assert file.read_text() == TEXT and sorted(os.listdir(file.parent)) == ["hasnmp.yaml", "key", "other"]
+
+
+def test_an_adopted_file_is_written_at_once_and_the_old_one_kept(file: Path, old: Config) -> None:
+    text = TEXT.replace("key_files", "dead_after_ms: 2000, key_files")
+    file.chmod(0o640)
+    (file.parent / "hasnmp.yaml.before").write_text("of long ago")
+    found = loader.adopt(text, str(file), old, "n")
+    assert found.config is not None and found.config.heartbeat.dead_after_ms == 2000
+    assert file.read_text() == text and (file.parent / "hasnmp.yaml.before").read_text() == TEXT
+    assert file.stat().st_mode & 0o777 == 0o640 and not (file.parent / "hasnmp.yaml.new").exists()
+
+
+def test_an_adopted_file_is_judged_once_more(file: Path, old: Config) -> None:
+    """A secret may have gone since it was staged."""
+    (file.parent / "key").unlink()
+    found = loader.adopt(TEXT.replace("key_files", "dead_after_ms: 2000, key_files"), str(file), old, "n")
+    assert found.config is None and "can't be read" in found.faults[0] and file.read_text() == TEXT
+
+
+def test_a_folder_that_can_not_be_written(file: Path, old: Config) -> None:
+    (file.parent / "hasnmp.yaml.new").mkdir()
+    found = loader.adopt(TEXT.replace("key_files", "dead_after_ms: 2000, key_files"), str(file), old, "n")
+    assert found.faults == (f"{file} can't be written: Is a directory",) and file.read_text() == TEXT
+
+
+def test_what_goes_between_nodes_is_unpacked_with_a_bound() -> None:
+    def pack(octets: bytes) -> str:
+        return base64.b64encode(zlib.compress(octets)).decode()
+
+    assert unpack(pack("cluster: \u00e9".encode())) == "cluster: \u00e9"
+    for bad in (
+        "",
+        "no base64!",
+        base64.b64encode(b"no zlib").decode(),
+        pack(b"\xff"),
+        pack(b"#" * (MAX_SIZE + 1)),
+        pack(b"#" * (1 << 28)),
+    ):
+        with pytest.raises(ValueError):
+            unpack(bad)

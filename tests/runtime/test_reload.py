@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pickle
 import signal
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hasnmp.core.events import GiveUp, Reload, ReloadEnded, Retire
+from hasnmp.core.events import Adopt, GiveUp, Reload, ReloadEnded, Retire, Stage, Staged
 from hasnmp.errors import Code
 from hasnmp.runtime.messages import Hello, RunStarted
 from hasnmp.runtime.reload import RETIRED
@@ -223,3 +225,60 @@ def test_sigterm_during_a_reload(stack: Stack) -> None:
     stack.conn.send(b"exit 0")
     assert stack.process.wait(5) == 0
     until(lambda: not any(lives(pid) for pid in loads(stack)))
+
+
+# ------------------------------------------------------------------------------------------------------------- apply
+
+
+def pack(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+def staged_times(stack: Stack) -> Config:
+    """What only apply may change; the text that is sent for it is the same for every test."""
+    old = config(stack)
+    return replace(old, heartbeat=replace(old.heartbeat, dead_after_ms=1500, kill_ms=100))
+
+
+def test_apply_judges_writes_and_reloads(stack: Stack) -> None:
+    stack.lease(60_000)
+    pid = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    offer(stack, staged_times(stack))
+    stack.send(Stage("id-1", pack("the file")))
+    assert stack.expect(Staged) == Staged(
+        "id-1", int(Code.DONE), "heartbeat.dead_after_ms changed; heartbeat.kill_ms changed"
+    )
+    assert not (stack.folder / "written").exists()
+    hang_up(stack)
+    ended = stack.expect(ReloadEnded)
+    assert ended.code == Code.NEEDS_APPLY and "use: hasnmp apply" in ended.text
+    stack.send(Adopt("id-1", 7))
+    assert stack.expect(Retire).services == ()
+    assert (stack.folder / "written").read_text() == "the file"
+    hello = leave(stack)
+    assert (hello.reload_command, [running.pid for running in hello.running]) == (7, [pid])
+    stack.send(Adopt("id-1", 8))
+    assert stack.expect(ReloadEnded).code == Code.BUSY, "it is gone by once"
+
+
+def test_what_was_not_staged_is_not_adopted(stack: Stack) -> None:
+    offer(stack, staged_times(stack))
+    stack.send(Adopt("id-1", 7))
+    ended = stack.expect(ReloadEnded)
+    assert (ended.command, ended.code) == (7, Code.BUSY) and "apply it again" in ended.text
+    stack.send(Stage("id-2", "no document"))
+    assert stack.expect(Staged).code == Code.CONFIG_INVALID
+    offer(stack, b"faults")
+    stack.send(Stage("id-3", pack("the file")))
+    staged = stack.expect(Staged)
+    assert staged.code == Code.CONFIG_INVALID and "2 faults" in staged.text
+    stack.send(Adopt("id-3", 0))
+    assert stack.expect(ReloadEnded).code == Code.BUSY
+    offer(stack, b"hang")
+    before = len(loads(stack))
+    stack.send(Stage("id-4", pack("the file")))
+    until(lambda: len(loads(stack)) > before)
+    hang_up(stack)
+    assert "was not read within 1 s" in stack.expect(Staged, within_s=4).text
+    assert stack.expect(ReloadEnded, within_s=4).code == Code.CONFIG_INVALID, "the reload that waited"
+    assert not (stack.folder / "written").exists()

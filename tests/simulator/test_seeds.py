@@ -59,7 +59,7 @@ MET = {
     "disks exchanged": 5,
     "state lost": 5,
     "state rolled back": 5,
-    "reported down": 100,
+    "reported down": 40,
 }
 
 

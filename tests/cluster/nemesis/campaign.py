@@ -37,7 +37,8 @@ TIMING = {
 # After the healing: a power on, or a second until the supervisor starts the daemon again; the daemon's start; its listening; a
 # lease of the arbiter to wait out; the services' start. Doubled for a busy machine.
 SERVED_MS = 8000
-STEADY_S = 20.0
+FENCED_MS = 12_000  # more where a fence may have failed just before: 10 s until the next try, and that one
+STEADY_S = 30.0
 UNNOTICED_MS = 400  # a reply that is lost costs a client TIMEOUT_MS; four clients ask at any time
 MS = 1_000_000
 
@@ -71,7 +72,8 @@ class Verdict:
 class Campaign:
     def __init__(self, plan: Plan, out: Path, say: Callable[[str], None] = print) -> None:
         self.plan, self.out, self.say = plan, out, say
-        self.history = History(served_within_ms=SERVED_MS, unnoticed_ms=UNNOTICED_MS)
+        served_ms = SERVED_MS + (FENCED_MS if plan.disk == "fenced" else 0)
+        self.history = History(served_within_ms=served_ms, unnoticed_ms=UNNOTICED_MS)
         self.offsets_ns = {node: seconds * 1_000_000_000 for node, seconds in plan.offsets_s.items()}
         self.found: list[Violation] = []
         self.lines: list[str] = []
