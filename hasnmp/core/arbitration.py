@@ -12,11 +12,12 @@ from typing import Any
 from hasnmp.core import fencing, split_brain
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import ArbiterAnswer
+from hasnmp.core.fencing import GONE_HOLDER
 from hasnmp.core.journal import ENDS
 from hasnmp.core.lease import OWNER_PART, Lease, Phase
 from hasnmp.core.state import State
 from hasnmp.model import ArbiterState, Kind, Reason
-from hasnmp.wire import SlotState
+from hasnmp.wire import Slot, SlotState
 
 ALARM_AFTER = 2  # failed calls in a row: one slow write is not an outage
 PROBE_MS = 2000  # how often a resting arbiter is looked at
@@ -187,8 +188,11 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
     lease = state.leases.get(answer.group)
     if lease is None or lease.call is None or lease.call.attempt != answer.attempt:
         return
-    if not answer.error and answer.uuid and health.uuid and answer.uuid != health.uuid:
-        health.mismatch[state.me] = f"this node reads arbiter {answer.uuid} after {health.uuid}"
+    if not answer.error and answer.uuid and answer.uuid != health.uuid and not _in_force(state, answer.uuid):
+        health.mismatch[state.me] = (
+            f"this node reads arbiter {answer.uuid}, and {health.uuid} was in force; if it was replaced on purpose, it is used "
+            "as soon as every node is heard to read it"
+        )
         answer = replace(answer, error=f"foreign uuid: {answer.uuid}", slots={})
     error = answer.error or next((f"slot of {n}: {s}" for n, s in answer.slots.items() if isinstance(s, str)), "")
     if error:
@@ -198,10 +202,10 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
     else:
         health.failing.pop(answer.group, None)
         health.last_ok_ns, health.latency_us = ctx.now, answer.took_us
-        if not health.uuid and answer.uuid:
-            health.uuid = answer.uuid
-            compare(state)
         health.mismatch.pop(state.me, None)
+        own = answer.slots.get(state.me)
+        if isinstance(own, Slot) and (own.token, own.holder) == (0, GONE_HOLDER):
+            state.forgot.discard(answer.group)  # this node never wrote there: this is no former life's disk
     first = lease.slot_seq < 0
     waited_for = lease.call.slot is None and not error and (lease.phase is Phase.TAKING or first)
     lease.arbiter_answered(answer, ctx)
@@ -212,6 +216,27 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
         lease.renew_at = min(lease.renew_at, ctx.now + max(POLL_MS * MS, (lease.acked - ctx.now) // 8))
     release_checks(lease, ctx)
     refresh(state)
+
+
+def _in_force(state: State, uuid: str) -> bool:
+    """May the disk with this UUID be used? The first ever read, at once. Another than the one in force only when all nodes
+    are heard to read it, and nothing here rests on the old one any more: else two nodes could each go by their own."""
+    ctx, health = state.ctx, state.arbiter
+    if health.uuid:
+        rests = all(x.arbiter_until <= ctx.now for x in state.leases.values())
+        health.reads = uuid if rests else ""
+        docs = [state.peer_docs.get(p.name, {}) if p.heard() else {} for p in state.peers.values()]
+        if not rests or not all(uuid in (d.get("uuid"), d.get("reads")) for d in docs):
+            return False
+        state.decided_for_all(f"the lease disk is {uuid} from now on, as every node reads it; it was {health.uuid}")
+    health.uuid, health.reads = uuid, ""
+    for lease in state.leases.values():
+        lease.seen.clear()
+        lease.unreadable.clear()
+        lease.slot_seq = -1  # of the other disk
+    state.journal.changed = True
+    compare(state)
+    return True
 
 
 def compare(state: State) -> None:

@@ -46,6 +46,10 @@ class Durable:
         state.board.restore(mapping(document.get("board")), ctx)
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
+        if self.config.arbiter.type == "disk":
+            state.arbiter.uuid = str(document.get("arbiter_uuid") or "")
+            if event.durable is None:
+                state.forgot = set(state.leases)  # until the disk shows that there is nothing to have forgotten
         nodes = {n.name for n in self.config.nodes}
         state.fencing.restore(mapping(document.get("fencing")), event.holder, ctx.now, nodes)
         state.last_owner = {
@@ -105,6 +109,7 @@ class Durable:
             "role": int(state.role), "holder": state.holder,
             "left_in_order": self.leave_stage > 0 or self.retired,
             "fencing": state.fencing.document(state.holder),
+            "arbiter_uuid": state.arbiter.uuid,
         }  # fmt: skip
         ctx.emit(Persist(self.version, document))
 

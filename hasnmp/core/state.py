@@ -48,7 +48,8 @@ class ArbiterHealth:
     latency_us: int = 0
     failing: dict[str, int] = field(default_factory=dict)  # group -> failed calls in a row
     error: str = ""
-    uuid: str = ""
+    uuid: str = ""  # of the lease disk that is in force here: durable
+    reads: str = ""  # of another one that is read in its place, while nothing rests on the one in force
     changed_ns: int = 0
     transitions: int = 0
     mismatch: dict[str, str] = field(default_factory=dict)  # peer -> what differs
@@ -85,6 +86,9 @@ class State:
     fencing: Fencing = field(default_factory=Fencing)
     watchdog_ms: int = 0  # the guardian's, armed; 0 = none
     watchdog_error: str = ""
+    forgot: set[str] = field(
+        default_factory=set
+    )  # groups of which the state file that is gone may have known something
     unclean: set[str] = field(default_factory=set)  # groups of which the guardian could not end everything here
     ceiling: int = 0  # tokens up to here may be used: a higher one is durable as "used" already
     foreign_token: int = 0  # the highest asked for of groups that we do not have: the ceiling must cover it as well
@@ -159,6 +163,13 @@ class State:
             return f"{self.me} is loading a configuration without it"
         if self.starting:
             return f"{self.me} has just started and still listens"
+        if group in self.forgot and not all(p.heard_ns or p.name in self.fencing.ended for p in self.peers.values()):
+            silent = ", ".join(p.name for p in self.peers.values() if not p.heard_ns)
+            return (
+                f"{self.me} has lost its state file, and what it may have promised, while its record on the lease disk shows a "
+                f"former life: it takes nothing before it has heard {silent}; start {silent}, or if it is off for certain: "
+                f"hasnmp fence confirm NODE"
+            )
         if group in self.unclean:
             return f"the guardian of {self.me} has not ended yet what runs of it without a lease"
         differ = self.mismatched()
@@ -240,6 +251,10 @@ class State:
         if not log or log[-1].text != text:
             log.append(Decision(self.ctx.now, text))
             del log[:-8]
+
+    def decided_for_all(self, text: str) -> None:
+        for group in self.leases:
+            self.decided(group, text)
 
     def set_register(self, kind: str, name: str, value: str) -> None:
         """Switch a register and tell every peer; it is durable with the next document."""

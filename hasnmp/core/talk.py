@@ -309,8 +309,8 @@ class Talk:
                 news[f"s/{service}"] = state.board.services[service].to_json(ctx.now)
             running.told.clear()
         node = {
-            "version": state.version, "uuid": state.arbiter.uuid, "role": int(state.role), "keys": self.keys,
-            "watchdog_ms": state.watchdog_ms,
+            "version": state.version, "uuid": state.arbiter.uuid, "reads": state.arbiter.reads, "role": int(state.role),
+            "keys": self.keys, "watchdog_ms": state.watchdog_ms,
         }  # fmt: skip
         if refresh or node != self.told_node:
             self.told_node = node
