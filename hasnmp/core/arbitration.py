@@ -203,9 +203,8 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
         health.failing.pop(answer.group, None)
         health.last_ok_ns, health.latency_us = ctx.now, answer.took_us
         health.mismatch.pop(state.me, None)
-        own = answer.slots.get(state.me)
-        if isinstance(own, Slot) and (own.token, own.holder) == (0, GONE_HOLDER):
-            state.forgot.discard(answer.group)  # this node never wrote there: this is no former life's disk
+        if all(isinstance(s, Slot) and (s.token, s.holder) == (0, GONE_HOLDER) for s in answer.slots.values()):
+            state.forgot.discard(answer.group)  # nobody ever had it: there is nothing to have forgotten
     first = lease.slot_seq < 0
     waited_for = lease.call.slot is None and not error and (lease.phase is Phase.TAKING or first)
     lease.arbiter_answered(answer, ctx)
@@ -246,7 +245,7 @@ def compare(state: State) -> None:
     for node, doc in state.peer_docs.items():
         uuid = str(doc.get("uuid") or "")
         health.mismatch.pop(node, None)
-        if uuid and health.uuid and uuid != health.uuid:
+        if uuid and health.uuid and uuid != health.uuid and doc.get("reads") != health.uuid:
             health.mismatch[node] = f"{node} uses arbiter {uuid}, this node {health.uuid}"
     if health.mismatch != before:
         refresh(state)

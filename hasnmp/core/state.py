@@ -163,12 +163,12 @@ class State:
             return f"{self.me} is loading a configuration without it"
         if self.starting:
             return f"{self.me} has just started and still listens"
-        if group in self.forgot and not all(p.heard_ns or p.name in self.fencing.ended for p in self.peers.values()):
+        if self.forgot and not all(p.heard_ns or p.name in self.fencing.ended for p in self.peers.values()):
             silent = ", ".join(p.name for p in self.peers.values() if not p.heard_ns)
             return (
-                f"{self.me} has lost its state file, and what it may have promised, while its record on the lease disk shows a "
-                f"former life: it takes nothing before it has heard {silent}; start {silent}, or if it is off for certain: "
-                f"hasnmp fence confirm NODE"
+                f"{self.me} has no state file, so it does not know what it may have promised, and the lease disk is not known to be "
+                f"new: it takes nothing before it has heard {silent}; start {silent}, or if it is off for certain: "
+                f"hasnmp fence confirm {silent}"
             )
         if group in self.unclean:
             return f"the guardian of {self.me} has not ended yet what runs of it without a lease"

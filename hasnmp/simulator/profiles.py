@@ -142,11 +142,10 @@ PROFILES |= {
     "state lost": _aimed({"state_lost": 1, "state_older": 1}, (1, 1)),
     "kept torn": _kept({"disk_torn_reads": 1}, (1, 3)),
     "kept exchanged": _kept({"disk_exchanged": 1}, (1, 2)),
-    # Known not to hold (ARCHITECTURE.md, known limits), and in no mix: two faults of which each alone is borne.
     "exchanged": _aimed({"disk_exchanged_cold": 1, "disk_exchanged_cut": 1}, (1, 1), nodes=(2,)),
     "state lost cut": _aimed({"state_lost_cut": 1, "leave_cut": 1}, (1, 4)),
 }  # fmt: skip
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
-    ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1),
+    ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2),
 )  # fmt: skip
