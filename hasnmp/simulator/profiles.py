@@ -119,7 +119,7 @@ MIX: tuple[tuple[str, float], ...] = (
     ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 2), ("kept ghost", 1), ("split", 2),
     ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
     ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1), ("kept disks", 1), ("kept fence", 1),
-    ("disks", 12), ("dogs", 4), ("fence", 4), ("fence disks", 4), ("shoot", 4),
+    ("disks", 26), ("dogs", 10), ("fence", 8), ("fence disks", 10), ("shoot", 10),
 )  # fmt: skip
 
 # What malice.py adds.
