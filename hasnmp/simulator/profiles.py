@@ -116,7 +116,7 @@ PROFILES: dict[str, Profile] = {
 MIX: tuple[tuple[str, float], ...] = (
     ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
     ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
-    ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 2), ("kept ghost", 1), ("split", 2),
+    ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 4), ("kept ghost", 1), ("split", 2),
     ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
     ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1), ("kept disks", 1), ("kept fence", 1),
     ("disks", 26), ("dogs", 10), ("fence", 8), ("fence disks", 10), ("shoot", 10),

@@ -67,7 +67,7 @@ MET = {
     "machines fenced": 150,
     "watchdog resets": 30,
     "fenceFailed": 3,
-    "fenceUntested": 10,
+    "fenceUntested": 5,
     "fault device_bad": 50,
 }
 
