@@ -38,6 +38,7 @@ GONE_HOLDER = "0" * 16  # in the slot of a node that left in order
 AGAIN_MS = 10_000  # after every level of a node failed
 GRACE_MS = 1000  # beyond a level's own time limit, an attempt without an answer has failed
 PAUSE_MS = 2000  # by design rule 7: how much longer than the owner's time limit everybody else waits
+SPOKEN_MS = 5000  # a suspect that is heard gets this long to end what it has, and to say so, before it is fenced
 FIRST_TEST_MS = 10_000  # after the start, the devices are asked for the first time
 BEGUN = (GroupState.STARTING, GroupState.RUNNING, GroupState.DEGRADED, GroupState.STOPPING, GroupState.BLOCKED)
 DISK = frozenset({"power", "disk"})  # what must be cut for a group with a disk
@@ -59,6 +60,7 @@ class Attempt:
     action: FenceAction
     until: int
     why: str
+    cuts: frozenset[str] = frozenset()  # what must be cut
 
 
 @dataclass(slots=True)
@@ -141,15 +143,18 @@ def levels(state: State, node: str, cuts: frozenset[str]) -> list[int]:
 
 def learn(state: State, group: Group) -> None:
     """Take in who may have had the group, and who is seen to be clean. To be called before anything is decided on it."""
-    if not concerns(group):
-        return
     fencing, lease = state.fencing, state.leases[group.name]
     known = fencing.suspects.setdefault(group.name, {})
+    # Of another configuration's time: its risk was accepted since, or the node can't run the group any more.
+    for gone in [n for n in known if not concerns(group) or n not in state.peers]:
+        _forget(state, group.name, gone)
+    if not concerns(group):
+        return
     clean = fencing.clean.setdefault(group.name, {})
     facts = state.board.groups[group.name]
     if facts.owner and facts.state in BEGUN:
         fencing.resolved[group.name] = max(facts.token, fencing.resolved.get(group.name, 0))
-    for node in lease.others:
+    for node in dict.fromkeys((*lease.others, *known)):  # one that the group had may not be among its nodes any more
         peer = state.peers[node]
         if lease.promised_node == node and lease.promised_to not in ("", UNKNOWN_HOLDER):
             _note(state, group.name, node, lease.promised_to, lease.promised_token)
@@ -169,7 +174,11 @@ def learn(state: State, group: Group) -> None:
         suspect = known.get(node)
         if suspect is None:
             continue
-        newer = peer.heard() and suspect.holder != peer.holder
+        # ... for it began by ending everything, or says that it could not: then it is waited for. Its numbers go on above all
+        # that its node used, so a word with a lower one is of a life before the suspect's.
+        entry = peer.groups.get(group.name) if peer.heard() else None
+        settled = entry is not None and bool(entry.flags & (GroupFlag.CLEAN | GroupFlag.OWNER | GroupFlag.ASK))
+        newer = settled and entry is not None and entry.token >= suspect.token and suspect.holder != peer.holder
         # A record of another holder that knows of this token was written after it: only a newer holder can have done so.
         newer |= seen is not None and seen.slot.holder != suspect.holder and seen.slot.token >= suspect.token
         if newer:
@@ -211,13 +220,18 @@ def heard(state: State, peer: Peer) -> None:
         del fencing.ended[peer.name]
         state.ctx.dirty = state.journal.changed = True
     fencing.dead.get(peer.name, set()).discard(peer.holder)
-    armed = number_of(state.peer_docs.get(peer.name, {}).get("watchdog_ms"))
-    key = f"{peer.name}/{peer.holder}"
-    if armed and fencing.armed.get(key) != armed:
-        for old in [k for k in fencing.armed if k.startswith(f"{peer.name}/")]:
-            del fencing.armed[old]
-        fencing.armed[key] = armed
-        state.journal.changed = True
+
+
+def said(state: State, peer: Peer, watchdog_ms: int) -> None:
+    """The present holder of that node tells whether its watchdog is armed: a former one's word says nothing of this one."""
+    fencing, key = state.fencing, f"{peer.name}/{peer.holder}"
+    if fencing.armed.get(key, 0) == watchdog_ms:
+        return
+    for old in [k for k in fencing.armed if k.startswith(f"{peer.name}/")]:
+        del fencing.armed[old]
+    if watchdog_ms:
+        fencing.armed[key] = watchdog_ms
+    state.journal.changed = True
 
 
 def started(state: State, group: str, token: int) -> None:
@@ -375,12 +389,20 @@ def _want(state: State) -> None:
         owner = state.owner(name)
         if owner == state.me and name in state.fencing.held and lease.alive(state.ctx) and may_fence(state, name):
             for node in state.fencing.suspects.get(name, {}):
+                # One that is heard may be about to say that it is clean: it has just promised, or withdrawn a claim.
+                patient_until = state.fencing.held[name] + SPOKEN_MS * MS
+                if state.peers[node].heard() and state.ctx.now < patient_until:
+                    state.ctx.wake(patient_until)
+                    continue
                 state.fencing.wanted.setdefault(node, (f"it had {name} and may still write to its disk", DISK))
         elif owner == state.me and state.config.arbiter.type == "fence" and lease.alive(state.ctx):
             _defend(state, group, lease)
         elif owner and owner != state.me and group.on_stop_failure == "fence":
             facts = state.board.groups[name]
             blocked = facts.owner == owner and facts.state is GroupState.BLOCKED
+            inhibited = state.board.registers.get(INHIBIT, name) or state.board.registers.get(INHIBIT)
+            if inhibited or owner in state.fencing.ended:  # nobody would take it; or it was done, and is not lost yet
+                continue
             if blocked and next(iter(n for n in group.nodes if n != owner and state.able(name, n)), "") == state.me:
                 state.fencing.wanted.setdefault(owner, (f"it can't stop {name}", DISK if concerns(group) else LIFE))
 
@@ -413,18 +435,20 @@ def _fence(state: State, node: str, why: str, cuts: frozenset[str]) -> None:
         ctx.wake(fencing.retry_at[node])
         return
     level = next((i for i in usable if i >= fencing.next_level.get(node, 0)), usable[0])
-    settings = _begin(state, node, level, FenceAction.FENCE, why)
+    settings = _begin(state, node, level, FenceAction.FENCE, why, cuts)
     state.journal.happened(
         ctx, Kind.FENCE_STARTED, f"{state.me} fences {node} by {settings.agent} ({settings.cuts}, level {level + 1}): {why}",
         peer=node, peer_state=int(state.peers[node].state), reason=Reason.FENCED,
     )  # fmt: skip
 
 
-def _begin(state: State, node: str, level: int, action: FenceAction, why: str) -> FenceLevel:
+def _begin(
+    state: State, node: str, level: int, action: FenceAction, why: str, cuts: frozenset[str] = frozenset()
+) -> FenceLevel:
     ctx, settings = state.ctx, state.config.node(node).fence[level]
     until = ctx.now + (settings.timeout_ms + GRACE_MS) * MS
     number = ctx.attempt()
-    state.fencing.attempts[node] = Attempt(number, level, action, until, why)
+    state.fencing.attempts[node] = Attempt(number, level, action, until, why, cuts)
     ctx.wake(until)
     ctx.emit(Fence(number, node, level, action, settings.timeout_ms))
     return settings
@@ -437,7 +461,7 @@ def answered(state: State, event: Fenced) -> None:
         return
     state.ctx.dirty = True
     limit = state.config.node(event.node).fence[attempt.level].timeout_ms
-    if event.ok and event.took_us > (limit + GRACE_MS) * 1000:
+    if event.ok and event.took_us > limit * 1000:
         _failed(state, event.node, attempt, f"answered after {event.took_us // 1000} ms, the limit is {limit} ms")
     elif not event.ok:
         _failed(state, event.node, attempt, event.text)
@@ -474,7 +498,7 @@ def _failed(state: State, node: str, attempt: Attempt, text: str) -> None:
         return
     device.used_ms = ctx.wall_ms()
     fencing.next_level[node] = attempt.level + 1
-    if attempt.level + 1 < len(state.config.node(node).fence):
+    if any(i > attempt.level for i in levels(state, node, attempt.cuts)):
         return  # the next level is tried at once, if it is still wanted
     fencing.next_level[node] = 0
     fencing.retry_at[node] = ctx.now + AGAIN_MS * MS
@@ -516,6 +540,12 @@ def ended(state: State, node: str, cut: str) -> None:
         for lease in state.leases.values():
             if node in lease.seen:
                 dead.add(lease.seen[node].slot.holder)
+        for lease in state.leases.values():
+            # A promise that was left for ever waits for that holder, and it is gone.
+            if cut != "disk" and lease.forever_ms and lease.promised_node == node:
+                if cut == "confirmed" or lease.promised_to in dead:
+                    lease.promised_until = 0
+                    lease.end_forever()
         for group, found in fencing.suspects.items():
             if node in found:
                 dead.add(found[node].holder)
