@@ -218,6 +218,8 @@ def heard(state: State, peer: Peer) -> None:
     fencing = state.fencing
     if peer.name in fencing.ended:
         del fencing.ended[peer.name]
+        for stream in state.streams.values():
+            stream.queue.pop(f"f/{peer.name}", None)  # not told yet, and not true any more
         state.ctx.dirty = state.journal.changed = True
     fencing.dead.get(peer.name, set()).discard(peer.holder)
 
@@ -286,9 +288,8 @@ def holds_back(state: State, group: Group) -> str:
         return ""
     node, suspect = next(iter(found.items()))
     armed = fencing.armed.get(f"{node}/{suspect.holder}", 0)
-    ways = (
-        [f"its watchdog has {max(0, since + armed * MS * TAKER_PART // 100 - ctx.now) // MS} ms left"] if armed else []
-    )
+    # No count of what is left: this is kept as a decision, and a new text each time would push out all others.
+    ways = [f"its watchdog, armed with {armed} ms, has not passed yet"] if armed else []
     if node in fencing.attempts:
         ways.append("it is being fenced")
     elif levels(state, node, DISK):
@@ -528,26 +529,29 @@ def _succeeded(state: State, node: str, attempt: Attempt, text: str) -> None:
     )  # fmt: skip
 
 
-def ended(state: State, node: str, cut: str) -> None:
-    """Nothing of that node's present life goes on, as far as `cut` (power, disk, network, confirmed) reaches."""
+def ended(state: State, node: str, cut: str, holder: str = "") -> None:
+    """Nothing of that node's present life goes on, as far as `cut` (power, disk, network, confirmed) reaches.
+
+    holder: only of that life of it, for the word comes from another node and may have been long on its way.
+    """
     fencing, peer = state.fencing, state.peers[node]
     fencing.ended[node] = (state.ctx.now, cut)
     # What it said before may still be on its way. Only an answer to what is sent from now on shows that it lives.
     peer.asked.clear()
     if cut != "network":
         dead = fencing.dead.setdefault(node, set())
-        dead.update(h for h in (peer.holder,) if h)
+        dead.update(h for h in (holder or peer.holder,) if h)
         for lease in state.leases.values():
-            if node in lease.seen:
+            if node in lease.seen and not holder:
                 dead.add(lease.seen[node].slot.holder)
         for lease in state.leases.values():
             # A promise that was left for ever waits for that holder, and it is gone.
             if cut != "disk" and lease.forever_ms and lease.promised_node == node:
-                if cut == "confirmed" or lease.promised_to in dead:
+                if (cut == "confirmed" and not holder) or lease.promised_to in dead:
                     lease.promised_until = 0
                     lease.end_forever()
         for group, found in fencing.suspects.items():
-            if node in found:
+            if node in found and holder in ("", found[node].holder):
                 dead.add(found[node].holder)
                 _forget(state, group, node)
     state.ctx.dirty = state.journal.changed = True
@@ -578,8 +582,9 @@ def told(state: State, node: str, value: Any) -> None:
     """A peer fenced that node, or was told that it is off. Raises TypeError, ValueError, IndexError: not of this form."""
     holder, cut = str(value[0]), str(value[1])
     peer = state.peers.get(node)
-    if peer is not None and not peer.heard() and peer.holder in ("", holder):
-        ended(state, node, cut)
+    later = any(node in found and found[node].holder != holder for found in state.fencing.suspects.values())
+    if peer is not None and not peer.heard() and peer.holder in ("", holder) and not later:
+        ended(state, node, cut, holder)
 
 
 # --------------------------------------------------------------------------------------------------------------- tests
