@@ -24,7 +24,7 @@ from hasnmp.core.board import INHIBIT, RECOVERING
 from hasnmp.core.context import MS
 from hasnmp.core.events import Fence, FenceAction, Fenced
 from hasnmp.core.journal import clip, mapping, number_of
-from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease
+from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.peers import Peer
 from hasnmp.errors import Code, Refused
 from hasnmp.model import GroupState, Kind, NodeState, Reason
@@ -331,7 +331,8 @@ def want_for(state: State, group: Group, nodes: list[str]) -> str:
     turn = _turn(state, nodes)
     if ctx.now < turn:
         ctx.wake(turn)
-        return f"{', '.join(nodes)} is fenced in {(turn - ctx.now) // MS} ms: whoever has a group comes first"
+        silent_ms = (turn - max(state.peers[n].changed_ns for n in nodes)) // MS  # no count of what is left: see holds_back()
+        return f"{', '.join(nodes)} is fenced {silent_ms} ms after it was lost: whoever has a group comes first"
     for node in nodes:
         state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts))
     return f"{', '.join(nodes)} must be fenced first; if it is off for certain: hasnmp fence confirm {nodes[0]}"
@@ -347,7 +348,15 @@ def _turn(state: State, silent: list[str]) -> int:
     longest = max(sum(level.timeout_ms for level in n.fence) for n in config.nodes)
     since = max((state.peers[n].changed_ns for n in silent), default=state.ctx.now)
     step = (longest + PAUSE_MS + config.heartbeat.dead_after_ms) * MS
-    return since + contenders.index(state.me) * step
+    # Of a group that we handed to one of them, or promised it, we can't know whether it has it: it may fire at once, as the
+    # owner, or in its turn after us. So we come after both.
+    unsure = any(
+        lease.phase is Phase.NONE
+        and (state.handed.get(g, (0, ""))[1] in silent
+             or (lease.promised_node in silent and lease.promised_token > lease.token_seen))
+        for g, lease in state.leases.items()
+    )  # fmt: skip
+    return since + (contenders.index(state.me) + (len(contenders) if unsure else 0)) * step
 
 
 # ---------------------------------------------------------------------------------------------------------------- acts

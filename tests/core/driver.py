@@ -81,7 +81,18 @@ from hasnmp.core.events import (
 from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
 from hasnmp.model import Failback, Kind, Role, Verb
-from hasnmp.settings import Arbiter, Check, Config, FenceLevel, Fencing, Group, Heartbeat, NodeSettings, OnFailure, Service
+from hasnmp.settings import (
+    Arbiter,
+    Check,
+    Config,
+    FenceLevel,
+    Fencing,
+    Group,
+    Heartbeat,
+    NodeSettings,
+    OnFailure,
+    Service,
+)
 from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState, fingerprint
 
 BOOT = 1_000_000 * MS  # the machine has been up for a while: no clock starts at zero
@@ -303,7 +314,9 @@ class Driver:
                     self.saved = json.loads(json.dumps(effect.document))
                     self.queue.append(Persisted(effect.version))
             case Fence():
-                self.say(f"fence {effect.node} level {effect.level + 1} {effect.action.value} within {effect.timeout_ms}ms")
+                self.say(
+                    f"fence {effect.node} level {effect.level + 1} {effect.action.value} within {effect.timeout_ms}ms"
+                )
                 self.fences[effect.node] = effect
             case Notify():
                 self.say("notify " + self.notify_text(effect))
@@ -626,7 +639,9 @@ class Driver:
             raise Missing("it is not being fenced")
         fence = self.fences.pop(words[0])
         took = milliseconds(options.get("took", "100ms")) // MS * 1000
-        self.event("fenced", Fenced(fence.attempt, words[0], fence.level, fence.action, words[1] == "ok", words[1], took))
+        self.event(
+            "fenced", Fenced(fence.attempt, words[0], fence.level, fence.action, words[1] == "ok", words[1], took)
+        )
 
     def do_persisted(self, words: list[str], _: dict[str, str]) -> None:
         if not self.persists:
