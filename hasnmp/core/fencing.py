@@ -331,7 +331,8 @@ def want_for(state: State, group: Group, nodes: list[str]) -> str:
     turn = _turn(state, nodes)
     if ctx.now < turn:
         ctx.wake(turn)
-        silent_ms = (turn - max(state.peers[n].changed_ns for n in nodes)) // MS  # no count of what is left: see holds_back()
+        lost = max(state.peers[n].changed_ns for n in nodes)
+        silent_ms = (turn - lost) // MS  # no count of what is left: see holds_back()
         return f"{', '.join(nodes)} is fenced {silent_ms} ms after it was lost: whoever has a group comes first"
     for node in nodes:
         state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts))
