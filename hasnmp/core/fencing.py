@@ -24,7 +24,7 @@ from hasnmp.core.board import INHIBIT, RECOVERING
 from hasnmp.core.context import MS
 from hasnmp.core.events import Fence, FenceAction, Fenced
 from hasnmp.core.journal import clip, mapping, number_of
-from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease
+from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.peers import Peer
 from hasnmp.errors import Code, Refused
 from hasnmp.model import GroupState, Kind, NodeState, Reason
@@ -38,6 +38,7 @@ GONE_HOLDER = "0" * 16  # in the slot of a node that left in order
 AGAIN_MS = 10_000  # after every level of a node failed
 GRACE_MS = 1000  # beyond a level's own time limit, an attempt without an answer has failed
 PAUSE_MS = 2000  # by design rule 7: how much longer than the owner's time limit everybody else waits
+SPOKEN_MS = 5000  # a suspect that is heard gets this long to end what it has, and to say so, before it is fenced
 FIRST_TEST_MS = 10_000  # after the start, the devices are asked for the first time
 BEGUN = (GroupState.STARTING, GroupState.RUNNING, GroupState.DEGRADED, GroupState.STOPPING, GroupState.BLOCKED)
 DISK = frozenset({"power", "disk"})  # what must be cut for a group with a disk
@@ -59,6 +60,7 @@ class Attempt:
     action: FenceAction
     until: int
     why: str
+    cuts: frozenset[str] = frozenset()  # what must be cut
 
 
 @dataclass(slots=True)
@@ -141,15 +143,18 @@ def levels(state: State, node: str, cuts: frozenset[str]) -> list[int]:
 
 def learn(state: State, group: Group) -> None:
     """Take in who may have had the group, and who is seen to be clean. To be called before anything is decided on it."""
-    if not concerns(group):
-        return
     fencing, lease = state.fencing, state.leases[group.name]
     known = fencing.suspects.setdefault(group.name, {})
+    # Of another configuration's time: its risk was accepted since, or the node can't run the group any more.
+    for gone in [n for n in known if not concerns(group) or n not in state.peers]:
+        _forget(state, group.name, gone)
+    if not concerns(group):
+        return
     clean = fencing.clean.setdefault(group.name, {})
     facts = state.board.groups[group.name]
     if facts.owner and facts.state in BEGUN:
         fencing.resolved[group.name] = max(facts.token, fencing.resolved.get(group.name, 0))
-    for node in lease.others:
+    for node in dict.fromkeys((*lease.others, *known)):  # one that the group had may not be among its nodes any more
         peer = state.peers[node]
         if lease.promised_node == node and lease.promised_to not in ("", UNKNOWN_HOLDER):
             _note(state, group.name, node, lease.promised_to, lease.promised_token)
@@ -169,7 +174,11 @@ def learn(state: State, group: Group) -> None:
         suspect = known.get(node)
         if suspect is None:
             continue
-        newer = peer.heard() and suspect.holder != peer.holder
+        # ... for it began by ending everything, or says that it could not: then it is waited for. Its numbers go on above all
+        # that its node used, so a word with a lower one is of a life before the suspect's.
+        entry = peer.groups.get(group.name) if peer.heard() else None
+        settled = entry is not None and bool(entry.flags & (GroupFlag.CLEAN | GroupFlag.OWNER | GroupFlag.ASK))
+        newer = settled and entry is not None and entry.token >= suspect.token and suspect.holder != peer.holder
         # A record of another holder that knows of this token was written after it: only a newer holder can have done so.
         newer |= seen is not None and seen.slot.holder != suspect.holder and seen.slot.token >= suspect.token
         if newer:
@@ -209,15 +218,22 @@ def heard(state: State, peer: Peer) -> None:
     fencing = state.fencing
     if peer.name in fencing.ended:
         del fencing.ended[peer.name]
+        for stream in state.streams.values():
+            stream.queue.pop(f"f/{peer.name}", None)  # not told yet, and not true any more
         state.ctx.dirty = state.journal.changed = True
     fencing.dead.get(peer.name, set()).discard(peer.holder)
-    armed = number_of(state.peer_docs.get(peer.name, {}).get("watchdog_ms"))
-    key = f"{peer.name}/{peer.holder}"
-    if armed and fencing.armed.get(key) != armed:
-        for old in [k for k in fencing.armed if k.startswith(f"{peer.name}/")]:
-            del fencing.armed[old]
-        fencing.armed[key] = armed
-        state.journal.changed = True
+
+
+def said(state: State, peer: Peer, watchdog_ms: int) -> None:
+    """The present holder of that node tells whether its watchdog is armed: a former one's word says nothing of this one."""
+    fencing, key = state.fencing, f"{peer.name}/{peer.holder}"
+    if fencing.armed.get(key, 0) == watchdog_ms:
+        return
+    for old in [k for k in fencing.armed if k.startswith(f"{peer.name}/")]:
+        del fencing.armed[old]
+    if watchdog_ms:
+        fencing.armed[key] = watchdog_ms
+    state.journal.changed = True
 
 
 def started(state: State, group: str, token: int) -> None:
@@ -272,9 +288,8 @@ def holds_back(state: State, group: Group) -> str:
         return ""
     node, suspect = next(iter(found.items()))
     armed = fencing.armed.get(f"{node}/{suspect.holder}", 0)
-    ways = (
-        [f"its watchdog has {max(0, since + armed * MS * TAKER_PART // 100 - ctx.now) // MS} ms left"] if armed else []
-    )
+    # No count of what is left: this is kept as a decision, and a new text each time would push out all others.
+    ways = [f"its watchdog, armed with {armed} ms, has not passed yet"] if armed else []
     if node in fencing.attempts:
         ways.append("it is being fenced")
     elif levels(state, node, DISK):
@@ -316,7 +331,9 @@ def want_for(state: State, group: Group, nodes: list[str]) -> str:
     turn = _turn(state, nodes)
     if ctx.now < turn:
         ctx.wake(turn)
-        return f"{', '.join(nodes)} is fenced in {(turn - ctx.now) // MS} ms: whoever has a group comes first"
+        lost = max(state.peers[n].changed_ns for n in nodes)
+        silent_ms = (turn - lost) // MS  # no count of what is left: see holds_back()
+        return f"{', '.join(nodes)} is fenced {silent_ms} ms after it was lost: whoever has a group comes first"
     for node in nodes:
         state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts))
     return f"{', '.join(nodes)} must be fenced first; if it is off for certain: hasnmp fence confirm {nodes[0]}"
@@ -332,7 +349,15 @@ def _turn(state: State, silent: list[str]) -> int:
     longest = max(sum(level.timeout_ms for level in n.fence) for n in config.nodes)
     since = max((state.peers[n].changed_ns for n in silent), default=state.ctx.now)
     step = (longest + PAUSE_MS + config.heartbeat.dead_after_ms) * MS
-    return since + contenders.index(state.me) * step
+    # Of a group that we handed to one of them, or promised it, we can't know whether it has it: it may fire at once, as the
+    # owner, or in its turn after us. So we come after both.
+    unsure = any(
+        lease.phase is Phase.NONE
+        and (state.handed.get(g, (0, ""))[1] in silent
+             or (lease.promised_node in silent and lease.promised_token > lease.token_seen))
+        for g, lease in state.leases.items()
+    )  # fmt: skip
+    return since + (contenders.index(state.me) + (len(contenders) if unsure else 0)) * step
 
 
 # ---------------------------------------------------------------------------------------------------------------- acts
@@ -375,12 +400,20 @@ def _want(state: State) -> None:
         owner = state.owner(name)
         if owner == state.me and name in state.fencing.held and lease.alive(state.ctx) and may_fence(state, name):
             for node in state.fencing.suspects.get(name, {}):
+                # One that is heard may be about to say that it is clean: it has just promised, or withdrawn a claim.
+                patient_until = state.fencing.held[name] + SPOKEN_MS * MS
+                if state.peers[node].heard() and state.ctx.now < patient_until:
+                    state.ctx.wake(patient_until)
+                    continue
                 state.fencing.wanted.setdefault(node, (f"it had {name} and may still write to its disk", DISK))
         elif owner == state.me and state.config.arbiter.type == "fence" and lease.alive(state.ctx):
             _defend(state, group, lease)
         elif owner and owner != state.me and group.on_stop_failure == "fence":
             facts = state.board.groups[name]
             blocked = facts.owner == owner and facts.state is GroupState.BLOCKED
+            inhibited = state.board.registers.get(INHIBIT, name) or state.board.registers.get(INHIBIT)
+            if inhibited or owner in state.fencing.ended:  # nobody would take it; or it was done, and is not lost yet
+                continue
             if blocked and next(iter(n for n in group.nodes if n != owner and state.able(name, n)), "") == state.me:
                 state.fencing.wanted.setdefault(owner, (f"it can't stop {name}", DISK if concerns(group) else LIFE))
 
@@ -413,18 +446,20 @@ def _fence(state: State, node: str, why: str, cuts: frozenset[str]) -> None:
         ctx.wake(fencing.retry_at[node])
         return
     level = next((i for i in usable if i >= fencing.next_level.get(node, 0)), usable[0])
-    settings = _begin(state, node, level, FenceAction.FENCE, why)
+    settings = _begin(state, node, level, FenceAction.FENCE, why, cuts)
     state.journal.happened(
         ctx, Kind.FENCE_STARTED, f"{state.me} fences {node} by {settings.agent} ({settings.cuts}, level {level + 1}): {why}",
         peer=node, peer_state=int(state.peers[node].state), reason=Reason.FENCED,
     )  # fmt: skip
 
 
-def _begin(state: State, node: str, level: int, action: FenceAction, why: str) -> FenceLevel:
+def _begin(
+    state: State, node: str, level: int, action: FenceAction, why: str, cuts: frozenset[str] = frozenset()
+) -> FenceLevel:
     ctx, settings = state.ctx, state.config.node(node).fence[level]
     until = ctx.now + (settings.timeout_ms + GRACE_MS) * MS
     number = ctx.attempt()
-    state.fencing.attempts[node] = Attempt(number, level, action, until, why)
+    state.fencing.attempts[node] = Attempt(number, level, action, until, why, cuts)
     ctx.wake(until)
     ctx.emit(Fence(number, node, level, action, settings.timeout_ms))
     return settings
@@ -437,7 +472,7 @@ def answered(state: State, event: Fenced) -> None:
         return
     state.ctx.dirty = True
     limit = state.config.node(event.node).fence[attempt.level].timeout_ms
-    if event.ok and event.took_us > (limit + GRACE_MS) * 1000:
+    if event.ok and event.took_us > limit * 1000:
         _failed(state, event.node, attempt, f"answered after {event.took_us // 1000} ms, the limit is {limit} ms")
     elif not event.ok:
         _failed(state, event.node, attempt, event.text)
@@ -474,7 +509,7 @@ def _failed(state: State, node: str, attempt: Attempt, text: str) -> None:
         return
     device.used_ms = ctx.wall_ms()
     fencing.next_level[node] = attempt.level + 1
-    if attempt.level + 1 < len(state.config.node(node).fence):
+    if any(i > attempt.level for i in levels(state, node, attempt.cuts)):
         return  # the next level is tried at once, if it is still wanted
     fencing.next_level[node] = 0
     fencing.retry_at[node] = ctx.now + AGAIN_MS * MS
@@ -504,20 +539,29 @@ def _succeeded(state: State, node: str, attempt: Attempt, text: str) -> None:
     )  # fmt: skip
 
 
-def ended(state: State, node: str, cut: str) -> None:
-    """Nothing of that node's present life goes on, as far as `cut` (power, disk, network, confirmed) reaches."""
+def ended(state: State, node: str, cut: str, holder: str = "") -> None:
+    """Nothing of that node's present life goes on, as far as `cut` (power, disk, network, confirmed) reaches.
+
+    holder: only of that life of it, for the word comes from another node and may have been long on its way.
+    """
     fencing, peer = state.fencing, state.peers[node]
     fencing.ended[node] = (state.ctx.now, cut)
     # What it said before may still be on its way. Only an answer to what is sent from now on shows that it lives.
     peer.asked.clear()
     if cut != "network":
         dead = fencing.dead.setdefault(node, set())
-        dead.update(h for h in (peer.holder,) if h)
+        dead.update(h for h in (holder or peer.holder,) if h)
         for lease in state.leases.values():
-            if node in lease.seen:
+            if node in lease.seen and not holder:
                 dead.add(lease.seen[node].slot.holder)
+        for lease in state.leases.values():
+            # A promise that was left for ever waits for that holder, and it is gone.
+            if cut != "disk" and lease.forever_ms and lease.promised_node == node:
+                if (cut == "confirmed" and not holder) or lease.promised_to in dead:
+                    lease.promised_until = 0
+                    lease.end_forever()
         for group, found in fencing.suspects.items():
-            if node in found:
+            if node in found and holder in ("", found[node].holder):
                 dead.add(found[node].holder)
                 _forget(state, group, node)
     state.ctx.dirty = state.journal.changed = True
@@ -548,8 +592,9 @@ def told(state: State, node: str, value: Any) -> None:
     """A peer fenced that node, or was told that it is off. Raises TypeError, ValueError, IndexError: not of this form."""
     holder, cut = str(value[0]), str(value[1])
     peer = state.peers.get(node)
-    if peer is not None and not peer.heard() and peer.holder in ("", holder):
-        ended(state, node, cut)
+    later = any(node in found and found[node].holder != holder for found in state.fencing.suspects.values())
+    if peer is not None and not peer.heard() and peer.holder in ("", holder) and not later:
+        ended(state, node, cut, holder)
 
 
 # --------------------------------------------------------------------------------------------------------------- tests

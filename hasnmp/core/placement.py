@@ -97,8 +97,7 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
         if lease.forever_ms:
             return (
                 f"{state.me} left it to {lease.promised_node} when it stopped, and has not heard it since; start "
-                f"{lease.promised_node}, or if it is off for certain: "
-                f"hasnmp arbiter clear {name} --node {lease.promised_node} --force --config FILE"
+                f"{lease.promised_node}, or if it is off for certain: hasnmp fence confirm {lease.promised_node}"
             ), 0
         left = -(-max(0, lease.promised_until - ctx.now) // MS)
         whom = "whoever had it before this start" if lease.promised_to == UNKNOWN_HOLDER else lease.promised_node

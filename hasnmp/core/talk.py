@@ -13,6 +13,7 @@ from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS
 from hasnmp.core.events import Send
 from hasnmp.core.exchange import Stream
+from hasnmp.core.journal import number_of
 from hasnmp.core.lease import Phase
 from hasnmp.core.peers import Asked, Link, Peer, forget_old, take_in
 from hasnmp.core.state import State
@@ -204,6 +205,7 @@ class Talk:
                     state.board.hear_service(name, value, ctx)
             elif kind == "n" and isinstance(value, dict):
                 state.peer_docs[peer.name] = value
+                fencing.said(state, peer, number_of(value.get("watchdog_ms")))
                 arbitration.compare(state)
             elif kind == "f":
                 fencing.told(state, name, value)

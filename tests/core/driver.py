@@ -5,6 +5,7 @@ and at once (the disk after 1 ms) by default; `manual arbiter guardian agents st
 answer can be late, bad or missing.
 
     cluster a b [c]  me=a links=lan,cross groups=nfs,db order=nfs:b,a services=web,ip:address,feed:passive arbiter=none
+            disk=nfs[,accepted] fence=power:1000ms,network:500ms stop_failure=fence test_s=60
             restart=0 then=stop limit=1 failback=automatic recovery=automatic fail_after=2
     start   holder=aaaa lease=nfs:5:900ms adopted=web:77 cleaned=web durable=saved|{json}    a new engine, on the same disk
     at 1500ms | +200ms                        let time pass; the engine is woken at each of its deadlines
@@ -21,8 +22,9 @@ answer can be late, bad or missing.
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
-    lease|group|why nfs    registers    commands    alarms    services          what the engine shows
-    repeat result|extended|released|sent|arbiter            the last such event once more: a late duplicate
+    lease|group|why|suspects nfs    registers    commands    alarms    services          what the engine shows
+    fenced b ok|failed [took=900ms]      the answer to the outstanding use of a fence device; a late one never comes
+    repeat fenced|result|extended|released|sent|arbiter            the last such event once more: a late duplicate
 
 Printed are the effects, a line each after the milliseconds since the first start; what the engine says in heartbeats only
 where it changed; neither the wording of events nor bare answers, counters, probes and checks that went well.
@@ -51,6 +53,8 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Extended,
+    Fence,
+    Fenced,
     GiveUp,
     HeldLease,
     Notify,
@@ -77,7 +81,18 @@ from hasnmp.core.events import (
 from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
 from hasnmp.model import Failback, Kind, Role, Verb
-from hasnmp.settings import Arbiter, Check, Config, Group, Heartbeat, NodeSettings, OnFailure, Service
+from hasnmp.settings import (
+    Arbiter,
+    Check,
+    Config,
+    FenceLevel,
+    Fencing,
+    Group,
+    Heartbeat,
+    NodeSettings,
+    OnFailure,
+    Service,
+)
 from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState, fingerprint
 
 BOOT = 1_000_000 * MS  # the machine has been up for a while: no clock starts at zero
@@ -100,7 +115,12 @@ def holder_of(short: str) -> str:
 def make_config(words: list[str], options: dict[str, str]) -> Config:
     links = options.get("links", "lan").split(",")
     names = list(words)
-    nodes = tuple(NodeSettings(n, {k: f"192.0.{j}.{i + 1}" for j, k in enumerate(links)}) for i, n in enumerate(names))
+    levels = [spec.split(":") for spec in options.get("fence", "").split(",") if spec]
+    fence = tuple(FenceLevel("fence_x", cuts, milliseconds(limit) // MS) for cuts, limit in levels)
+    nodes = tuple(
+        NodeSettings(n, {k: f"192.0.{j}.{i + 1}" for j, k in enumerate(links)}, fence) for i, n in enumerate(names)
+    )
+    disks = options.get("disk", "").split(",")
     orders = dict(o.split(":") for o in options.get("order", "").split() if o)
     rule = OnFailure(int(options.get("restart", "1")), 900, options.get("then", "failover"))
     groups = []
@@ -119,14 +139,15 @@ def make_config(words: list[str], options: dict[str, str]) -> Config:
         groups.append(
             Group(
                 g, members, tuple(services), Failback[options.get("failback", "manual").upper()],
-                int(options.get("limit", "3")), 3600,
+                int(options.get("limit", "3")), 3600, g in disks, "accepted" in disks,
+                options.get("stop_failure", "block"),
             )
         )  # fmt: skip
     return Config(
         "bank", nodes,
         Heartbeat(5405, 200, 500, 1000, int(options.get("startup", "1500")), 10000, 100),
         Arbiter(options.get("arbiter", "disk"), "/dev/null", 3000, 500, True), tuple(groups),
-        options.get("recovery", "manual") == "automatic", digest=DIGEST,
+        options.get("recovery", "manual") == "automatic", fencing=Fencing(int(options.get("test_s", "0"))), digest=DIGEST,
     )  # fmt: skip
 
 
@@ -197,6 +218,7 @@ class Driver:
         self.pids = 100
         self.extends: list[Extend] = []
         self.releases: dict[str, Release] = {}
+        self.fences: dict[str, Fence] = {}
         self.receipts: list[int] = []
         self.persists: list[Persist] = []
         self.saved: dict[str, Any] | None = None
@@ -291,6 +313,11 @@ class Driver:
                 else:
                     self.saved = json.loads(json.dumps(effect.document))
                     self.queue.append(Persisted(effect.version))
+            case Fence():
+                self.say(
+                    f"fence {effect.node} level {effect.level + 1} {effect.action.value} within {effect.timeout_ms}ms"
+                )
+                self.fences[effect.node] = effect
             case Notify():
                 self.say("notify " + self.notify_text(effect))
             case Reply():
@@ -493,6 +520,8 @@ class Driver:
                 tuple(HeldLease(g, int(t), self.now + milliseconds(left)) for g, t, left in leases),
                 tuple(Adopted(s, int(pid), self.now) for s, pid in adopted),
                 tuple(x for x in options.get("cleaned", "").split(",") if x), durable=durable,
+                watchdog_ms=milliseconds(options.get("watchdog", "0ms")) // MS,
+                unclean=tuple(x for x in options.get("unclean", "").split(",") if x),
                 reloaded=options.get("reloaded", ""), reload_command=int(options.get("for", "0")),
             )
         )  # fmt: skip
@@ -605,6 +634,15 @@ class Driver:
         at = self.now + (milliseconds(words[0]) if words else 0)
         self.event("sent", Sent(self.receipts.pop(0), at))
 
+    def do_fenced(self, words: list[str], options: dict[str, str]) -> None:
+        if words[0] not in self.fences:
+            raise Missing("it is not being fenced")
+        fence = self.fences.pop(words[0])
+        took = milliseconds(options.get("took", "100ms")) // MS * 1000
+        self.event(
+            "fenced", Fenced(fence.attempt, words[0], fence.level, fence.action, words[1] == "ok", words[1], took)
+        )
+
     def do_persisted(self, words: list[str], _: dict[str, str]) -> None:
         if not self.persists:
             raise Missing("nothing is being written")
@@ -712,6 +750,12 @@ class Driver:
     def do_alarms(self, _: list[str], __: dict[str, str]) -> None:
         assert self.engine is not None
         self.say("alarms: " + (" ".join(sorted(self.engine.state.journal.alarms)) or "none"))
+
+    def do_suspects(self, words: list[str], _: dict[str, str]) -> None:
+        assert self.engine is not None
+        found = self.engine.state.fencing.suspects.get(words[0], {})
+        text = " ".join(f"{n}/{s.holder[:2].rstrip()}:{s.token}" for n, s in sorted(found.items()))
+        self.say(f"suspects {words[0]}: {text or 'none'}")
 
     def do_services(self, _: list[str], __: dict[str, str]) -> None:
         assert self.engine is not None
