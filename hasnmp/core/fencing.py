@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 GONE_HOLDER = "0" * 16  # in the slot of a node that left in order
 AGAIN_MS = 10_000  # after every level of a node failed
 GRACE_MS = 1000  # beyond a level's own time limit, an attempt without an answer has failed
+OPEN_MS = 1000  # of its turn: a node whose turn has gone on for longer waits for the next
 PAUSE_MS = 2000  # by design rule 7: how much longer than the owner's time limit everybody else waits
 SPOKEN_MS = 5000  # a suspect that is heard gets this long to end what it has, and to say so, before it is fenced
 FIRST_TEST_MS = 10_000  # after the start, the devices are asked for the first time
@@ -222,6 +223,7 @@ def heard(state: State, peer: Peer) -> None:
             stream.queue.pop(f"f/{peer.name}", None)  # not told yet, and not true any more
         state.ctx.dirty = state.journal.changed = True
     fencing.dead.get(peer.name, set()).discard(peer.holder)
+    fencing.next_level.pop(peer.name, None)
 
 
 def said(state: State, peer: Peer, watchdog_ms: int) -> None:
@@ -246,8 +248,17 @@ def started(state: State, group: str, token: int) -> None:
 
 def may_fence(state: State, group: str) -> bool:
     """A node that has not heard every peer since its start fences nobody: after a power cut it is more likely that the others
-    still boot. But the last owner may, and a command."""
-    return all(p.heard_ns for p in state.peers.values()) or state.last_owner.get(group) == state.me
+    still boot. But the last owner may, and a command. Where the fence is the arbiter, only who has the lease now may: a
+    former owner that was fenced itself, starts anew and hears nobody would else shoot at a healthy successor."""
+    if all(p.heard_ns for p in state.peers.values()):
+        return True
+    return state.owns(group) if state.config.arbiter.type == "fence" else state.last_owner.get(group) == state.me
+
+
+def _armed(state: State, node: str, holder: str) -> int:
+    """The time in ms of the watchdog that this holder has armed; 0: it proves nothing. With the arbiter `none` a node that is
+    cut off keeps what it has, and feeds its watchdog."""
+    return 0 if state.config.arbiter.type == "none" else state.fencing.armed.get(f"{node}/{holder}", 0)
 
 
 def no_way(state: State, group: Group) -> str:
@@ -255,7 +266,7 @@ def no_way(state: State, group: Group) -> str:
     fencing, name = state.fencing, group.name
     for node, suspect in fencing.suspects.get(name, {}).items():
         peer = state.peers[node]
-        if peer.heard() or fencing.armed.get(f"{node}/{suspect.holder}"):
+        if peer.heard() or _armed(state, node, suspect.holder):
             continue
         had = f"{node} had it (token {suspect.token}) and may still write to its disk"
         confirm = f"start {node}, or if it is off for certain: hasnmp fence confirm {node}"
@@ -276,7 +287,7 @@ def holds_back(state: State, group: Group) -> str:
         return ""
     since = fencing.held.setdefault(name, ctx.now)
     for node, suspect in list(found.items()):
-        armed = fencing.armed.get(f"{node}/{suspect.holder}", 0)
+        armed = _armed(state, node, suspect.holder)
         if armed and ctx.now >= (end := since + armed * MS * TAKER_PART // 100):
             state.decided(name, f"{node} is clean: its watchdog, armed with {armed} ms, has passed")
             fencing.dead.setdefault(node, set()).add(suspect.holder)
@@ -287,7 +298,7 @@ def holds_back(state: State, group: Group) -> str:
         fencing.held.pop(name, None)
         return ""
     node, suspect = next(iter(found.items()))
-    armed = fencing.armed.get(f"{node}/{suspect.holder}", 0)
+    armed = _armed(state, node, suspect.holder)
     # No count of what is left: this is kept as a decision, and a new text each time would push out all others.
     ways = [f"its watchdog, armed with {armed} ms, has not passed yet"] if armed else []
     if node in fencing.attempts:
@@ -340,14 +351,15 @@ def want_for(state: State, group: Group, nodes: list[str]) -> str:
 
 
 def _turn(state: State, silent: list[str]) -> int:
-    """When this node may fire. Of those that can't hear each other the owners come first, then the order of `nodes`; each
-    waits for longer than all before it may take (rule 7: no two ever shoot at each other)."""
+    """When this node may begin to fire: now, or later. Of those that can't hear each other the owners come first, then the
+    order of `nodes`; each has a turn as long as any node's levels may take, and begins only at its start. What failed is
+    tried again in the next turn, so that no two ever shoot at each other (rule 7)."""
     config = state.config
     contenders = [n.name for n in config.nodes if n.name == state.me or n.name in silent]
     has = {n: any(state.last_owner.get(g.name) == n for g in config.groups) for n in contenders}
     contenders.sort(key=lambda n: not has[n])  # stable: the order of `nodes` within
     longest = max(sum(level.timeout_ms for level in n.fence) for n in config.nodes)
-    since = max((state.peers[n].changed_ns for n in silent), default=state.ctx.now)
+    since = max(state.started_ns, *(state.peers[n].changed_ns for n in silent))
     step = (longest + PAUSE_MS + config.heartbeat.dead_after_ms) * MS
     # Of a group that we handed to one of them, or promised it, we can't know whether it has it: it may fire at once, as the
     # owner, or in its turn after us. So we come after both.
@@ -357,7 +369,13 @@ def _turn(state: State, silent: list[str]) -> int:
              or (lease.promised_node in silent and lease.promised_token > lease.token_seen))
         for g, lease in state.leases.items()
     )  # fmt: skip
-    return since + (contenders.index(state.me) + (len(contenders) if unsure else 0)) * step
+    mine = contenders.index(state.me) + (len(contenders) if unsure else 0)
+    turn, passed = divmod(state.ctx.now - since, step)
+    ahead = (mine - turn) % (2 * len(contenders))
+    begun = any(state.fencing.next_level.get(n) for n in silent)  # the next level of what was begun in our turn
+    if begun or (ahead == 0 and passed <= OPEN_MS * MS):
+        return state.ctx.now
+    return since + (turn + (ahead or 2 * len(contenders))) * step
 
 
 # ---------------------------------------------------------------------------------------------------------------- acts
@@ -399,6 +417,10 @@ def _want(state: State) -> None:
         lease, name = state.leases[group.name], group.name
         owner = state.owner(name)
         if owner == state.me and name in state.fencing.held and lease.alive(state.ctx) and may_fence(state, name):
+            silent = [n for n in state.fencing.suspects.get(name, {}) if not state.peers[n].heard()]
+            if silent and state.config.arbiter.type == "none" and (turn := _turn(state, silent)) > state.ctx.now:
+                state.ctx.wake(turn)  # there is no arbiter that would let only one of us get here
+                continue
             for node in state.fencing.suspects.get(name, {}):
                 # One that is heard may be about to say that it is clean: it has just promised, or withdrawn a claim.
                 patient_until = state.fencing.held[name] + SPOKEN_MS * MS
@@ -412,7 +434,9 @@ def _want(state: State) -> None:
             facts = state.board.groups[name]
             blocked = facts.owner == owner and facts.state is GroupState.BLOCKED
             inhibited = state.board.registers.get(INHIBIT, name) or state.board.registers.get(INHIBIT)
-            if inhibited or owner in state.fencing.ended:  # nobody would take it; or it was done, and is not lost yet
+            if (
+                inhibited or not may_fence(state, name) or owner in state.fencing.ended
+            ):  # nobody would take it; or it was done, and is not lost yet
                 continue
             if blocked and next(iter(n for n in group.nodes if n != owner and state.able(name, n)), "") == state.me:
                 state.fencing.wanted.setdefault(owner, (f"it can't stop {name}", DISK if concerns(group) else LIFE))
@@ -427,9 +451,8 @@ def _defend(state: State, group: Group, lease: Lease) -> None:
         n for n in lease.others
         if state.peers[n].state is NodeState.LOST and n not in lease.left and n not in state.fencing.ended
     ]  # fmt: skip
-    turn = _turn(state, silent)
-    if silent and state.ctx.now < turn:
-        state.ctx.wake(turn)
+    if silent and _turn(state, silent) > state.ctx.now:
+        state.ctx.wake(_turn(state, silent))
     elif silent:
         for node in silent:
             why = f"{state.me} has {group.name}, and it is silent"

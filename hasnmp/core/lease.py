@@ -416,8 +416,6 @@ class Lease:
                 self.slot_seq, self.slot_state = own.seq, own.state
             self.rewrite |= own.seq < self.slot_seq
             self.hear_floor(own.token)
-        elif isinstance(own, str) and own.startswith(("crc", "zeroes")) and self.slot_seq >= 0:
-            self.rewrite = True  # only this node writes there, and it knows what ought to stand there
         for node in self.others:
             self._see(node, answer.slots.get(node, "missing"), answer.read_at_ns)
         asks = call.slot is not None and call.slot.state in (SlotState.CLAIM, SlotState.HELD)
