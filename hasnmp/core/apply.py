@@ -20,6 +20,7 @@ from hasnmp.core.events import Adopt, Stage, Staged
 from hasnmp.core.state import State
 from hasnmp.errors import Code, Refused
 from hasnmp.model import CommandRow, CommandState
+from hasnmp.wire import NodeFlag
 
 APPLY = "apply"  # the register: apply/ = the file to go by
 PART = 700  # characters of a part: with its key and its frame it fits into one exchange message
@@ -63,7 +64,7 @@ class Apply:
         if state.leaving or self.mine is not None:
             why = f"{state.me} is stopping" if state.leaving else "another one is under way"
             raise Refused(Code.BUSY, f"apply refused: {why}; see: hasnmp commands")
-        away = [p for p in state.peers.values() if not p.heard()]
+        away = [p for p in state.peers.values() if not p.heard() or p.flags & NodeFlag.LEAVING]
         if away:
             last = f"last heard {state.seconds(away[0].heard_ns)} ago" if away[0].heard_ns else "never heard"
             raise Refused(
