@@ -234,7 +234,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a node that is not heard counts as clean", 6,
-        (Edit("core/fencing.py", "        newer = peer.heard() and suspect.holder != peer.holder\n", "        newer = not peer.heard()\n"),),
+        (Edit("core/fencing.py", "        newer = settled and entry is not None", "        newer = not peer.heard() or settled and entry is not None"),),
         ("disks",),
     ),
     Mutant(
@@ -244,7 +244,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a watchdog counts that nobody has armed", 6,
-        (Edit("core/fencing.py", "armed = fencing.armed.get(f\"{node}/{suspect.holder}\", 0)\n        if armed and", "armed = 1000\n        if armed and"),),
+        (Edit("core/fencing.py", "armed = _armed(state, node, suspect.holder)\n        if armed and", "armed = 1000\n        if armed and"),),
         ("dogs",),
     ),
     Mutant(
@@ -270,12 +270,12 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the standby fires as early as the owner", 7,
-        (Edit("core/fencing.py", "    return since + contenders.index(state.me) * step\n", "    return since\n"),),
+        (Edit("core/fencing.py", "    mine = contenders.index(state.me) +", "    mine = 0 * contenders.index(state.me) +"),),
         ("kept fence",),
     ),
     Mutant(
         "after a power cut a node fences whoever it has not heard yet", 7,
-        (Edit("core/fencing.py", "    return all(p.heard_ns for p in state.peers.values()) or state.last_owner.get(group) == state.me\n", "    return True\n"),),
+        (Edit("core/fencing.py", "    if all(p.heard_ns for p in state.peers.values()):\n        return True\n", "    if True:\n        return True\n"),),
         ("shoot", "kept fence"),
     ),
     Mutant(
