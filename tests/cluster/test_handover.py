@@ -41,11 +41,7 @@ def said(pair: Pair, node: str) -> str:
     return (pair.lab[node].state / "handover.log").read_text()
 
 
-def test_the_owner_becomes_new_code_and_its_clients_notice_nothing(pair: Pair, request: pytest.FixtureRequest) -> None:
-    if pair.timing.dead_after_ms == 300:
-        # A known fault, not a tolerance: ARCHITECTURE.md, "Known limits". All else in this file holds for both.
-        why = "an open connection may pause for up to 0.9 s at dead_after_ms 300"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=False))
+def test_the_owner_becomes_new_code_and_its_clients_notice_nothing(pair: Pair) -> None:
     wait_for(lambda: len(pair.service_pids("a")) == 3, 5, "two of the echo, one of the stream")
     guardian, services = pair.pids("a", "guardian"), pair.service_pids("a")
     others = pair.pids("a", "engine", "lease", "snmp", "store")
@@ -59,8 +55,7 @@ def test_the_owner_becomes_new_code_and_its_clients_notice_nothing(pair: Pair, r
         pair.wait_steady()
         print(f"handed over in {took_s:.1f} s; worst gap of a connection {connection.worst_ms(begun_ns):.0f} ms, "
               f"of the probes {watch.outage_ms(begun_ns):.0f} ms")  # fmt: skip
-        assert connection.worst_ms(begun_ns) < 250
-        assert watch.outage_ms(begun_ns) < 250
+        worst_ms = max(connection.worst_ms(begun_ns), watch.outage_ms(begun_ns))
         assert {answer.node for answer in watch.answers} == {"a"}
         assert watch.doubles() == []
     assert pair.pids("a", "guardian") == guardian, "the same process"
@@ -70,6 +65,9 @@ def test_the_owner_becomes_new_code_and_its_clients_notice_nothing(pair: Pair, r
     assert pair.rows("b", "groups")["web"].token == token, "the lease was never another one"
     assert not pair.events("b", begun_boot_ns, Kind.NODE_LOST, Kind.TAKEOVER_COMPLETED), pair.story("b")
     assert "has taken over; no service was restarted" in said(pair, "a")
+    if pair.timing.dead_after_ms == 300 and worst_ms >= 250:  # ARCHITECTURE.md, "Known limits"; all else was asserted
+        pytest.xfail(f"a known fault: the clients saw a gap of {worst_ms:.0f} ms")
+    assert worst_ms < 250
 
 
 def test_the_standby_becomes_new_code_and_nothing_moves(pair: Pair) -> None:
