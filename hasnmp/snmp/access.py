@@ -12,16 +12,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hasnmp.settings import Snmp
+from hasnmp.snmp.cells import Scope
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `tag` is how commands name the requester: never a secret."""
+    """Who asks. `tag` is how commands name the requester: never a secret. operate: has a write view at all.
+
+    reads, writes: views of what it may read and set; None: everything.
+    """
 
     tag: str
     operate: bool
+    reads: Scope | None = None
+    writes: Scope | None = None
 
 
 class Communities:
