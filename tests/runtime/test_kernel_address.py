@@ -377,7 +377,9 @@ def test_a_renewal_that_the_kernel_refuses_for_a_moment_costs_no_healthy_address
         broken.setattr(node._filter, "renew", refuse)
         node.renew("web", boottime_ns() + 1000 * MS)  # said to nobody: it is as good as ever
         assert node.is_up("web") and on_interface(cable, V4)
-        assert node.renew_at_ns("web", 0) - boottime_ns() < 25 * MS, "tried again soon, whether the lease has grown or not"
+        assert node.renew_at_ns("web", 0) - boottime_ns() < 25 * MS, (
+            "tried again soon, whether the lease has grown or not"
+        )
     node.renew("web", expiry := boottime_ns() + 1000 * MS)
     assert node.renew_at_ns("web", expiry + MS) > boottime_ns() + 400 * MS
     with monkeypatch.context() as broken:
