@@ -21,7 +21,6 @@ import secrets
 import selectors
 import signal
 import socket
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -36,7 +35,7 @@ from hasnmp.core.events import (
     Staged,
 )
 from hasnmp.core.guard import NEVER, Guard
-from hasnmp.runtime import handover
+from hasnmp.runtime import handover, leftovers
 from hasnmp.runtime.cgroups import open_cgroups
 from hasnmp.runtime.ending import RETRY_NS, Ending, certain
 from hasnmp.runtime.feeder import Feeder
@@ -53,7 +52,7 @@ from hasnmp.runtime.kernel import (
     set_oom_score,
     start_time,
 )
-from hasnmp.runtime.kernel_address import AddressError, KernelAddresses
+from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import (
     AddressLost,
     Alarm,
@@ -106,7 +105,7 @@ def run(config: Config, node: str, children: Children) -> int:
         log("guardian_failed", logging.ERROR, traceback=traceback.format_exc())
         return 1
     finally:
-        guardian.finish()
+        leftovers.finish(guardian)
 
 
 @dataclass(slots=True)
@@ -155,7 +154,7 @@ class Guardian:
         adopt_orphans()
         self.family = Family.make(config, node, self.children)
         if not handed:
-            self._end_former_engine()
+            leftovers.end_former_engine(self)
         cgroups = open_cgroups(config, node)
         self.programs = Programs(mark_of(config, node), cgroups, self.selector, self._tell)
         self.family.close_in_child += [self.wake[0].close, self.wake[1].close, self.timer.close, self.selector.close]
@@ -165,7 +164,7 @@ class Guardian:
         self.feeder = Feeder(self)
         self.family.close_in_child.append(self.watchdog.forget)
         self.mounts = GroupMounts(config)
-        cleaned = [] if handed else [*self._clean(), *self.mounts.cut_all(5000)[0]]
+        cleaned = [] if handed else [*leftovers.clean(self), *self.mounts.cut_all(5000)[0]]
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(
             self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
@@ -235,32 +234,6 @@ class Guardian:
                 {"holder": self.holder, "boot_id": self.boot, "pid": os.getpid(), "handover": handover.FORM}, file
             )
 
-    def _engine_record(self) -> Path:
-        return Path(self.config.run_dir, f"{self.node}.engine")
-
-    def _end_former_engine(self) -> None:
-        """The engine of a guardian that died may still be ending its groups, or be frozen: it must not meet ours."""
-        try:
-            pid, started, boot = self._engine_record().read_text().split()
-        except (OSError, ValueError):
-            return
-        deadline = time.monotonic() + 5
-        while boot == self.boot and start_time(int(pid)) == int(started) and time.monotonic() < deadline:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(pid), signal.SIGKILL)
-            time.sleep(0.002)
-
-    def _clean(self) -> list[str]:
-        """End what a former guardian left; at most 5 s, then go on and say what is left."""
-        found: dict[str, None] = {}
-        deadline = time.monotonic() + 5
-        while lines := self.programs.clean():
-            found.update(dict.fromkeys(lines))
-            if time.monotonic() > deadline:
-                return [*found, *(f"NOT ENDED: {line}" for line in lines)]
-            time.sleep(0.002)
-        return list(found)
-
     def _watch_signals(self) -> None:
         for sock in self.wake:
             sock.setblocking(False)
@@ -293,7 +266,7 @@ class Guardian:
         self.family.fork(self.family.engine)
         its.close()
         with contextlib.suppress(OSError):
-            self._engine_record().write_text(
+            leftovers.engine_record(self).write_text(
                 f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
             )
         self.listen_to(mine)
@@ -532,47 +505,3 @@ class Guardian:
     def _watch_engine(self, now: int) -> None:
         if self.channel and now - self.heard_ns >= SILENT_NS:
             self._kill_engine(f"it hangs: silent for {SILENT_NS // S} s")
-
-    # ----------------------------------------------------------------------------------------------------------- finish
-
-    def finish(self) -> None:
-        """End everything that is left. After an engine that left in order there is nothing but the other processes."""
-        if not hasattr(self, "ending"):
-            return  # it failed before anything was there
-        self.finished = True
-        self._kill_engine("the guardian stops")
-        self.programs.end_questions()
-        groups = {group.name for group in self.config.groups} | {""}  # fence agents are of no group
-        for group in groups:
-            self.programs.end_group(group)
-        for child in self.family.others:
-            if child.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 1
-        hard = deadline + 1
-        while time.monotonic() < hard:
-            self._reap()
-            self.programs.poll(boottime_ns())
-            left = [line for group in groups for line in self.programs.leftovers(group)]
-            for child in self.family.others:
-                if child.pid and time.monotonic() > deadline:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(child.pid, signal.SIGKILL)
-            for group in groups if left else ():
-                self.programs.end_group(group)
-            if not left and not any(child.pid for child in self.family.all()):
-                break
-            time.sleep(0.005)
-        if self.addresses.kernel:
-            with contextlib.suppress(OSError, AddressError):
-                self.addresses.kernel.uninstall()
-        _, left = self.mounts.cut_all(2000)
-        left += self.programs.clean()
-        for line in left:
-            log("not_ended", logging.ERROR, what=line)
-        if self.stopping and not left:
-            self.watchdog.disarm()
-        with contextlib.suppress(OSError):
-            self._engine_record().unlink()
-        log("guardian_ended", worst_late_us=self.worst_late_us)
