@@ -142,8 +142,9 @@ class Durable:
                 if lease.phase is Phase.TAKING:
                     lease.abandon(ctx, f"{state.me} is stopping")
             if any(x.phase is not Phase.NONE for x in state.leases.values()):
-                if ctx.now < self.leave_at + limit * MS:
-                    ctx.wake(self.leave_at + limit * MS)
+                end = max(self.leave_at, state.lingered_ns) + limit * MS
+                if ctx.now < end:
+                    ctx.wake(end)
                     return
                 self._exit("stopped with groups that could not be stopped in order; the guardian ends them by force")
                 return

@@ -181,6 +181,7 @@ class Engine:
                 ctx.dirty = True
             case Shutdown():
                 state.leaving = ctx.dirty = ctx.beat = True
+                state.leaving_ns = state.leaving_ns or ctx.now
                 self.durable.leave_at = self.durable.leave_at or ctx.now
 
     # ------------------------------------------------------------------------------------------------------ start

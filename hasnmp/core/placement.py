@@ -281,7 +281,15 @@ def _drain(state: State, group: Group) -> None:
     if frozen and not state.leaving:
         state.decided(group.name, f"stays on {state.me} although {text}: it is frozen ({frozen})")
         return
-    if others or state.leaving:
+    coming, until = state.arriving(group.name) if state.leaving and not others else ("", 0)
+    if coming:
+        # A rolling restart: to stop now would leave the group to nobody for as long as that start takes.
+        state.lingered_ns = state.ctx.now
+        state.ctx.wake(until)
+        state.decided(
+            group.name, f"stays on {state.me} for a moment although {text}: {coming} has just started or left"
+        )
+    elif others or state.leaving:
         begin_move(state, group, Move(others[0] if others else "", reason, text))
     else:
         state.decided(group.name, f"stays on {state.me} although {text}: {why_not_others(state, group)}")
