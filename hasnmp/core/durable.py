@@ -19,6 +19,8 @@ from hasnmp.wire import NodeFlag
 ROOM = 100  # tokens are made durable this many ahead, so that no takeover waits for the store
 PERSIST_MS = 500  # at most one document each
 COUNTERS_MS = 60_000  # how often the counters alone are made durable
+SILENT_MS = 10_000  # a store that has not answered for so long is told of
+ALARM_AFTER = 2  # failures in a row: a store that died is there again for the next document
 LEAVE_MS = 3000  # beyond the groups' own time limits, how long an orderly leave may take
 
 
@@ -31,6 +33,9 @@ class Durable:
         self.room = 0 if self.config.arbiter.type == "fence" else ROOM
         self.persisting: dict[int, int] = {}  # version of a Persist under way -> the ceiling in it
         self.version = 0
+        self.asked_at = 0  # since when the store owes an answer; 0: it does not
+        self.saved_at = 0  # when it answered well the last time
+        self.failures = 0  # in a row
         self.counters_at = 0
         self.leave_stage = 0
         self.leave_at = 0
@@ -80,6 +85,7 @@ class Durable:
 
     def look(self) -> None:
         state, ctx = self.state, self.ctx
+        self._look_store()
         need = self._needed() + self.room // 5
         if need > state.ceiling and need > max(self.persisting.values(), default=0):
             self.persist()
@@ -88,6 +94,25 @@ class Durable:
                 self.persist()
             else:
                 ctx.wake(state.persist_at)
+
+    def _look_store(self) -> None:
+        if not self.asked_at:
+            return
+        silent_at = self.asked_at + SILENT_MS * MS
+        if self.ctx.now >= silent_at:
+            self._unsaved(f"its disk or its store process has not answered for {self.state.seconds(self.asked_at)}")
+        else:
+            self.ctx.wake(silent_at)
+
+    def _unsaved(self, why: str) -> None:
+        """Groups run on: leases do not wait for this disk. But what is not on it is forgotten by a restart."""
+        state = self.state
+        last = f"for {state.seconds(self.saved_at)}" if self.saved_at else "since its start"
+        state.journal.happened(
+            self.ctx, Kind.STATE_NOT_SAVED,
+            f"the state of {state.me} is not saved {last}: {why}; groups run on, but a restart forgets what is new; make room on "
+            "that disk, or mend it", of=state.me,
+        )  # fmt: skip
 
     def persist(self) -> None:
         state, ctx = self.state, self.ctx
@@ -98,6 +123,7 @@ class Durable:
         state.persist_version = self.version
         ceiling = max(self._needed() + self.room, state.ceiling)
         self.persisting[self.version] = ceiling
+        self.asked_at = self.asked_at or ctx.now
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
             "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
@@ -118,8 +144,11 @@ class Durable:
         ceiling = self.persisting.get(event.version, 0)
         for version in [v for v in self.persisting if v <= event.version]:
             del self.persisting[version]
+        self.asked_at = ctx.now if self.persisting else 0
         ctx.dirty = True
         if event.ok:
+            self.saved_at, self.failures = ctx.now, 0
+            state.journal.clear(ctx, Kind.STATE_SAVED, state.me, f"the state of {state.me} is saved again")
             state.ceiling = max(state.ceiling, ceiling)
             state.persisted_version = max(state.persisted_version, event.version)
             if self.leave_stage == 2 and event.version >= self.leave_version:
@@ -128,6 +157,9 @@ class Durable:
                     lease.forever_durable = lease.forever_ms > 0
                 ctx.beat = True
         else:
+            self.failures += 1
+            if self.failures >= ALARM_AFTER:
+                self._unsaved(event.text or "it could not be written")
             state.journal.changed = True
             state.persist_at = ctx.now + 1000 * MS
 
