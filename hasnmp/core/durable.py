@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from hasnmp.core.context import MS
-from hasnmp.core.events import Exit, Persist, Persisted, Started
+from hasnmp.core.events import Exit, HeldLease, Persist, Persisted, Started
 from hasnmp.core.journal import mapping, number_of
 from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
+from hasnmp.core.running import Stage
 from hasnmp.core.state import State
 from hasnmp.model import Kind
 from hasnmp.wire import NodeFlag
@@ -78,6 +79,15 @@ class Durable:
         lease.promised_to, lease.promised_node = str(saved[0]), str(saved[1])
         lease.promised_token, lease.forever_ms, lease.forever_seq = (number_of(x) for x in saved[2:])
 
+    def untold(self, held: HeldLease, document: dict[str, Any]) -> None:
+        """The former engine held this lease. Did it tell that the group has come up? If its last document does not know of this
+        lease, or knows of it as begun, it died before."""
+        state, name = self.state, held.group
+        begun = mapping(document.get("begun"))
+        if document and (name in begun or state.owned.get(name) != held.token):
+            state.untold.add(name)
+            state.board.groups[name].decided_ms = number_of(begun.get(name))
+
     def _needed(self) -> int:
         """The highest token that may be used next, by us or by whom we would promise it to."""
         own = [token for x in self.state.leases.values() for token in (x.next_token(), x.asked_token)]
@@ -131,6 +141,10 @@ class Durable:
             "forever": {
                 n: [x.promised_to, x.promised_node, x.promised_token, x.forever_ms, x.forever_seq]
                 for n, x in state.leases.items() if x.forever_ms
+            },
+            "begun": {
+                n: state.board.groups[n].decided_ms
+                for n, x in state.running.items() if x.stage is not Stage.IDLE and not x.announced
             },
             "role": int(state.role), "holder": state.holder,
             "left_in_order": self.leave_stage > 0 or self.retired,

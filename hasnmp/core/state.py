@@ -109,6 +109,7 @@ class State:
         default_factory=dict
     )  # group -> service -> pid, before the group's start
     retiring: frozenset[str] = frozenset()  # groups that a new configuration does not have: stopped, and not released
+    untold: set[str] = field(default_factory=set)  # groups that the former engine took over and did not come to tell of
     kept: set[str] = field(default_factory=set)  # groups held through a change of the configuration, before their start
     decisions: dict[str, list[Decision]] = field(default_factory=dict)
     fit_since: dict[str, int] = field(default_factory=dict)  # node -> since when it is up, for failback
