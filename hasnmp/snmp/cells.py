@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
 from hasnmp.model import View
 from hasnmp.snmp import ber
+from hasnmp.snmp.access import View as MibView
 from hasnmp.snmp.objects import Column, Reader, Scalar, TableDef
 
 Oid = tuple[int, ...]
@@ -57,9 +59,13 @@ def _key(item: tuple[Oid, Any]) -> Oid:
 class Cells:
     """One column, or one scalar."""
 
-    __slots__ = ("cells", "following", "names", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
+    __slots__ = ("cells", "following", "names", "oid", "raw", "read", "rows", "syntax", "target", "view", "volatile")
 
-    def __init__(self, target: Scalar | Column, oid: Oid, rows: Rows, read: Callable[[Reader, Any], Any]) -> None:
+    def __init__(
+        self, target: Scalar | Column, oid: Oid, rows: Rows, read: Callable[[Reader, Any], Any],
+        view: MibView | None = None,
+    ) -> None:  # fmt: skip
+        """view: whose instances alone are there; None: all of them."""
         self.target = target
         self.oid = oid
         self.raw = ber.encode_oid(oid)
@@ -70,7 +76,9 @@ class Cells:
         self.cells: list[bytes | None] = []  # encoded variable bindings; None: not encoded yet, or no such instance
         self.names: dict[bytes, bytes] = {}  # of a volatile one: suffix -> the encoded name, which is half of the work
         self.following: Cells | None = None
+        self.view = view
         rows.columns.append(self)
+        rows.dirty = True
 
 
 Cursor = tuple[Cells, int]
@@ -94,6 +102,10 @@ class Store:
             rows = self._rows(table.rows, table.view_tables)
             for column in table.columns:
                 columns.append(Cells(column, (*table.entry_oid, column.number), rows, column.read))
+        self._seen: dict[MibView, Store] = {}
+        self._arrange(columns)
+
+    def _arrange(self, columns: list[Cells]) -> None:
         columns.sort(key=lambda column: column.oid)
         self.columns = columns
         for one, following in pairwise(columns):
@@ -103,6 +115,25 @@ class Store:
         self._oids = [column.oid for column in columns]
         self._by_raw = {column.raw: column for column in columns}
         self._lengths = sorted({len(column.raw) for column in columns}, reverse=True)
+
+    def seen_by(self, view: MibView) -> Store:
+        """The objects of a view alone (RFC 3415 section 3.2): what is not in it is not there, for GET as for GETNEXT.
+
+        Made once for each view, so that a request pays nothing for it. The rows are shared, the encoded cells are not.
+        """
+        part = self._seen.get(view)
+        if part is None:
+            part = copy(self)
+            part._reader = None
+            columns = []
+            for column in self.columns:
+                covered = view.covers(column.oid)
+                if covered is not False:
+                    only = None if covered else view
+                    columns.append(Cells(column.target, column.oid, column.rows, column.read, only))
+            part._arrange(columns)
+            self._seen[view] = part
+        return part
 
     def _rows(self, define: Callable[[View], Iterable[tuple[Oid, Any]]], view_tables: Iterable[str]) -> Rows:
         rows = Rows(define)
@@ -154,6 +185,8 @@ class Store:
         """
         cell = column.cells[at]
         if cell is None:
+            if column.view is not None and not column.view.has(column.oid + column.rows.keys[at]):
+                return None
             value = column.read(self.reader(), column.rows.rows[at])
             if value is None:
                 return None

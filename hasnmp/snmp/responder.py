@@ -37,6 +37,7 @@ class ErrorStatus(IntEnum):
     NO_ERROR = 0
     TOO_BIG = 1
     GEN_ERR = 5
+    NO_ACCESS = 6
     WRONG_TYPE = 7
     WRONG_LENGTH = 8
     WRONG_ENCODING = 9
@@ -66,6 +67,18 @@ class SetRequest:
 
 
 Setter = Callable[[SetRequest, Done], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SetOutcome:
+    """What came of a SET, for the record. who: the user or community's label; name: the OID's octets of the variable that
+    it failed at, or of the first; status: the error-status that was answered."""
+
+    who: str
+    host: str
+    name: bytes
+    variables: int
+    status: int
 
 
 @dataclass(slots=True)
@@ -113,7 +126,8 @@ def parse_pdu(data: bytes, pos: int, end: int) -> Pdu:
 
 class Responder:
     """Answers requests from a store. clock: monotonic seconds, for the rate of Reports only. failed: told of an object
-    whose read raised (its name and the exception), so that a fault of ours is seen as more than a genErr."""
+    whose read raised (its name and the exception), so that a fault of ours is seen as more than a genErr. audit: told of
+    every SET and its answer."""
 
     def __init__(
         self,
@@ -124,6 +138,7 @@ class Responder:
         setter: Setter,
         clock: Callable[[], float],
         failed: Callable[[Exception], None],
+        audit: Callable[[SetOutcome], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._communities = communities
@@ -132,6 +147,7 @@ class Responder:
         self._setter = setter
         self._clock = clock
         self._failed = failed
+        self._audit = audit
         self._reports: dict[str, int] = {}
         self._reports_second = 0
         self._reports_to_all = 0
@@ -172,7 +188,7 @@ class Responder:
         def wrap(answer: bytes) -> bytes:
             return ber.encode(ber.SEQUENCE, prefix + answer)
 
-        self._serve(pdu, principal, host, MAX_MESSAGE, len(prefix) + 4, wrap, reply)
+        self._serve(pdu, principal, principal.tag, host, MAX_MESSAGE, len(prefix) + 4, wrap, reply)
 
     # -------------------------------------------------------------------------------------------------- SNMPv3
 
@@ -202,7 +218,8 @@ class Responder:
             raise Report("unknown_contexts", message, message.level)
         user = message.user
         assert user is not None  # receive() hands out nothing else
-        principal: Principal | None = user.principal
+        # An address that it may not be used from is no access entry either.
+        principal = user.principal if user.principal.admits(host) else None
         if message.level < user.level:
             # VACM has no entry for it: a group may do nothing below its level (RFC 3415 section 3.2 (3), noAccessEntry).
             principal = None
@@ -215,7 +232,8 @@ class Responder:
         room = min(message.max_size, MAX_MESSAGE)
         # Headers, engine ID twice, name, digest and salt, each with the longest lengths that may come.
         overhead = 98 + 2 * len(self._engine.id) + len(user.name)
-        self._serve(pdu, principal, host, room, overhead, wrap, reply)
+        who = user.principal.tag if message.level == user.level else f"{user.principal.tag} (unproven)"
+        self._serve(pdu, principal, who, host, room, overhead, wrap, reply)
 
     def _may_report(self, host: str) -> bool:
         """An unproven sender's address may be forged: what goes there is limited, so that a flood gains nothing."""
@@ -234,11 +252,11 @@ class Responder:
     # ------------------------------------------------------------------------------------------------ requests
 
     def _serve(
-        self, pdu: Pdu, principal: Principal | None, host: str, limit: int, overhead: int,
+        self, pdu: Pdu, principal: Principal | None, who: str, host: str, limit: int, overhead: int,
         wrap: Callable[[bytes], bytes], reply: Reply,
     ) -> None:  # fmt: skip
-        """Answer a request. principal None: its sender may do nothing. limit: octets of the largest answer; overhead:
-        around the PDU."""
+        """Answer a request. principal None: its sender may do nothing. who: how a SET's record names the sender. limit:
+        octets of the largest answer; overhead: around the PDU."""
         request_id = ber.encode_integer(pdu.request_id)
         room = limit - overhead - len(request_id) - 26  # two integers of at most 6 octets, two headers
 
@@ -254,34 +272,38 @@ class Responder:
                 self._counters.add("silent_drops")
 
         bindings = pdu.names()
+        respond = self._audited(answer, who, host, bindings) if pdu.tag == SET else answer
         if principal is None or (pdu.tag == SET and not principal.operate):
             # No access entry, or no write view at all: the whole request is refused (RFC 3413 section 3.2 (3)).
             if not all(_is_oid(raw) for raw, _, _, _ in bindings):
                 raise BerError("a name that is no OBJECT IDENTIFIER")
-            answer(ErrorStatus.AUTHORIZATION_ERROR, 0, pdu.data[pdu.start : pdu.stop])
+            respond(ErrorStatus.AUTHORIZATION_ERROR, 0, pdu.data[pdu.start : pdu.stop])
             return
-        self._store.begin()
         if pdu.tag == SET:
-            self._set(pdu, bindings, principal, host, answer)
+            self._store.begin()
+            self._set(pdu, bindings, principal, host, respond)
             return
+        store = self._store.seen_by(principal.view)
+        store.begin()
         found: list[bytes] = []
         try:
             if pdu.tag == BULK:
-                self._bulk(pdu, bindings, room, found)
-            elif not self._plain(pdu, bindings, room, found):
-                answer(ErrorStatus.TOO_BIG, 0, b"")
+                self._bulk(store, pdu, bindings, room, found)
+            elif not self._plain(store, pdu, bindings, room, found):
+                respond(ErrorStatus.TOO_BIG, 0, b"")
                 return
         except Exception as error:
             if isinstance(error, BerError) and not all(_is_oid(raw) for raw, _, _, _ in bindings):
                 raise
             self._failed(error)  # an object of ours that can't be read, or has a value that can't be encoded
-            answer(ErrorStatus.GEN_ERR, _at_fault(pdu, len(found), len(bindings)), pdu.data[pdu.start : pdu.stop])
+            respond(ErrorStatus.GEN_ERR, _at_fault(pdu, len(found), len(bindings)), pdu.data[pdu.start : pdu.stop])
             return
-        answer(ErrorStatus.NO_ERROR, 0, b"".join(found))
+        respond(ErrorStatus.NO_ERROR, 0, b"".join(found))
 
-    def _plain(self, pdu: Pdu, bindings: list[tuple[bytes, int, int, int]], room: int, found: list[bytes]) -> bool:
+    def _plain(
+        self, store: Store, pdu: Pdu, bindings: list[tuple[bytes, int, int, int]], room: int, found: list[bytes]
+    ) -> bool:
         """GetRequest and GetNextRequest (RFC 3416 4.2.1, 4.2.2). False: the answer is too big."""
-        store = self._store
         size = 0
         for raw, _, _, _ in bindings:
             if pdu.tag == GET:
@@ -295,9 +317,10 @@ class Responder:
             found.append(varbind)
         return True
 
-    def _bulk(self, pdu: Pdu, bindings: list[tuple[bytes, int, int, int]], room: int, found: list[bytes]) -> None:
+    def _bulk(
+        self, store: Store, pdu: Pdu, bindings: list[tuple[bytes, int, int, int]], room: int, found: list[bytes]
+    ) -> None:
         """GetBulkRequest (RFC 3416 4.2.3): as many of the bindings, from the front, as the answer has room for."""
-        store = self._store
         once = min(max(pdu.first, 0), len(bindings))
         repetitions = max(pdu.second, 0)
         size = 0
@@ -341,7 +364,12 @@ class Responder:
         echo = pdu.data[pdu.start : pdu.stop]
         names = [ber.decode_oid(raw) for raw, _, _, _ in bindings]
         assignments = []
+        assert principal.write is not None  # _serve refused who has none
         for position, (raw, tag, start, stop) in enumerate(bindings, 1):
+            # (1) comes first, and for names that exist nowhere too: who may not write there is not told what is there.
+            if not principal.write.has(names[position - 1]):
+                answer(ErrorStatus.NO_ACCESS, position, echo)
+                return
             column = self._store.column(raw)
             if column is None or not column.target.write:
                 answer(ErrorStatus.NOT_WRITABLE, position, echo)
@@ -363,6 +391,19 @@ class Responder:
 
         identity = (host, principal.tag, pdu.request_id, echo)
         self._setter(SetRequest(assignments, principal, host, identity), done)
+
+    def _audited(
+        self, answer: Callable[[int, int, bytes], None], who: str, host: str,
+        bindings: list[tuple[bytes, int, int, int]],
+    ) -> Callable[[int, int, bytes], None]:  # fmt: skip
+        """Answer a SET, and have it put on record, whatever came of it."""
+
+        def audited(status: int, index: int, varbinds: bytes) -> None:
+            answer(status, index, varbinds)
+            raw = bindings[max(index, 1) - 1][0] if index <= len(bindings) and bindings else b""
+            self._audit(SetOutcome(who, host, raw, len(bindings), status))
+
+        return audited
 
 
 def _at_fault(pdu: Pdu, found: int, bindings: int) -> int:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hasnmp.settings import SnmpUser
 from hasnmp.snmp import ber
-from hasnmp.snmp.access import Principal
+from hasnmp.snmp.access import principal_of
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.standard import Counters
 
@@ -69,7 +69,7 @@ class User:
     def __init__(self, settings: SnmpUser, engine_id: bytes) -> None:
         self.name = settings.name.encode()
         self.level = PRIV if settings.priv else AUTH
-        self.principal = Principal(settings.name, settings.access == "operate")
+        self.principal = principal_of(settings, settings.name)
         key = localize(password_to_key(settings.auth_secret), engine_id).ljust(64, b"\0")
         self._inner = hashlib.sha256(bytes(octet ^ 0x36 for octet in key))
         self._outer = hashlib.sha256(bytes(octet ^ 0x5C for octet in key))
