@@ -23,7 +23,7 @@ from hasnmp import protocol
 from hasnmp.model import CommandRow, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
 from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
-from hasnmp.snmp import identity, objects, standard
+from hasnmp.snmp import access_tables, identity, objects, standard
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.listener import Listener
@@ -78,7 +78,9 @@ class Agent:
             engine_id, boots, self._seconds, MAX_MESSAGE, hasnmp.__version__, node, counters
         )
         self.store = Store(
-            (*objects.SCALARS, *standard.scalars(self._identity)), (*objects.TABLES, *standard.TABLES), self._reader
+            (*objects.SCALARS, *standard.scalars(self._identity), *access_tables.scalars()),
+            (*objects.TABLES, *standard.TABLES, *access_tables.tables(config.snmp, engine_id)),
+            self._reader,
         )
         engine = Engine(engine_id, boots, self._seconds, config.snmp.users, counters)
         communities = Communities(config.snmp)

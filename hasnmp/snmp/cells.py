@@ -79,10 +79,10 @@ Cursor = tuple[Cells, int]
 class Scope(Protocol):
     """A MIB view (RFC 3415 section 2.4): which variables somebody may see, or may set."""
 
-    def subtree(self, oid: Oid) -> bool | None:
-        """True: everything below this OID is in the view; False: nothing; None: contains() has to be asked."""
+    def covers(self, prefix: Oid) -> bool | None:
+        """True: everything below this OID is in the view; False: nothing; None: has() must be asked."""
 
-    def contains(self, oid: Oid) -> bool:
+    def has(self, oid: Oid) -> bool:
         """Is this variable in the view?"""
 
 
@@ -102,7 +102,7 @@ class Window:
             if column.syntax == ber.COUNTER64 and not self._counter64:
                 self._known[column] = False
             else:
-                self._known[column] = True if self._scope is None else self._scope.subtree(column.oid)
+                self._known[column] = True if self._scope is None else self._scope.covers(column.oid)
         return self._known[column]
 
     def shows(self, column: Cells, at: int) -> bool:
@@ -110,7 +110,7 @@ class Window:
         seen = self.of(column)
         if seen is None:
             assert self._scope is not None  # else of() knows
-            return self._scope.contains(column.oid + column.rows.keys[at])
+            return self._scope.has(column.oid + column.rows.keys[at])
         return seen
 
 

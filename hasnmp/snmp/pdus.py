@@ -230,7 +230,7 @@ class Requests:
         reader = self._store.reader()
         for position, (raw, tag, contents) in enumerate(bindings, 1):
             oid = names[position - 1]
-            if writes is not None and not writes.contains(oid):
+            if writes is not None and not writes.has(oid):
                 raise SetError(position, sets.Status.NO_ACCESS, "not in the view of what this requester may set")
             column = self._store.column(raw)
             if column is None or not column.target.write:

@@ -44,6 +44,18 @@ Setter = Callable[[SetRequest, Done], None]
 Bound = tuple[bytes, int, int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class SetOutcome:
+    """What came of a SET, for the record. who: the user or community's label; name: the OID's octets of the variable that
+    it failed at, or of the first; status: the error-status that was answered."""
+
+    who: str
+    host: str
+    name: bytes
+    variables: int
+    status: int
+
+
 @dataclass(slots=True)
 class Pdu:
     """A PDU, its variable bindings not yet taken apart. first, second: error-status and error-index, or non-repeaters and
@@ -110,7 +122,7 @@ def parse_pdu(data: bytes, pos: int, end: int, version: int = 3) -> Pdu:
 
 class Responder:
     """Answers requests. clock: monotonic seconds, for the rate of Reports only. unauthentic: told of the address whose
-    message was not properly authenticated (RFC 3418, authenticationFailure)."""
+    message was not properly authenticated (RFC 3418, authenticationFailure). audit: told of every SET and its answer."""
 
     def __init__(
         self,
@@ -122,6 +134,7 @@ class Responder:
         setter: Setter,
         clock: Callable[[], float],
         unauthentic: Callable[[str], None],
+        audit: Callable[[SetOutcome], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._requests = requests
@@ -131,6 +144,7 @@ class Responder:
         self._setter = setter
         self._clock = clock
         self._unauthentic = unauthentic
+        self._audit = audit
         self._reports: dict[str, int] = {}
         self._reports_second = 0
         self._reports_to_all = 0
@@ -172,7 +186,7 @@ class Responder:
         def wrap(answer: bytes) -> bytes:
             return ber.encode(ber.SEQUENCE, prefix + answer)
 
-        self._serve(pdu, principal, host, MAX_MESSAGE, len(prefix) + 4, wrap, reply)
+        self._serve(pdu, principal, principal.tag, host, MAX_MESSAGE, len(prefix) + 4, wrap, reply)
 
     # -------------------------------------------------------------------------------------------------- SNMPv3
 
@@ -204,7 +218,8 @@ class Responder:
             raise Report("unknown_contexts", message, message.level)
         user = message.user
         assert user is not None  # receive() hands out nothing else
-        principal: Principal | None = user.principal
+        # An address that it may not be used from is no access entry either.
+        principal = user.principal if user.principal.admits(host) else None
         if message.level < user.level:
             # VACM has no entry for it: a group may do nothing below its level (RFC 3415 section 3.2 (3), noAccessEntry).
             principal = None
@@ -217,7 +232,8 @@ class Responder:
         room = min(message.max_size, MAX_MESSAGE)
         # Headers, engine ID twice, name, digest, salt and a block of padding, each with the longest lengths that may come.
         overhead = 82 + 2 * len(self._engine.id) + len(user.name) + user.digest.size
-        self._serve(pdu, principal, host, room, overhead, wrap, reply)
+        who = user.principal.tag if message.level == user.level else f"{user.principal.tag} (unproven)"
+        self._serve(pdu, principal, who, host, room, overhead, wrap, reply)
 
     def _may_report(self, host: str) -> bool:
         """An unproven sender's address may be forged: what goes there is limited, so that a flood gains nothing."""
@@ -236,11 +252,11 @@ class Responder:
     # ------------------------------------------------------------------------------------------------ requests
 
     def _serve(
-        self, pdu: Pdu, principal: Principal | None, host: str, limit: int, overhead: int,
+        self, pdu: Pdu, principal: Principal | None, who: str, host: str, limit: int, overhead: int,
         wrap: Callable[[bytes], bytes], reply: Reply,
     ) -> None:  # fmt: skip
-        """Answer a request. principal None: its sender may do nothing. limit: octets of the largest answer; overhead:
-        around the PDU."""
+        """Answer a request. principal None: its sender may do nothing. who: how a SET's record names the sender. limit:
+        octets of the largest answer; overhead: around the PDU."""
         request_id = ber.encode_integer(pdu.request_id)
         v1 = pdu.version == 0
 
@@ -254,6 +270,9 @@ class Responder:
             out = message(status, index, varbinds)
             if len(out) <= limit:
                 reply(out)
+                if pdu.tag == SET:
+                    raw = bindings[max(index, 1) - 1][0] if bindings else b""
+                    self._audit(SetOutcome(who, host, raw, len(bindings), status))
             elif status != ErrorStatus.TOO_BIG:
                 # Only an echo of the request's own bindings can get here: answers from the store were fitted.
                 answer(ErrorStatus.TOO_BIG, 0, b"")
@@ -277,7 +296,7 @@ class Responder:
                     raise Refused(ErrorStatus.TOO_BIG)
                 self._set(pdu, bindings, principal, host, answer)
                 return
-            window = self._store.window(principal.reads, not v1)
+            window = self._store.window(principal.view, not v1)
             names = [raw for raw, _, _, _ in bindings]
             if pdu.tag == GET:
                 found = self._requests.get(names, window, room, not v1)
@@ -300,7 +319,7 @@ class Responder:
         """SetRequest. Raises: SetError, BerError."""
         data = pdu.data
         assignments = self._requests.assignments(
-            [(raw, tag, data[start:stop]) for raw, tag, start, stop in bindings], principal.writes
+            [(raw, tag, data[start:stop]) for raw, tag, start, stop in bindings], principal.write
         )
         echo = data[pdu.start : pdu.stop]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hasnmp.settings import SnmpUser
 from hasnmp.snmp import ber
-from hasnmp.snmp.access import Principal
+from hasnmp.snmp.access import principal_of
 from hasnmp.snmp.auth import Digest, cipher, localize, password_to_key
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.standard import Counters
@@ -53,7 +53,7 @@ class User:
     def __init__(self, settings: SnmpUser, engine_id: bytes) -> None:
         self.name = settings.name.encode()
         self.level = PRIV if settings.priv else AUTH
-        self.principal = Principal(settings.name, settings.access == "operate")
+        self.principal = principal_of(settings, settings.name)
         self.digest = Digest(
             localize(password_to_key(settings.auth_secret, settings.auth), engine_id, settings.auth), settings.auth
         )
