@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from hasnmp.snmp.notices import notification_varbinds
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.responder import Responder
-from hasnmp.snmp.setting import Done, SetRequest, Setting
+from hasnmp.snmp.setting import Setting
 from hasnmp.snmp.throttle import Throttle
 from hasnmp.snmp.told import Told
 from hasnmp.snmp.traps import Originator
@@ -92,8 +93,9 @@ class Agent:
         self.requests = Requests(self.store, self._read_failed)
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
-            self.store, self.requests, communities, engine, counters, self._take_set, time.monotonic, lambda _: None
-        )
+            self.store, self.requests, communities, engine, counters, self._in_loop(self.setting.take), time.monotonic,
+            lambda _: None,
+        )  # fmt: skip
         self._listeners = [
             Listener(text, self.responder.handle, self.lock, self._request_failed) for text in config.snmp.listen
         ]
@@ -402,10 +404,14 @@ class Agent:
         with self.lock:
             self.store.changed_all()
 
-    def _take_set(self, request: SetRequest, done: Done) -> None:
-        """From a listener's thread to the loop's."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self.setting.take, request, done)
+    def _in_loop(self, function: Callable[..., object]) -> Callable[..., None]:
+        """What a listener's thread may call: the loop calls the function soon."""
+
+        def call(*arguments: object) -> None:
+            assert self._loop is not None  # there are no listeners before
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+        return call
 
     async def _command(
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float

@@ -106,8 +106,8 @@ def parse_pdu(data: bytes, pos: int, end: int, version: int = 3) -> Pdu:
 
 
 class Responder:
-    """Answers requests. clock: monotonic seconds, for the rate of Reports only. unauthentic: told of the address whose
-    message was not properly authenticated (RFC 3418, authenticationFailure). audit: told of every SET and its answer."""
+    """Answers requests. clock: monotonic seconds, for the rate of Reports only. unauthentic: told, once a second
+    at most, of the address whose message was not properly authenticated (RFC 3418, authenticationFailure). audit: told of every SET and its answer."""
 
     def __init__(
         self,
@@ -132,6 +132,7 @@ class Responder:
         self._audit = audit
         self._reports: dict[str, int] = {}
         self._reports_second = 0
+        self._unauthentic_second = -1
         self._reports_to_all = 0
 
     def handle(self, data: bytes, host: str, reply: Reply) -> None:
@@ -210,7 +211,7 @@ class Responder:
         principal = self._communities.find(secret, host)
         if principal is None:
             self._counters.add("bad_uses" if self._communities.known(secret) else "bad_names")
-            self._unauthentic(host)
+            self._told(host)
             return
         pdu = parse_pdu(data, pos, end, version)
         if pdu.tag not in _REQUESTS:
@@ -233,7 +234,7 @@ class Responder:
                 self._scoped(message, host, reply)
         except Report as refused:
             if refused.counter in _UNAUTHENTIC:
-                self._unauthentic(host)
+                self._told(host)
             if refused.message.reportable and self._may_report(host):
                 reply(self._engine.report(refused, _request_id(refused.message)))
 
@@ -290,6 +291,13 @@ class Responder:
         room = min(message.max_size, MAX_MESSAGE)
         who = user.principal.tag if message.level == user.level else f"{user.principal.tag} (unproven)"
         self._serve(pdu, principal, who, host, room, self._overhead(user), wrap, reply)
+
+    def _told(self, host: str) -> None:
+        """Tell of a message that was not authentic, once a second: a flood of them costs nobody but us."""
+        second = int(self._clock())
+        if second != self._unauthentic_second:
+            self._unauthentic_second = second
+            self._unauthentic(host)
 
     def _may_report(self, host: str) -> bool:
         """An unproven sender's address may be forged: what goes there is limited, so that a flood gains nothing."""

@@ -282,17 +282,6 @@ def walk(folder: Path, rows: int, rounds: int) -> tuple[list[float], list[float]
     with ours(folder, rows) as one, snmpd(folder, rows) as other:
         for number in range(rounds + 1):
             for served in (one, other):
-                line = [
-                    "snmpbulkwalk",
-                    "-v2c",
-                    "-c",
-                    READ.decode(),
-                    "-On",
-                    "-Cr50",
-                    f"-CE{after}",
-                    f"127.0.0.1:{served.port}",
-                    first,
-                ]
                 begun = time.monotonic()
                 said = subprocess.run(
                     walking(served), capture_output=True, env=ENVIRONMENT, check=True, timeout=300
