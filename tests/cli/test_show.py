@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp import protocol
+from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, age, cut, span, table, wrap
 from hasnmp.model import EventRow, Kind, NodeRow, NodeState, Severity, View
 from tests.cli.conftest import NOW, WALL, FakeEngine, S, Terminal, delta, picture
@@ -246,7 +247,7 @@ def test_watch_redraws_in_place(engine: FakeEngine, terminal: Terminal, monkeypa
     monkeypatch.setattr(terminal, "write", record)
     monkeypatch.setattr(sys, "stdout", terminal)
     try:
-        assert watch.status(engine.path, Screen()) == 0
+        assert watch.status(lambda: Control(engine.path), Screen()) == 0
     finally:
         monkeypatch.undo()
     frames = [SGR.sub("", each).replace("\033[K", "") for each in seen if each.startswith("\033[H")]

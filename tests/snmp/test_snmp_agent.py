@@ -111,7 +111,7 @@ def test_a_walk_returns_every_readable_object_and_nothing_else(agent: AgentProce
     others = {oid for oid in seen if not oid.startswith(below)}
     identity = standard.Identity(b"", 1, lambda: 0, 0, "", "", standard.Counters())
     assert others == {dotted((*s.oid, 0)) for s in standard.scalars(identity)} | {
-        f"1.3.6.1.2.1.1.9.1.{column}.{row}" for column in (2, 3, 4) for row in range(1, 6)
+        f"1.3.6.1.2.1.1.9.1.{column}.{row}" for column in (2, 3, 4) for row in range(1, len(standard.CAPABILITIES) + 1)
     }
 
 
