@@ -357,7 +357,7 @@ def _judge_snmp(snmp: Section, context: Context) -> None:
         judge_access(user, snmp, context)
         if user["priv"] == "" and "priv_file" in user.lines:
             context.tell(user, ["priv_file"], "is given, but priv is not; write priv: aes128, or leave it out")
-        if user["priv"] == "aes128" and "priv_file" not in user.lines:
+        if user["priv"] not in ("", BAD) and "priv_file" not in user.lines:
             context.tell(
                 user,
                 ["priv_file", "priv"],

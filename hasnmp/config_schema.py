@@ -169,11 +169,12 @@ GROUP = section(
 RIGHTS = choice("read", "operate", "admin")
 USER = section(
     Key("name", NAME, REQUIRED, "the USM user's name"),
-    Key("auth", choice("sha256", later=dict.fromkeys(
-        ("md5", "sha", "sha1", "sha224", "sha384", "sha512"), "use sha256")), "sha256", "HMAC-SHA-256 (RFC 7860)"),
+    Key("auth", choice("md5", "sha", "sha224", "sha256", "sha384", "sha512"), "sha256",
+        "HMAC with SHA-2 (RFC 7860); md5 and sha (RFC 3414) are weak, for managers that have nothing else"),
     Key("auth_file", PASSPHRASE, REQUIRED, "holds the passphrase, 8 characters or more"),
-    Key("priv", choice("aes128", later=dict.fromkeys(("des", "aes192", "aes256", "aes192c", "aes256c"), "use aes128")),
-        "", "aes128 (RFC 3826) encrypts; without it, what this user sends and reads is authenticated but not secret"),
+    Key("priv", choice("des", "aes128", "aes192", "aes256", "aes192c", "aes256c"), "",
+        "aes128 (RFC 3826) encrypts; aes192 and aes256 are Net-SNMP's AES-192 and AES-256, with c its AES-192-C and AES-256-C; "
+        "des (RFC 3414) is weak; without it, what this user sends and reads is authenticated but not secret"),
     Key("priv_file", PASSPHRASE, None, "holds the passphrase; REQUIRED with priv"),
     Key("access", RIGHTS, "read", "read | operate (may SET) | admin (sees users, communities and views too)"),
     Key("view", NAME, None, "one of `views`: all that it may read and be told of; default: what `access` gives"),

@@ -126,8 +126,8 @@ class MibView:
 @dataclass(frozen=True, slots=True)
 class SnmpUser:
     name: str
-    auth: str  # "sha256"
-    priv: str  # "aes128" | "" (authNoPriv is accepted; noAuthNoPriv never)
+    auth: str  # md5 | sha | sha224 | sha256 | sha384 | sha512
+    priv: str  # des | aes128 | aes192 | aes256 | aes192c | aes256c | "" (authNoPriv is accepted; noAuthNoPriv never)
     access: str  # "read" | "operate" | "admin"
     auth_secret: bytes = field(default=b"", repr=False)
     priv_secret: bytes = field(default=b"", repr=False)

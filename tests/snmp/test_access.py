@@ -12,7 +12,7 @@ import pytest
 
 from hasnmp.config_views import SUBTREES as NAMES
 from hasnmp.settings import Community, Config, MibView, Receiver, Snmp, SnmpUser
-from hasnmp.snmp import access, access_tables, cells, objects, standard
+from hasnmp.snmp import access, access_tables, ber, cells, objects, standard
 from hasnmp.snmp.access import SUBTREES, Communities, View, may_tell, notify_view, view_of
 from tests.snmp.mibs import MODULES, net_snmp_environment
 from tests.snmp.snmp_lab import (
@@ -74,33 +74,36 @@ def test_a_wildcard_takes_one_row_of_a_table() -> None:
     assert set(bits[len(family.subtree) :]) <= {"1"} and len(bits) % 8 == 0
 
 
-def test_part_of_a_store_shows_what_the_view_has() -> None:
+def test_a_window_on_a_store_shows_what_the_view_has() -> None:
     picture = a_view()
     reader = objects.Reader(picture, 0, picture.now_ns)
     store = cells.Store(objects.SCALARS, objects.TABLES, lambda: reader)
 
-    def names(part: cells.Store) -> set[tuple[int, ...]]:
-        part.begin()
-        found, cursor = set(), (part.columns[0], 0) if part.columns else None
-        while (place := part.settle(cursor)) is not None:
+    def names(window: cells.Window | None) -> set[tuple[int, ...]]:
+        store.begin()
+        found, cursor = set(), (store.columns[0], 0)
+        while (place := store.settle(cursor, window)) is not None:
             _, column, at = place
             found.add((*column.oid, *column.rows.keys[at]))
             cursor = (column, at + 1)
         return found
 
-    whole = names(store)
+    whole = names(None)
     for chosen in (
         view("internet"), view("1.3.6.1.2"), view("haGroupTable"), view("internet", exclude=("haServiceTable",)),
         view(f"{dotted(GROUPS)}.1.*.{dotted(WEB)}", "haSystem"), view("internet", exclude=(f"{dotted(INHIBIT)}.{dotted(WEB)}",)),
     ):  # fmt: skip
-        assert names(store.seen_by(chosen)) == {name for name in whole if chosen.has(name)}
-        assert store.seen_by(chosen) is store.seen_by(chosen)
-    assert names(store) == whole and len(whole) > 100
-    # A change reaches the parts too.
-    part = store.seen_by(view("haGroupTable"))
+        window = store.window(chosen)
+        assert window is not None and store.window(chosen) is window
+        assert names(window) == {name for name in whole if chosen.has(name)}
+        for name in whole:
+            assert (store.find(ber.encode_oid(name), window) is not None) == chosen.has(name)
+    assert names(None) == whole and len(whole) > 100
+    # A change is seen through a window too.
+    window = store.window(view("haGroupTable"))
     picture.tables["groups"].pop("web")
     store.changed(("groups",))
-    assert names(part) == {name for name in whole if name[: len(GROUPS)] == GROUPS and name[-len(WEB) :] != WEB}
+    assert names(window) == {name for name in whole if name[: len(GROUPS)] == GROUPS and name[-len(WEB) :] != WEB}
 
 
 def test_a_community_is_looked_up_by_its_network_and_may_write_only_where_it_may() -> None:
