@@ -21,13 +21,14 @@ from hasnmp.snmp.oids import ROOT
 TICK_NS = 10_000_000
 # What is called otherwise in the MIB. A name that begins with = is made of the value, below.
 _FIELDS = {
-    "haCommandResult": "code", "haCommandAskedDate": "asked_wall_ms", "haCommandEndedDate": "ended_wall_ms",
+    "haClusterName": "cluster", "haNodeName": "node", "haCommandResult": "code", "haCommandAskedDate": "asked_wall_ms", "haCommandEndedDate": "ended_wall_ms",
     "haNodeConfigDigest": "digest", "haGroupLeaseRemaining": "=lease_until_ns", "haGroupHomeNode": "home",
     "haGroupInhibit": "inhibited", "haGroupFreeze": "frozen", "haGroupExcludedNodes": "excluded",
     "haGroupDataAge": "=data_ns", "haServiceAdminState": "admin", "haServiceCheckTime": "check_us",
     "haServiceDataAge": "=data_ns", "haFenceLastTime": "last_ns", "haEventTime": "ns", "haEventDate": "wall_ms",
     "haEventAlarmKey": "alarm", "haEventText": "message", "haAlarmSinceDate": "since_wall_ms", "haAlarmText": "message",
-    "haInhibit": "inhibited", "haEngineStarted": "started_ns", "haStatSince": "since_wall_ms",
+    "haInhibit": "inhibited", "haConfigKillTime": "kill_ms", "haConfigLeaseTime": "lease_ms",
+    "haEngineStarted": "started_ns", "haStatSince": "since_wall_ms",
 }  # fmt: skip
 # Where the TimeStamp says "before the agent's start", the date still knows.
 _DATES = {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from hasnmp import __version__
 from hasnmp.console.tables import Screen, clean
 from hasnmp.console.usage import count, known, out, out_json
 from hasnmp.console.where import load
 from hasnmp.errors import Code, ConfigError, Refused, WireError
-from hasnmp.settings import Config
+
+if TYPE_CHECKING:
+    from hasnmp.settings import Config
 
 Args = argparse.Namespace
 

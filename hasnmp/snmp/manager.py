@@ -6,6 +6,7 @@ pysnmp is imported when the first request is made, and its MIB machinery is left
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -51,7 +52,7 @@ class Answered(HasnmpError):
 class Manager:
     """Requests to one agent. Raises Unreachable from every method: no answer, or one that says why not."""
 
-    def __init__(self, host: str, port: int, who: Credentials, timeout_s: float = 1.5, retries: int = 2) -> None:
+    def __init__(self, host: str, port: int, who: Credentials, timeout_s: float = 1.0, retries: int = 2) -> None:
         from pysnmp.hlapi.v3arch import asyncio as hlapi
 
         self._api: Any = hlapi
@@ -69,12 +70,7 @@ class Manager:
         kind = hlapi.Udp6TransportTarget if ":" in host else hlapi.UdpTransportTarget
         self._target = self._wait(kind.create((host, port), timeout=timeout_s, retries=retries))
 
-    def close(self) -> None:
-        self._engine.close_dispatcher()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        self.close = weakref.finalize(self, _close, self._loop, self._engine)  # at the latest when the program ends
 
     def _wait(self, job: Coroutine[Any, Any, T]) -> T:
         try:
@@ -118,6 +114,14 @@ class Manager:
         api = self._api
         types = {Syntax.INTEGER32: api.Integer32, Syntax.OCTETS: api.OctetString}
         self._ask("set_cmd", [(name, types[syntax](value)) for name, syntax, value in variables])
+
+
+def _close(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
+    engine.close_dispatcher()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
 
 
 def _said(trouble: Any) -> str:
