@@ -51,7 +51,7 @@ def test_what_is_sent(run, engine: FakeEngine, words: list[str], verb: Verb, tar
 def test_every_verb_has_a_command() -> None:
     """A verb of the model that nobody can give would be dead."""
     source = Path(cli.__file__).read_text()
-    for verb in Verb:
+    for verb in set(Verb) - {Verb.SET}:  # which is no command: the agent has it put on record
         named = f"Verb.{verb.name}" in source or (verb.name.startswith("SERVICE_") and 'f"SERVICE_' in source)
         assert named, verb
 
