@@ -100,6 +100,8 @@ class Fencing:
     failures: dict[str, int] = field(default_factory=dict)  # node -> how often in a row every level failed
     failed_at: dict[str, int] = field(default_factory=dict)  # node -> when that was last
     devices: dict[tuple[str, int], Device] = field(default_factory=dict)
+    # node -> (its holder, what was cut), as another node told while this one still counted it as heard
+    hearsay: dict[str, tuple[str, str]] = field(default_factory=dict)
     fenced: dict[str, tuple[int, str]] = field(default_factory=dict)  # node -> (attempt that fenced it, what it told)
 
     def document(self, holder: str) -> dict[str, Any]:
@@ -230,8 +232,25 @@ def heard(state: State, peer: Peer) -> None:
             stream.queue.pop(f"f/{peer.name}", None)  # not told yet, and not true any more
         state.ctx.dirty = state.journal.changed = True
     fencing.dead.get(peer.name, set()).discard(peer.holder)
+    fencing.hearsay.pop(peer.name, None)
     fencing.next_level.pop(peer.name, None)
     fencing.failures.pop(peer.name, None)
+
+
+def lost(state: State, peer: Peer) -> None:
+    """A node fell silent: what another node told of it before is known to be true now."""
+    holder, cut = state.fencing.hearsay.pop(peer.name, ("", ""))
+    if holder and peer.holder == holder:
+        ended(state, peer.name, cut, holder)
+
+
+def facts(state: State, to: str) -> dict[str, list[str]]:
+    """What is known to have ended, for a node that begins anew: it may have died before it was told."""
+    return {
+        f"f/{node}": [state.peers[node].holder, cut]
+        for node, (_, cut) in state.fencing.ended.items()
+        if node != to and state.peers[node].holder and not state.peers[node].heard()
+    }
 
 
 def said(state: State, peer: Peer, watchdog_ms: int) -> None:
@@ -671,7 +690,14 @@ def told(state: State, node: str, value: Any) -> None:
     holder, cut = str(value[0]), str(value[1])
     peer = state.peers.get(node)
     later = any(node in found and found[node].holder != holder for found in state.fencing.suspects.values())
-    if peer is not None and not peer.heard() and peer.holder in ("", holder) and not later:
+    if peer is None or peer.holder not in ("", holder) or later:
+        return
+    if peer.heard():
+        # We notice later than who fenced it. What it said before may still be on its way, so it is alive only if it answers
+        # what is sent from now on; if it falls silent, the word counts.
+        state.fencing.hearsay[node] = (holder, cut)
+        peer.asked.clear()
+    else:
         ended(state, node, cut, holder)
 
 

@@ -97,6 +97,8 @@ class Talk:
         stream.begin()
         for key, value in state.board.registers.values.items():
             stream.put(f"r/{key}", value)
+        for key, fact in fencing.facts(state, peer.name).items():
+            stream.put(key, fact)
         self.told_groups.clear()
         self.told_node = {}
         for group, running in state.running.items():
