@@ -68,6 +68,8 @@ class Durable:
             # What the former engine promised died with it: act as if it had just promised everything, for the longest.
             lease.promised_to = UNKNOWN_HOLDER
             lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
+            for node, seq in mapping(mapping(document.get("slots")).get(name)).items():
+                lease.floors[node] = number_of(seq)
             self._restore_leave(lease, mapping(document.get("forever")).get(name))
         for peer in state.peers.values():
             peer.late = f"{Kind.HEARTBEAT_LOST.value}/{peer.name}" in state.journal.alarms  # its clear is still owed
@@ -149,7 +151,7 @@ class Durable:
             "role": int(state.role), "holder": state.holder,
             "left_in_order": self.leave_stage > 0 or self.retired,
             "fencing": state.fencing.document(state.holder),
-            "arbiter_uuid": state.arbiter.uuid,
+            "arbiter_uuid": state.arbiter.uuid, "slots": {n: dict(x.floors) for n, x in state.leases.items() if x.floors},
         }  # fmt: skip
         ctx.emit(Persist(self.version, document))
 

@@ -328,7 +328,7 @@ def holds_back(state: State, group: Group) -> str:
     armed = _armed(state, node, suspect.holder)
     # No count of what is left: this is kept as a decision, and a new text each time would push out all others.
     ways = [f"its watchdog, armed with {armed} ms, has not passed yet"] if armed else []
-    if node in fencing.attempts:
+    if node in fencing.attempts or fencing.failures.get(node):  # between two tries too
         ways.append("it is being fenced")
     elif levels(state, node, DISK):
         ways.append("it is to be fenced" if may_fence(state, name) else "nobody is fenced before all were heard")

@@ -209,6 +209,7 @@ class Talk:
                 state.peer_docs[peer.name] = value
                 fencing.said(state, peer, number_of(value.get("watchdog_ms")))
                 arbitration.compare(state)
+                arbitration.told_floors(state, peer.name, value)
             elif kind == "f":
                 fencing.told(state, name, value)
             else:
@@ -318,7 +319,8 @@ class Talk:
         }  # fmt: skip
         if refresh or node != self.told_node:
             self.told_node = node
-            news["n/"] = node
+            slots = {g: x.floors[state.me] for g, x in state.leases.items() if state.me in x.floors}
+            news["n/"] = node | {"slots": slots}  # it changes all the time: told with the counters
         for peer, stream in state.streams.items():
             if state.peers[peer].heard():
                 for name, value in news.items():
