@@ -51,6 +51,7 @@ class Durable:
         state.journal.restore(mapping(document.get("journal")), ctx)
         state.board.restore(mapping(document.get("board")), ctx)
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
+        state.lead = number_of(document.get("lead"))
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         if self.config.arbiter.type == "disk":
             state.arbiter.uuid = str(document.get("arbiter_uuid") or "")
@@ -137,7 +138,7 @@ class Durable:
         self.persisting[self.version] = ceiling
         self.asked_at = self.asked_at or ctx.now
         document = {
-            "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
+            "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling, "lead": state.lead,
             "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
             "last_owner": dict(state.last_owner),
             "forever": {

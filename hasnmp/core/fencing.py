@@ -104,11 +104,12 @@ class Fencing:
     hearsay: dict[str, tuple[str, str]] = field(default_factory=dict)
     fenced: dict[str, tuple[int, str]] = field(default_factory=dict)  # node -> (attempt that fenced it, what it told)
 
+    def told_suspects(self) -> dict[str, dict[str, list[Any]]]:
+        return {g: {n: [s.holder, s.token] for n, s in found.items()} for g, found in self.suspects.items() if found}
+
     def document(self, holder: str) -> dict[str, Any]:
         return {
-            "suspects": {
-                g: {n: [s.holder, s.token] for n, s in found.items()} for g, found in self.suspects.items() if found
-            },
+            "suspects": self.told_suspects(),
             "armed": dict(self.armed),
             "resolved": dict(self.resolved),
             "holder": holder,
@@ -263,6 +264,18 @@ def said(state: State, peer: Peer, watchdog_ms: int) -> None:
     if watchdog_ms:
         fencing.armed[key] = watchdog_ms
     state.journal.changed = True
+
+
+def suspected(state: State, told: Any) -> None:
+    """A peer tells whom it suspects: a node that was down meanwhile can't know, where there is no lease disk that does."""
+    for group in state.config.groups:
+        lease = state.leases[group.name]
+        for node, suspect in mapping(mapping(told).get(group.name)).items():
+            if concerns(group) and node in lease.others and isinstance(suspect, list) and len(suspect) >= 2:
+                state.fencing.suspects.setdefault(group.name, {})
+                state.fencing.clean.setdefault(group.name, {})
+                _note(state, group.name, node, str(suspect[0]), number_of(suspect[1]))
+                state.ctx.dirty = True
 
 
 def started(state: State, group: str, token: int) -> None:

@@ -83,6 +83,7 @@ class Talk:
                 asked_of = state.leases.get(entry.group)
                 if asked_of is not None and entry.flags & GroupFlag.PROMISE:
                     asked_of.promised(peer.name, entry, heard.asked_ns)
+                    ctx.dirty |= asked_of.phase is Phase.TAKING  # with `fence` and `none` it is not all that counts
             self.state.grant()
         stream.acknowledged(d.ack)
         if d.stream:
@@ -152,6 +153,8 @@ class Talk:
                 continue
             if entry.flags & GroupFlag.OWNER or not entry.flags & GroupFlag.ASK:
                 lease.hear_floor(entry.token)  # what is only asked for was not used yet
+            if entry.flags & (GroupFlag.OWNER | GroupFlag.RELEASED):
+                state.used(entry.token)
             if entry.flags & GroupFlag.OWNER:
                 lease.learn(entry.token, peer.name)
             elif entry.flags & GroupFlag.RELEASED:
@@ -208,6 +211,7 @@ class Talk:
             elif kind == "n" and isinstance(value, dict):
                 state.peer_docs[peer.name] = value
                 fencing.said(state, peer, number_of(value.get("watchdog_ms")))
+                fencing.suspected(state, value.get("suspects"))
                 arbitration.compare(state)
                 arbitration.told_floors(state, peer.name, value)
             elif kind == "f":
@@ -315,7 +319,7 @@ class Talk:
             running.told.clear()
         node = {
             "version": state.version, "uuid": state.arbiter.uuid, "reads": state.arbiter.reads, "role": int(state.role),
-            "keys": self.keys, "watchdog_ms": state.watchdog_ms,
+            "keys": self.keys, "watchdog_ms": state.watchdog_ms, "suspects": state.fencing.told_suspects(),
         }  # fmt: skip
         if refresh or node != self.told_node:
             self.told_node = node
