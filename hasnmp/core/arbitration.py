@@ -13,7 +13,7 @@ from hasnmp.core import fencing, split_brain
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import ArbiterAnswer
 from hasnmp.core.fencing import GONE_HOLDER
-from hasnmp.core.journal import ENDS, mapping, number_of
+from hasnmp.core.journal import ENDS, number_of
 from hasnmp.core.lease import OWNER_PART, Lease, Phase
 from hasnmp.core.state import State
 from hasnmp.model import ArbiterState, Kind, Reason
@@ -263,13 +263,11 @@ def _older(state: State, lease: Lease, answer: ArbiterAnswer) -> dict[str, str]:
     return {node: f"{text}: {what}" for node, text in found.items()}
 
 
-def told_floors(state: State, node: str, doc: dict[str, Any]) -> None:
-    """A peer tells the sequences of its own slots on the lease disk, as it read them back."""
-    if doc.get("uuid") != state.arbiter.uuid:
-        return
-    for group, seq in mapping(doc.get("slots")).items():
-        if group in state.leases and node in state.leases[group].others:
-            state.leases[group].told_floors[node] = (number_of(seq, -1), state.ctx.now)
+def told_floor(state: State, group: str, node: str, seq: Any) -> None:
+    """A peer tells the sequence of its own slot on the lease disk, as it read it back."""
+    same = state.peer_docs.get(node, {}).get("uuid") == state.arbiter.uuid
+    if same and node in state.leases[group].others:
+        state.leases[group].told_floors[node] = (number_of(seq, -1), state.ctx.now)
 
 
 def _in_force(state: State, uuid: str) -> bool:

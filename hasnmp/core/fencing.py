@@ -266,16 +266,15 @@ def said(state: State, peer: Peer, watchdog_ms: int) -> None:
     state.journal.changed = True
 
 
-def suspected(state: State, told: Any) -> None:
+def suspected(state: State, name: str, told: Any) -> None:
     """A peer tells whom it suspects: a node that was down meanwhile can't know, where there is no lease disk that does."""
-    for group in state.config.groups:
-        lease = state.leases[group.name]
-        for node, suspect in mapping(mapping(told).get(group.name)).items():
-            if concerns(group) and node in lease.others and isinstance(suspect, list) and len(suspect) >= 2:
-                state.fencing.suspects.setdefault(group.name, {})
-                state.fencing.clean.setdefault(group.name, {})
-                _note(state, group.name, node, str(suspect[0]), number_of(suspect[1]))
-                state.ctx.dirty = True
+    lease = state.leases[name]
+    for node, suspect in mapping(told).items():
+        if concerns(lease.group) and node in lease.others and isinstance(suspect, list) and len(suspect) >= 2:
+            state.fencing.suspects.setdefault(name, {})
+            state.fencing.clean.setdefault(name, {})
+            _note(state, name, node, str(suspect[0]), number_of(suspect[1]))
+            state.ctx.dirty = True
 
 
 def started(state: State, group: str, token: int) -> None:

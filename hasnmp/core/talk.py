@@ -33,6 +33,7 @@ class Talk:
         self.beat_at = 0
         self.told_groups: dict[str, tuple[Any, ...]] = {}
         self.told_node: dict[str, Any] = {}
+        self.told_suspects: dict[str, Any] = {}
         self.keys = [fingerprint(key) for key in state.config.heartbeat.keys]  # the first signs
 
     # ------------------------------------------------------------------------------------------------- receiving
@@ -211,9 +212,10 @@ class Talk:
             elif kind == "n" and isinstance(value, dict):
                 state.peer_docs[peer.name] = value
                 fencing.said(state, peer, number_of(value.get("watchdog_ms")))
-                fencing.suspected(state, value.get("suspects"))
                 arbitration.compare(state)
-                arbitration.told_floors(state, peer.name, value)
+            elif kind == "l" and name in state.leases and isinstance(value, dict):
+                fencing.suspected(state, name, value.get("suspects"))
+                arbitration.told_floor(state, name, peer.name, value.get("seq"))
             elif kind == "f":
                 fencing.told(state, name, value)
             else:
@@ -319,12 +321,16 @@ class Talk:
             running.told.clear()
         node = {
             "version": state.version, "uuid": state.arbiter.uuid, "reads": state.arbiter.reads, "role": int(state.role),
-            "keys": self.keys, "watchdog_ms": state.watchdog_ms, "suspects": state.fencing.told_suspects(),
+            "keys": self.keys, "watchdog_ms": state.watchdog_ms,
         }  # fmt: skip
         if refresh or node != self.told_node:
             self.told_node = node
-            slots = {g: x.floors[state.me] for g, x in state.leases.items() if state.me in x.floors}
-            news["n/"] = node | {"slots": slots}  # it changes all the time: told with the counters
+            news["n/"] = node
+        suspects = state.fencing.told_suspects()
+        if refresh or suspects != self.told_suspects:  # the sequence changes all the time: told with the counters
+            self.told_suspects = suspects
+            for name, lease in state.leases.items():
+                news[f"l/{name}"] = {"seq": lease.floors.get(state.me, -1), "suspects": suspects.get(name, {})}
         for peer, stream in state.streams.items():
             if state.peers[peer].heard():
                 for name, value in news.items():

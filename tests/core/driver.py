@@ -22,7 +22,7 @@ answer can be late, bad or missing.
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
-    lease|group|why|suspects nfs    told-suspects    registers    commands    alarms    services          what the engine shows
+    lease|group|why|suspects nfs    registers    commands    alarms    services          what the engine shows
     fenced b ok|failed [took=900ms]      the answer to the outstanding use of a fence device; a late one never comes
     fenced-again WORDS     of the last such answer, a second one with other words        fences    what is known of devices
     repeat fenced|result|extended|released|sent|arbiter            the last such event once more: a late duplicate
@@ -365,7 +365,7 @@ class Driver:
             self.answers[peer.name] = said
         elif d.stream and d.stream == peer.received + 1:
             for key, value in json.loads(d.payload):
-                if key[0] not in "gsn":
+                if key[0] not in "gsnl" or (key[0] == "l" and set(value["suspects"]) - {peer.name}):
                     self.say(f"tell {peer.name}: {key} {json.dumps(value)}")
         if effect.receipt:
             if "receipts" in self.manual:
@@ -767,10 +767,6 @@ class Driver:
         found = self.engine.state.fencing.suspects.get(words[0], {})
         text = " ".join(f"{n}/{s.holder[:2].rstrip()}:{s.token}" for n, s in sorted(found.items()))
         self.say(f"suspects {words[0]}: {text or 'none'}")
-
-    def do_told_suspects(self, _: list[str], __: dict[str, str]) -> None:
-        assert self.engine is not None
-        self.say(f"told suspects: {json.dumps(self.engine.talk.told_node['suspects'])}")
 
     def do_services(self, _: list[str], __: dict[str, str]) -> None:
         assert self.engine is not None
