@@ -11,8 +11,11 @@ import contextlib
 import gc
 import os
 import signal
+import sys
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ EVENTS_WAITING = 1000  # until the originator is warm
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
+SWITCH_S = 0.001  # for how long at most a listener's thread keeps the loop waiting, or the other way round
 
 
 class Agent:
@@ -84,12 +88,18 @@ class Agent:
         )
         engine = Engine(engine_id, boots, self._seconds, config.snmp.users, counters)
         communities = Communities(config.snmp)
+        # What the listeners' threads share with the loop: the store, the mirror below it, the users' ciphers.
+        self.lock = threading.RLock()
         self.requests = Requests(self.store, self._read_failed)
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
-            self.store, self.requests, communities, engine, counters, self.setting.take, time.monotonic, lambda _: None
-        )
-        self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
+            self.store, self.requests, communities, engine, counters, self._in_loop(self.setting.take), time.monotonic,
+            lambda _: None,
+        )  # fmt: skip
+        self._listeners = [
+            Listener(text, self.responder.handle, self.lock, self._request_failed) for text in config.snmp.listen
+        ]
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._originator = Originator(config.snmp, engine_id, boots, self._seconds) if config.snmp.notify else None
         self._throttle = Throttle(config.snmp.throttle, time.monotonic())
         self._held_timer: asyncio.TimerHandle | None = None
@@ -112,13 +122,17 @@ class Agent:
             self._node,
         )  # fmt: skip
 
+    def _request_failed(self, error: Exception) -> None:
+        self._log.error("request_failed", error=repr(error))
+
     def _read_failed(self, error: Exception) -> None:
         self._log.error("object_read_failed", error=repr(error))
 
     # -------------------------------------------------------------------------------------------------- running
 
     async def run(self) -> int:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_S)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._tasks = [
@@ -144,7 +158,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*self._tasks, stop, return_exceptions=True)
             for listener in self._listeners:
-                listener.close(loop)
+                listener.close()
             self._told.close()
             if self._originator is not None:
                 while self._outbox:
@@ -153,13 +167,12 @@ class Agent:
         return 0
 
     async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
         waiting = list(self._listeners)
         told: set[str] = set()
         while waiting:
             for listener in tuple(waiting):
                 try:
-                    listener.open(loop)
+                    listener.open()
                 except OSError as error:
                     if listener.text not in told:
                         told.add(listener.text)
@@ -204,6 +217,10 @@ class Agent:
 
     def _take(self, message: dict[str, Any]) -> None:
         """One message of the engine."""
+        with self.lock:
+            self._take_in(message)
+
+    def _take_in(self, message: dict[str, Any]) -> None:
         result = self._mirror.apply(message)
         match message["type"]:
             case "snapshot":
@@ -211,7 +228,10 @@ class Agent:
                 self._lost_ns = 0
                 self._tell_missed()
             case "delta":
-                self.store.changed((*message["rows"], *message["gone"]))
+                self.store.changed(table for table, keys in message["gone"].items() if keys)
+                for table, rows in message["rows"].items():
+                    now = self._mirror.view.tables.get(table, {})
+                    self.store.changed_rows(table, [now[key] for key in rows if key in now])
             case "event":
                 self.store.changed(("events", "alarms"))
                 assert isinstance(result, EventRow)
@@ -250,8 +270,9 @@ class Agent:
         view = self._mirror.view
         fresh = view.now_ns > 0 and (self._now_ns() - view.now_ns) / 1e9 <= limit_s
         if fresh != self._fresh:
-            self._fresh = fresh
-            self.store.changed_all()
+            with self.lock:
+                self._fresh = fresh
+                self.store.changed_all()
             if not fresh and not self._lost_ns:
                 self._lost_ns = view.now_ns  # connected, and silent: a stopped engine is as good as none
             elif fresh and self._mirror.complete:
@@ -380,7 +401,17 @@ class Agent:
     # ------------------------------------------------------------------------------------------------------ SETs
 
     def _objects_changed(self) -> None:
-        self.store.changed_all()
+        with self.lock:
+            self.store.changed_all()
+
+    def _in_loop(self, function: Callable[..., object]) -> Callable[..., None]:
+        """What a listener's thread may call: the loop calls the function soon."""
+
+        def call(*arguments: object) -> None:
+            assert self._loop is not None  # there are no listeners before
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+        return call
 
     async def _command(
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float
