@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,11 @@ from tests.cluster.watch import Watch
 NEEDED = ("ip", "nft", "unshare", "nsenter", "snmpset", "snmptrapd", "arping")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in items:
+        item.add_marker(pytest.mark.serial)
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if os.getuid() != 0:
         why = "makes network namespaces: run as root"
