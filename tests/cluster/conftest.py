@@ -66,6 +66,11 @@ class Scene:
         assert took_ms <= bound_ms, f"{took_ms:.0f} ms, allowed {bound_ms:.0f} ms\n{self.pair.why()}"
         return took_ms
 
+    def alone(self, node: str, begun_ns: int) -> None:
+        """The only node, whose daemon was started at begun_ns, serves within the bound."""
+        took_ms = self.pair.started(self.watch, begun_ns, node)
+        assert took_ms <= self.pair.timing.alone_ms(), f"{took_ms:.0f} ms\n{self.pair.why()}"
+
     def hold(self, seconds: float) -> None:
         """Let the fault last: the time is part of the scenario."""
         time.sleep(seconds)

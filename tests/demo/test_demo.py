@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
@@ -24,6 +26,13 @@ from hasnmp.snmp.notices import NOTICES
 pytestmark = pytest.mark.serial
 COMMAND = [sys.executable, "-m", "hasnmp.cli", "demo"]
 ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: the path of a socket in it has 107 octets at most."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
 
 
 def environment(folder: Path) -> dict[str, str]:
