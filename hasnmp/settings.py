@@ -135,12 +135,14 @@ class Receiver:
     """A notification receiver: address is "host:port" or "[v6]:port"."""
 
     to: str
-    version: str  # "2c" | "3"
+    version: str  # "1" | "2c" | "3"
     user: str = ""
     community: bytes = field(default=b"", repr=False)
-    type: str = "trap"
-    timeout_ms: int = 1500
-    retries: int = 5
+    type: str = "trap"  # "trap" | "inform"
+    timeout_ms: int = 1500  # of an inform's first try; each further one waits twice as long
+    retries: int = 5  # after so many more the receiver counts as away
+    min_severity: str = "info"  # "info" | "warning" | "minor" | "major" | "critical": what is less is not sent to it
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class Snmp:
     allow_insecure_set: bool = False
     alive_s: int = 0
     throttle: Throttle = Throttle()
+    backlog: int = 10_000  # notifications kept for a receiver that is away
 
 
 @dataclass(frozen=True, slots=True)

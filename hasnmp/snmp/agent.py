@@ -26,14 +26,12 @@ from hasnmp.settings import Config
 from hasnmp.snmp import identity, objects, sets, standard
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store
+from hasnmp.snmp.kept import Kept
 from hasnmp.snmp.listener import Listener
-from hasnmp.snmp.notices import notification_varbinds
+from hasnmp.snmp.notifier import COLD_START, WARM_START, Notifier, counter_names, receiver_names
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.responder import Done, ErrorStatus, Responder, SetRequest
 from hasnmp.snmp.sets import Assignment, SetError
-from hasnmp.snmp.throttle import Throttle
-from hasnmp.snmp.told import Told
-from hasnmp.snmp.traps import Originator
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine
 
 MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
@@ -44,7 +42,6 @@ SET_TIMEOUT_S = 0.9  # below the second after which managers repeat a request
 SETS_WAITING = 16
 REPEAT_S = 5.0  # a SET that comes again within this, with nothing between, is the same one: its answer was lost
 REQUESTERS = 64  # whose last SET is remembered
-EVENTS_WAITING = 1000  # until the originator is warm
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
@@ -59,17 +56,20 @@ class Agent:
         self._socket = socket
         self._warm = warm
         self._log = structlog.get_logger().bind(process="snmp", node=node)
-        self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._started_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        names = [f"snmp.{name}" for name in standard.COUNTER_NAMES]
+        more = counter_names(receiver_names(config.snmp.notify))
+        self._kept = Kept(Path(config.run_dir) / f"{node}.snmp", [*names, *more], self._started_ns, warm)
+        self._boot_ns = self._kept.started_ns  # sysUpTime 0
         self._parent = os.getppid()
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
         self._mirror = Mirror()
         self._writer: asyncio.StreamWriter | None = None
-        self._lost_ns = self._boot_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
+        self._lost_ns = self._started_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
         self._down_told = False
         self._fresh = False
-        self._told = Told(Path(config.run_dir) / f"{node}.told")
         self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
         self._next_id = 0
         # Another value at each start, so that nobody's value of before is good again (RFC 2579 section 2, TestAndIncr).
@@ -81,7 +81,7 @@ class Agent:
         engine_id, boots, trouble = identity.start(config.state_dir, node)
         if trouble:
             self._log.error("snmp_engine_id_replaced", reason=trouble, engine_id=engine_id.hex())
-        counters = standard.Counters()
+        counters = standard.Counters(self._kept.part(names))
         self._identity = standard.Identity(
             engine_id, boots, self._seconds, MAX_MESSAGE, hasnmp.__version__, node, counters
         )
@@ -94,12 +94,9 @@ class Agent:
             self.store, communities, engine, counters, self._take_set, time.monotonic, self._read_failed
         )
         self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
-        self._originator = Originator(config.snmp, engine_id, boots, self._seconds) if config.snmp.notify else None
-        self._throttle = Throttle(config.snmp.throttle, time.monotonic())
-        self._held_timer: asyncio.TimerHandle | None = None
-        self._unsent: deque[EventRow] | None = deque(maxlen=EVENTS_WAITING)  # None: the originator is warm
-        self._outbox: deque[EventRow] = deque()  # what the throttle let through
-        self._outbox_filled = asyncio.Event()
+        self._notifier = Notifier(
+            config, node, engine, self._kept, self._log, self._reader, self._ticks, self._now_ns, self._own_event
+        )
 
     # ------------------------------------------------------------------------------------------------ its clock
 
@@ -108,7 +105,11 @@ class Agent:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def _seconds(self) -> int:
-        return (self._now_ns() - self._boot_ns) // 1_000_000_000
+        """snmpEngineTime, which begins anew with each snmpEngineBoots; sysUpTime outlives the process (kept.py)."""
+        return (self._now_ns() - self._started_ns) // 1_000_000_000
+
+    def _ticks(self) -> int:
+        return (self._now_ns() - self._boot_ns) // 10_000_000 % (1 << 32)
 
     def _reader(self) -> Reader:
         return Reader(
@@ -132,8 +133,7 @@ class Agent:
                 self._follow(),
                 self._watch(),
                 self._serve_sets(),
-                self._warm_up(),
-                self._send_all(),
+                self._settle(),
             )
         ]
         if self._config.snmp.alive_s:
@@ -149,11 +149,7 @@ class Agent:
             await asyncio.gather(*self._tasks, stop, return_exceptions=True)
             for listener in self._listeners:
                 listener.close(loop)
-            self._told.close()
-            if self._originator is not None:
-                while self._outbox:
-                    self._send_next()
-                self._originator.close()
+            self._notifier.close()
         return 0
 
     async def _listen(self) -> None:
@@ -219,8 +215,7 @@ class Agent:
             case "event":
                 self.store.changed(("events", "alarms"))
                 assert isinstance(result, EventRow)
-                self._told.last = max(self._told.last, result.id)
-                self._notify(result)
+                self._notifier.event(result)
             case "reply" | "error":
                 number = message.get("id")
                 future = self._replies.get(number) if isinstance(number, int) else None
@@ -235,18 +230,20 @@ class Agent:
         events = [row for row in view.tables["events"].values() if isinstance(row, EventRow)]
         newest = max((row.id for row in events), default=0)
         since_ms = view.wall_ms - LATE_S * 1000
-        if not 0 < self._told.last <= newest:
+        notifier = self._notifier
+        if not 0 < notifier.told.last <= newest:
             # No agent before us, or the engine's numbers begin anew. The engine starts beside us and is there first: what
             # it said since is ours to send; what it said before we were meant to be there is not.
-            self._told.last = 0
+            notifier.begin_anew()
             system = view.tables["system"].get("")
             started_ns = system.started_ns if isinstance(system, SystemRow) else 0
-            together = started_ns > 0 and abs(self._boot_ns - started_ns) < START_GRACE_S * 1e9
+            together = started_ns > 0 and abs(self._started_ns - started_ns) < START_GRACE_S * 1e9
             since_ms = view.wall_ms - (view.now_ns - started_ns) / 1e6 - 1 if together else float("inf")
+        last, held = notifier.told.last, notifier.told.held
         for row in sorted(events, key=lambda row: row.id):
-            if row.id > self._told.last and row.wall_ms >= since_ms:
-                self._notify(row)
-        self._told.last = newest
+            if (row.id > last or row.id in held) and row.wall_ms >= since_ms:
+                notifier.event(row)
+        notifier.note(newest)
 
     def _judge_freshness(self) -> None:
         """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""
@@ -271,11 +268,13 @@ class Agent:
             return
         self._down_told = down
         if down:
-            self._notify(
+            self._notifier.event(
                 self._own_event(Kind.ENGINE_DOWN, Severity.MAJOR, PartState.DOWN, "the engine does not answer")
             )
         else:
-            self._notify(self._own_event(Kind.ENGINE_UP, Severity.CLEARED, PartState.UP, "the engine answers again"))
+            self._notifier.event(
+                self._own_event(Kind.ENGINE_UP, Severity.CLEARED, PartState.UP, "the engine answers again")
+            )
 
     def _own_event(self, kind: Kind, severity: Severity, state: PartState, message: str) -> EventRow:
         """An event of the agent's own; its id is 0, for the engine numbers them and is not there to be asked."""
@@ -301,85 +300,15 @@ class Agent:
         while True:
             await asyncio.sleep(self._config.snmp.alive_s)
             state = PartState.UP if self._fresh else PartState.DOWN
-            self._notify(self._own_event(Kind.ALIVE, Severity.INFO, state, f"{self._node} is alive"))
+            self._notifier.event(self._own_event(Kind.ALIVE, Severity.INFO, state, f"{self._node} is alive"))
 
-    # --------------------------------------------------------------------------------------------- notifications
-
-    async def _warm_up(self) -> None:
-        """Load what sends notifications, after the listeners are up and in a thread, so that requests are answered."""
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(0)
-        if self._originator is not None:
-            try:
-                await loop.run_in_executor(None, self._originator.load)
-                self._originator.start(loop)
-            except Exception as error:
-                # Requests are answered all the same: a console that polls still sees what no trap tells it.
-                self._log.error("notifications_unavailable", error=repr(error))
-                self._originator = None
-                await self._stop.wait()
-                return
-            waiting, self._unsent = self._unsent, None
-            self._send(standard.WARM_START if self._warm else standard.COLD_START, [])
-            for event in waiting or ():
-                self._notify(event)
-            self._log.info("notifications_ready", receivers=len(self._config.snmp.notify))
-        # Nothing that exists by now will be garbage: the collector need not walk it at each of its runs.
+    async def _settle(self) -> None:
+        """Say that the agent is there; then nothing that exists will be garbage: the collector need not walk it each time."""
+        await asyncio.sleep(0)  # the listeners are up now
+        self._notifier.start(WARM_START if self._warm else COLD_START)
         gc.collect()
         gc.freeze()
         await self._stop.wait()
-
-    def _notify(self, event: EventRow) -> None:
-        if self._originator is None:
-            return
-        if self._unsent is not None:
-            self._unsent.append(event)
-            return
-        self._pass_on(self._throttle.offer(event, time.monotonic()))
-
-    def _pass_on(self, events: list[EventRow]) -> None:
-        """Have sent what the throttle lets through, and come back when it may let through more."""
-        self._outbox.extend(events)
-        self._outbox_filled.set()
-        throttle = self._throttle
-        if throttle.may_tell():
-            text = f"{throttle.dropped} notifications were held back; the event table has them"
-            throttle.dropped = 0
-            lost = self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text)
-            self._pass_on(throttle.offer(lost, time.monotonic()))
-            return
-        wait_s = throttle.next_s(time.monotonic())
-        if self._held_timer is not None:
-            self._held_timer.cancel()
-            self._held_timer = None
-        if wait_s is not None:
-            self._held_timer = asyncio.get_running_loop().call_later(wait_s + 0.001, self._release)
-
-    def _release(self) -> None:
-        self._held_timer = None
-        self._pass_on(self._throttle.due(time.monotonic()))
-
-    async def _send_all(self) -> None:
-        """One at a time, for each costs milliseconds: in a storm requests get their turn between them."""
-        while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            while self._outbox:
-                self._send_next()
-                await asyncio.sleep(0)
-
-    def _send_next(self) -> None:
-        event = self._outbox.popleft()
-        try:
-            self._send(*notification_varbinds(event, self._reader(), self._config.cluster))
-        except Exception as error:  # one event that can't be said must not cost the agent its life
-            self._log.error("notification_failed", kind=event.kind, error=repr(error))
-
-    def _send(self, trap_oid: tuple[int, ...], variables: Any) -> None:
-        assert self._originator is not None
-        ticks = (self._now_ns() - self._boot_ns) // 10_000_000 % (1 << 32)
-        for error in self._originator.send(trap_oid, ticks, variables):
-            self._log.error("notification_failed", error=repr(error))
 
     # ------------------------------------------------------------------------------------------------------ SETs
 

@@ -55,23 +55,32 @@ CAPABILITIES: tuple[tuple[Oid, bytes], ...] = (
     ((1, 3, 6, 1, 6, 3, 1),           b"The MIB module for SNMP entities (RFC 3418)"),
     ((1, 3, 6, 1, 6, 3, 10, 3, 1, 1), b"The SNMP Management Architecture MIB (RFC 3411)"),
     ((1, 3, 6, 1, 6, 3, 11, 3, 1, 1), b"The MIB for Message Processing and Dispatching (RFC 3412)"),
+    ((1, 3, 6, 1, 6, 3, 12, 3, 1, 2), b"The MIB module for notification targets (RFC 3413)"),
+    ((1, 3, 6, 1, 6, 3, 13, 3, 1, 2), b"The MIB module for notification originators, with filtering profiles (RFC 3413)"),
     ((1, 3, 6, 1, 6, 3, 15, 2, 1, 1), b"The management information definitions for the SNMP User-based Security Model (RFC 3414)"),
     (ROOT,                            b"The MIB module of hasnmp, SNMP-integrated high availability"),
 )
 # fmt: on
 
 
-class Counters:
-    """What this engine counted since it started; each wraps as a Counter32."""
+COUNTER_NAMES = tuple(name for name, _, _ in COUNTERS)
+_PLACES = {name: place for place, name in enumerate(COUNTER_NAMES)}
 
-    def __init__(self) -> None:
-        self._counts = dict.fromkeys((name for name, _, _ in COUNTERS), 0)
+
+class Counters:
+    """What this agent counted since sysUpTime was 0; each wraps as a Counter32.
+
+    memory: a number for each of COUNTERS, kept for as long as sysUpTime goes on (kept.py).
+    """
+
+    def __init__(self, memory: memoryview[int] | None = None) -> None:
+        self._counts: memoryview[int] | list[int] = [0] * len(COUNTERS) if memory is None else memory
 
     def add(self, name: str) -> None:
-        self._counts[name] += 1
+        self._counts[_PLACES[name]] += 1
 
     def value(self, name: str) -> int:
-        return self._counts[name] & 0xFFFFFFFF
+        return self._counts[_PLACES[name]] & 0xFFFFFFFF
 
 
 @dataclass(slots=True)
