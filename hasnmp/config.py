@@ -238,10 +238,11 @@ def _snmp(snmp: Section) -> Snmp:
             n["user"] or "",
             n["community_file"].octets if n["community_file"] else b"",
             n["type"],
+            **{name: n[name] for name in ("timeout_ms", "retries", "min_severity", "enabled")},
         )
         for n in snmp["notify"]
     )
-    plain = {name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s")}
+    plain = {name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s", "backlog")}
     return Snmp(
         users=users, communities=communities, notify=notify, throttle=Throttle(**snmp["throttle"].values), **plain
     )
