@@ -23,7 +23,7 @@ from hasnmp import protocol
 from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
 from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
-from hasnmp.snmp import identity, objects, sets, standard
+from hasnmp.snmp import identity, objects, receivers, sets, standard
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.kept import Kept
@@ -85,18 +85,24 @@ class Agent:
         self._identity = standard.Identity(
             engine_id, boots, self._seconds, MAX_MESSAGE, hasnmp.__version__, node, counters
         )
-        self.store = Store(
-            (*objects.SCALARS, *standard.scalars(self._identity)), (*objects.TABLES, *standard.TABLES), self._reader
-        )
         engine = Engine(engine_id, boots, self._seconds, config.snmp.users, counters)
+        self._notifier = Notifier(
+            config, node, engine, self._kept, self._log, self._reader, self._ticks, self._now_ns, self._own_event
+        )
+        board = receivers.Board(
+            config.snmp, self._notifier.receivers, self._notifier.outlets, self._notifier.figures,
+            self._notifier.suppressed,
+        )  # fmt: skip
+        self.store = Store(
+            (*objects.SCALARS, *standard.scalars(self._identity), *receivers.all_scalars(board)),
+            (*objects.TABLES, *standard.TABLES, *receivers.all_tables(board)),
+            self._reader,
+        )
         communities = Communities(config.snmp)
         self.responder = Responder(
             self.store, communities, engine, counters, self._take_set, time.monotonic, self._read_failed
         )
         self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
-        self._notifier = Notifier(
-            config, node, engine, self._kept, self._log, self._reader, self._ticks, self._now_ns, self._own_event
-        )
 
     # ------------------------------------------------------------------------------------------------ its clock
 

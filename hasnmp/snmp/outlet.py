@@ -12,20 +12,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
+from hasnmp.model import ReceiverState
 from hasnmp.snmp.backlog import Backlog
 from hasnmp.snmp.notification import Notification
-
-
-class OutletState(IntEnum):
-    """haReceiverState. unknown: nothing acknowledges a trap, and nothing was heard against it."""
-
-    UP = 1
-    DOWN = 2
-    UNKNOWN = 3
-    DISABLED = 4
 
 
 @dataclass(slots=True)
@@ -77,7 +68,7 @@ class Outlet:
         self.name = name
         self.floor = floor
         self.figures = figures
-        self.state = OutletState.UNKNOWN
+        self.state = ReceiverState.UNKNOWN
         self.queue: deque[Item] = deque()
         self._around = around
         self._seen, lost = around.backlog.position(name)
@@ -146,9 +137,9 @@ class Outlet:
         """What this receiver may still need of the backlog."""
         return [item for item in self.queue if isinstance(item, Notification)]
 
-    def oldest_number(self) -> int:
-        """Of what waits; 0 = nothing does."""
-        return next((item.number for item in self.queue if isinstance(item, Notification)), 0)
+    def oldest_ticks(self) -> int | None:
+        """sysUpTime of the oldest that waits; None: nothing does."""
+        return next((item.ticks for item in self.queue if isinstance(item, Notification)), None)
 
     def spoken(self, item: Item) -> Notification:
         """The item as it is sent."""
@@ -166,12 +157,12 @@ class Outlet:
         self.figures.last_error, self.figures.last_error_ns = why, self._around.now_ns()
 
     def down(self, why: str, retry_s: float) -> None:
-        if self.state != OutletState.DOWN:
-            self.state = OutletState.DOWN
+        if self.state != ReceiverState.DOWN:
+            self.state = ReceiverState.DOWN
             self._around.log.warning("receiver_down", receiver=self.name, reason=why, retry_s=round(retry_s, 1),
                                      waiting=len(self.queue), kept_at_most=self._around.limit)  # fmt: skip
 
-    def up(self, state: OutletState) -> None:
-        if self.state == OutletState.DOWN:
+    def up(self, state: ReceiverState) -> None:
+        if self.state == ReceiverState.DOWN:
             self._around.log.info("receiver_back", receiver=self.name, waiting=len(self.queue))
         self.state = state

@@ -15,6 +15,7 @@ import os
 from collections import deque
 from dataclasses import dataclass
 
+from hasnmp.model import ReceiverState
 from hasnmp.settings import Receiver
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.notification import (
@@ -28,7 +29,7 @@ from hasnmp.snmp.notification import (
     pdu,
     trap_v1,
 )
-from hasnmp.snmp.outlet import Figures, Hole, Item, Outlet, OutletState, Surroundings
+from hasnmp.snmp.outlet import Figures, Hole, Item, Outlet, Surroundings
 from hasnmp.snmp.peer_engine import Learned, PeerEngine
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine, Incoming
 from hasnmp.snmp.wire_out import Sources, Wire
@@ -125,7 +126,7 @@ class TrapOutlet(UdpOutlet):
                 return
             if not self._send_first(now_s):
                 return
-            if self.state == OutletState.DOWN:
+            if self.state == ReceiverState.DOWN:
                 self._after(self._settle_s)  # one alone, to see what comes back
                 return
 
@@ -155,7 +156,7 @@ class TrapOutlet(UdpOutlet):
         while self._doubts and now_s - self._doubts[0].at_s > UNREACHABLE_WITHIN_S:
             self._doubts.popleft()
         self._doubts.append(_Doubt(now_s, item, data))
-        if self.state != OutletState.DOWN:
+        if self.state != ReceiverState.DOWN:
             self.record()
         return True
 
@@ -173,10 +174,10 @@ class TrapOutlet(UdpOutlet):
 
     def _due(self) -> None:
         """A pause is over; or a probe's, and nothing was said against it."""
-        if self.state == OutletState.DOWN and self._doubts:
+        if self.state == ReceiverState.DOWN and self._doubts:
             self._doubts.clear()
             self._tries = 0
-            self.up(OutletState.UNKNOWN)
+            self.up(ReceiverState.UNKNOWN)
             self.record()
         self.work()
 
@@ -214,7 +215,7 @@ class TrapOutlet(UdpOutlet):
 
     def close(self) -> None:
         """Nobody takes up what is sent by now: the pace is of no use any more."""
-        if self.state != OutletState.DOWN:
+        if self.state != ReceiverState.DOWN:
             self._stop_timer()
             self._left = float(len(self.queue) + BURST)
             now_s = asyncio.get_running_loop().time()
@@ -327,7 +328,7 @@ class InformOutlet(UdpOutlet):
         self._stop_timer()
         self.figures.add("acknowledged")
         self.figures.last_acknowledged_ns = self._around.now_ns()
-        self.up(OutletState.UP)
+        self.up(ReceiverState.UP)
         if self.queue and self.queue[0] is item:
             if isinstance(item, Hole) and item.count > told:
                 item.count -= told
