@@ -240,6 +240,7 @@ class InformOutlet(UdpOutlet):
         self._tries = 0  # of what is first in the queue; it goes on while the receiver is away
         self._learned = 0  # since the last timer
         self._trouble = ""  # what was last heard against this try
+        self._sent_item: Item | None = None  # what was sent at least once
         # request-id or msgID -> what was sent by it, and of how many dropped ones it told
         self._out: dict[int, tuple[Item, int]] = {}
 
@@ -268,7 +269,8 @@ class InformOutlet(UdpOutlet):
                     data = community_message(1, self._receiver.community, octets)
                 else:
                     data = self._peer.message(number, octets)
-                self.sent(again=any(out[0] is item for out in self._out.values()))
+                self.sent(again=self._sent_item is item)
+                self._sent_item = item
             self._out[number] = (item, item.count if isinstance(item, Hole) else 0)
             while len(self._out) > 64:
                 del self._out[next(iter(self._out))]
