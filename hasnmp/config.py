@@ -257,7 +257,9 @@ def _snmp(snmp: Section) -> Snmp:
         )
         for n in snmp["notify"]
     )
-    plain = {name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s", "backlog")}
+    plain = {
+        name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s", "backlog", "authentication_traps")
+    }
     return Snmp(
         users=users,
         communities=communities,

@@ -216,6 +216,7 @@ SNMP = section(
     Key("communities", list_of(LISTENERS, 0, 64), (), "SNMPv2c communities"),
     Key("notify", list_of(NOTIFY, 0, 32), (), "who is told"),
     Key("allow_insecure_set", BOOL, False, "a community, which anybody on the way can read, may SET"),
+    Key("authentication_traps", BOOL, False, "say authenticationFailure when a request has a wrong community, user or key"),
     Key("alive_s", integer(0, 86_400), 0, "a periodic `alive` notification; 0 = none"),
     Key("throttle", THROTTLE, None, "what holds a storm of notifications back"),
     Key("backlog", integer(10, 100_000), 10_000, "notifications kept for a receiver that is away; then the oldest give way"),

@@ -179,6 +179,7 @@ class Snmp:
     alive_s: int = 0
     throttle: Throttle = Throttle()
     backlog: int = 10_000  # notifications kept for a receiver that is away
+    authentication_traps: bool = False  # snmpEnableAuthenTraps
     views: tuple[MibView, ...] = ()
 
 

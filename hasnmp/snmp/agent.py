@@ -74,11 +74,21 @@ class Agent:
             self._log.error("snmp_engine_id_replaced", reason=trouble, engine_id=engine_id.hex())
         counters = standard.Counters(self._kept.part(names))
         self._identity = standard.Identity(
-            engine_id, boots, self._seconds, MAX_MESSAGE, hasnmp.__version__, node, counters
+            engine_id,
+            boots,
+            self._seconds,
+            MAX_MESSAGE,
+            hasnmp.__version__,
+            node,
+            counters,
+            config.snmp.authentication_traps,
         )
         engine = Engine(engine_id, boots, self._seconds, config.snmp.users, counters)
+        # An engine of their own for the notifications: the same identity, but nothing that two threads would count up.
+        told = tuple(u for u in config.snmp.users if any(r.user == u.name for r in config.snmp.notify))
+        originator = Engine(engine_id, boots, self._seconds, told, counters)
         self._notifier = Notifier(
-            config, node, engine, self._kept, self._log, self._reader, self._ticks, self._now_ns, self._own_event
+            config, node, originator, self._kept, self._log, self._reader, self._ticks, self._now_ns, self._own_event
         )
         board = receivers.Board(
             config.snmp, self._notifier.receivers, self._notifier.outlets, self._notifier.figures,
@@ -103,7 +113,14 @@ class Agent:
         self.requests = Requests(self.store, self._read_failed)
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
-            self.store, self.requests, communities, engine, counters, self.setting.take, time.monotonic, lambda _: None
+            self.store,
+            self.requests,
+            communities,
+            engine,
+            counters,
+            self.setting.take,
+            time.monotonic,
+            self._notifier.unauthentic,
         )
         self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
 

@@ -52,6 +52,10 @@ class Notification:
     variables: bytes
     rank: int = ALWAYS
 
+    def names(self) -> list[Oid]:
+        """What a view must have for a receiver to be told of this (RFC 3413 section 3.3 (3)); our own name is no secret."""
+        return [self.oid, *(name for name, _, _ in self.bindings() if name != SNMP_TRAP_ENTERPRISE)]
+
     def bindings(self) -> Iterator[tuple[Oid, int, bytes]]:
         """The variables after the first two: (name, tag, contents). Raises BerError: they were not encoded by us."""
         data, at = self.variables, 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from hasnmp.model import EventRow, Kind, PartState, Severity
 from hasnmp.settings import Config, Receiver
+from hasnmp.snmp.access import notify_view
 from hasnmp.snmp.backlog import Backlog
 from hasnmp.snmp.kept import Kept
 from hasnmp.snmp.notices import notification_varbinds
@@ -41,6 +42,7 @@ COLD_START = (*SNMP_TRAPS, 1)
 WARM_START = (*SNMP_TRAPS, 2)
 AUTHENTICATION_FAILURE = (*SNMP_TRAPS, 5)
 SYNC_S = 1.0  # what a power cut may cost of the backlog
+AUTHENTICATION_S = 10.0  # authenticationFailure is said at most this often
 SUPPRESSED = "notify.suppressed"
 NAME_SIZE = 32  # octets of snmpTargetAddrName
 
@@ -86,6 +88,7 @@ class Notifier:
         self._kept = kept
         self._counts = kept.part([SUPPRESSED])
         self.throttle = Throttle(config.snmp.throttle, time.monotonic())
+        self._unauthentic_s = -AUTHENTICATION_S
         self._counted = 0  # of what the throttle kept back
         self.told = Told(Path(config.run_dir) / f"{node}.told")
         self.throttle.dropped = self.told.dropped
@@ -112,13 +115,14 @@ class Notifier:
                     continue
                 receiver = self.receivers[name]
                 floor = FLOORS[receiver.min_severity]
+                view = notify_view(config.snmp, receiver)
                 if receiver.type == "inform":
                     peer = (
                         PeerEngine(users[receiver.user], engine.id, time.monotonic) if receiver.version == "3" else None
                     )
-                    self.outlets[name] = InformOutlet(name, floor, figures, around, receiver, sources, peer)
+                    self.outlets[name] = InformOutlet(name, floor, view, figures, around, receiver, sources, peer)
                 else:
-                    self.outlets[name] = TrapOutlet(name, floor, figures, around, receiver, sources, engine)
+                    self.outlets[name] = TrapOutlet(name, floor, view, figures, around, receiver, sources, engine)
             except (OSError, ValueError, KeyError) as error:
                 # Everybody else is told all the same, and a console that polls sees what no trap tells it.
                 self._log.error("notifications_unavailable", receiver=name, error=repr(error))
@@ -181,6 +185,14 @@ class Notifier:
         """One of SNMPv2-MIB's own notifications: it passes the throttle."""
         self._put(Notification(0, oid, self._ticks(), enterprise_binding(), urgency))
 
+    def unauthentic(self, host: str) -> None:
+        """A request from there was not authentic. One notification for many: a flood must not become another one."""
+        now_s = time.monotonic()
+        if self._config.snmp.authentication_traps and now_s - self._unauthentic_s >= AUTHENTICATION_S:
+            self._unauthentic_s = now_s
+            self._log.warning("request_not_authentic", address=host, next=f"none is told of for {AUTHENTICATION_S:g} s")
+            self.standard(AUTHENTICATION_FAILURE, FLOORS["warning"])
+
     def _say_lost(self, count: int) -> Notification:
         text = (
             f"{count} notifications for this receiver were dropped while it was away, the oldest of more than "
@@ -197,8 +209,9 @@ class Notifier:
         if backlog is None:
             return
         numbered = backlog.add(notification)
+        names = numbered.names()
         for outlet in self.outlets.values():
-            outlet.put(numbered)
+            outlet.put(numbered, names)
         waiting = sum(len(outlet.queue) for outlet in self.outlets.values())
         if backlog.wants_compaction(waiting):
             live = {n.number: n for outlet in self.outlets.values() for n in outlet.live()}

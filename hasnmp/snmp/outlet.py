@@ -9,14 +9,16 @@ with their number. No receiver waits for another.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.model import ReceiverState
+from hasnmp.snmp.access import View, may_tell
 from hasnmp.snmp.backlog import Backlog
-from hasnmp.snmp.notification import Notification
+from hasnmp.snmp.notification import Notification, Oid
 
 
 @dataclass(slots=True)
@@ -62,11 +64,13 @@ class Surroundings:
 
 
 class Outlet:
-    """name: how the backlog, the MIB and the log call it. floor: what ranks below it is not for this receiver."""
+    """name: how the backlog, the MIB and the log call it. floor: what ranks below it is not for this receiver.
+    view: what it may be told of."""
 
-    def __init__(self, name: str, floor: int, figures: Figures, around: Surroundings) -> None:
+    def __init__(self, name: str, floor: int, view: View, figures: Figures, around: Surroundings) -> None:
         self.name = name
         self.floor = floor
+        self._view = view
         self.figures = figures
         self.state = ReceiverState.UNKNOWN
         self.queue: deque[Item] = deque()
@@ -92,13 +96,17 @@ class Outlet:
         """What the backlog has for this receiver from before."""
         done = self._seen
         for notification in notifications:
-            if notification.number > done and notification.rank >= self.floor:
+            if notification.number > done and self._wants(notification, notification.names()):
                 self._push(notification)
 
-    def put(self, notification: Notification) -> None:
-        if notification.rank >= self.floor:
+    def put(self, notification: Notification, names: list[Oid]) -> None:
+        """names: notification.names(), asked for once for all receivers."""
+        if self._wants(notification, names):
             self._push(notification)
             self.work()
+
+    def _wants(self, notification: Notification, names: list[Oid]) -> bool:
+        return notification.rank >= self.floor and may_tell(self._view, names)
 
     def _push(self, notification: Notification) -> None:
         self.queue.append(notification)
@@ -139,7 +147,13 @@ class Outlet:
 
     def oldest_ticks(self) -> int | None:
         """sysUpTime of the oldest that waits; None: nothing does."""
-        return next((item.ticks for item in self.queue if isinstance(item, Notification)), None)
+        # By place and not by iteration: another thread may ask.
+        with contextlib.suppress(IndexError):
+            for at in (0, 1):
+                item = self.queue[at]
+                if isinstance(item, Notification):
+                    return item.ticks
+        return None
 
     def spoken(self, item: Item) -> Notification:
         """The item as it is sent."""

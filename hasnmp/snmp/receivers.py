@@ -13,6 +13,7 @@ from typing import Any
 
 from hasnmp.model import ReceiverState, Severity, View
 from hasnmp.settings import Receiver, Snmp
+from hasnmp.snmp.access import community_principals
 from hasnmp.snmp.listener import split_address
 from hasnmp.snmp.objects import Column, Index, Oid, Reader, Scalar, Syntax, TableDef, Value, inet_address, text_index
 from hasnmp.snmp.oids import ROOT
@@ -264,9 +265,9 @@ def _transport(to: str) -> tuple[Oid, bytes]:
 def _security_name(snmp: Snmp, receiver: Receiver) -> str:
     if receiver.version == "3":
         return receiver.user
-    for number, community in enumerate(snmp.communities, 1):
+    for community, principal in community_principals(snmp):
         if community.secret == receiver.community:
-            return f"community-{number}"
+            return principal.tag
     return f"notify-{1 + snmp.notify.index(receiver)}" if receiver in snmp.notify else "notify"
 
 

@@ -4,8 +4,8 @@ SNMPv2-MIB (RFC 3418): system, sysORTable, snmp. SNMP-FRAMEWORK-MIB (RFC 3411): 
 snmpMPDStats. SNMP-TARGET-MIB (RFC 3413): the two context counters. SNMP-USER-BASED-SM-MIB (RFC 3414): usmStats.
 
 sysName is the node's name, by which the configuration, the MIB and the notifications call it. sysContact and sysLocation
-are unknown, which is the empty string, and all three are read-only; so is snmpEnableAuthenTraps, and disabled, since this
-agent sends no authenticationFailure.
+are unknown, which is the empty string, and all three are read-only; so is snmpEnableAuthenTraps, since the
+configuration is the one source.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Identity:
     version: str
     node: str
     counters: Counters
+    authentication_traps: bool = False
     serial: int = field(default_factory=lambda: int.from_bytes(os.urandom(4), "big") & 0x7FFFFFFF)
 
 
@@ -129,7 +130,7 @@ def scalars(identity: Identity) -> tuple[Scalar, ...]:
         fixed("sysLocation", (*MIB2, 1, 6), Syntax.OCTETS, b""),
         fixed("sysServices", (*MIB2, 1, 7), Syntax.INTEGER32, 72),  # layers 4 and 7: a host that offers applications
         fixed("sysORLastChange", (*MIB2, 1, 8), Syntax.TIMETICKS, 0),
-        fixed("snmpEnableAuthenTraps", (*MIB2, 11, 30), Syntax.INTEGER32, 2),
+        fixed("snmpEnableAuthenTraps", (*MIB2, 11, 30), Syntax.INTEGER32, 1 if identity.authentication_traps else 2),
         live("snmpSetSerialNo", (*SNMP_MODULES, 1, 1, 6, 1), Syntax.INTEGER32, lambda _: identity.serial, "read-write"),
         fixed("snmpEngineID", (*engine, 1), Syntax.OCTETS, identity.engine_id),
         fixed("snmpEngineBoots", (*engine, 2), Syntax.INTEGER32, identity.boots),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from hasnmp.model import ReceiverState
 from hasnmp.settings import Receiver
+from hasnmp.snmp.access import View
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.notification import (
     INFORM,
@@ -51,9 +52,9 @@ class UdpOutlet(Outlet):
     """What traps and informs share: a socket, a timer, message numbers."""
 
     def __init__(
-        self, name: str, floor: int, figures: Figures, around: Surroundings, to: str, sources: Sources
+        self, name: str, floor: int, view: View, figures: Figures, around: Surroundings, to: str, sources: Sources
     ) -> None:
-        super().__init__(name, floor, figures, around)
+        super().__init__(name, floor, view, figures, around)
         self._wire = Wire(to, sources, self._answered, self._refused)
         self._timer: asyncio.TimerHandle | None = None
         self._number = int.from_bytes(os.urandom(4), "big") & 0x3FFFFFFF
@@ -101,10 +102,10 @@ class TrapOutlet(UdpOutlet):
     """engine: this agent's own, for v3."""
 
     def __init__(
-        self, name: str, floor: int, figures: Figures, around: Surroundings, receiver: Receiver, sources: Sources,
+        self, name: str, floor: int, view: View, figures: Figures, around: Surroundings, receiver: Receiver, sources: Sources,
         engine: Engine,
     ) -> None:  # fmt: skip
-        super().__init__(name, floor, figures, around, receiver.to, sources)
+        super().__init__(name, floor, view, figures, around, receiver.to, sources)
         self._receiver = receiver
         self._engine = engine
         self._doubts: deque[_Doubt] = deque()
@@ -231,10 +232,10 @@ class InformOutlet(UdpOutlet):
     """peer: the receiver's engine, for v3; None for v2c."""
 
     def __init__(
-        self, name: str, floor: int, figures: Figures, around: Surroundings, receiver: Receiver, sources: Sources,
+        self, name: str, floor: int, view: View, figures: Figures, around: Surroundings, receiver: Receiver, sources: Sources,
         peer: PeerEngine | None,
     ) -> None:  # fmt: skip
-        super().__init__(name, floor, figures, around, receiver.to, sources)
+        super().__init__(name, floor, view, figures, around, receiver.to, sources)
         self._receiver = receiver
         self._peer = peer
         self._tries = 0  # of what is first in the queue; it goes on while the receiver is away

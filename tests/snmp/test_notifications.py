@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from hasnmp.model import Kind, ReceiverState, Severity
-from hasnmp.settings import Config, Receiver, Throttle
+from hasnmp.settings import Community, Config, MibView, Receiver, Throttle
 from hasnmp.snmp import identity, objects, receivers, standard
 from hasnmp.snmp.notices import NOTICES
 from hasnmp.snmp.notification import SYS_UP_TIME as UP
+from hasnmp.snmp.notifier import AUTHENTICATION_FAILURE
 from hasnmp.snmp.oids import ROOT
 from tests.snmp.snmp_lab import (
     AUTH,
+    GET,
     PRIV,
     SYS_UP_TIME,
     V2C_READ,
@@ -28,13 +30,16 @@ from tests.snmp.snmp_lab import (
     AgentProcess,
     FakeEngine,
     a_config,
+    a_pdu,
     a_view,
     an_event,
+    binding,
     dotted,
     free_port,
     rows_of,
     running,
     trap_receiver,
+    v2c,
     wait_for,
 )
 
@@ -390,3 +395,44 @@ def test_a_receiver_that_does_not_know_the_user_is_said_by_name(tmp_path: Path) 
     with trap_receiver(tmp_path, port, "authCommunity log secret"), running(config_of(tmp_path, to)) as process:
         wait_for(lambda: only(process, "haReceiverLastError") == "it does not know the user")
         assert only(process, "haReceiverAcknowledged") == "0"
+
+
+def test_a_receiver_is_told_of_what_is_in_its_view_and_of_nothing_else(tmp_path: Path) -> None:
+    """RFC 3413 section 3.3: the notification and all its variables, or it is not sent."""
+    port = free_port()
+    everything = MibView("everything", ("internet",))
+    no_events = MibView("no-events", ("internet",), ("haEventTable",))
+    communities = (
+        Community("read", (), b"look"), Community("read", (), b"all", view=everything),
+        Community("read", (), b"less", view=no_events),
+    )  # fmt: skip
+    to = tuple(Receiver(f"127.0.0.1:{port}", "2c", community=name, type="inform") for name in (b"all", b"less"))
+    with (
+        engine(tmp_path) as fake,
+        trap_receiver(tmp_path, port, form="%P %V~%v\\n") as output,
+        running(config_of(tmp_path, *to, communities=communities)),
+    ):
+        wait_for(lambda: count(output, standard.COLD_START) == 2)
+        fake.happen(an_event(6))
+        fake.happen(an_event(7))
+        wait_for(lambda: len(texts(output)) == 2)
+        lines = [line for line in output.read_text().splitlines() if TEXT in line]
+        assert texts(output) == told(6, 7) and all("community all" in line for line in lines)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_requests_that_are_not_authentic_are_told_of_once_in_a_while(wanted: bool, tmp_path: Path) -> None:
+    port = free_port()
+    to = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    with (
+        engine(tmp_path) as fake,
+        trap_receiver(tmp_path, port) as output,
+        running(config_of(tmp_path, to, authentication_traps=wanted)) as process,
+    ):
+        assert process.value(V2C_READ, "1.3.6.1.2.1.11.30.0") == ("1" if wanted else "2")
+        for _ in range(20):
+            process.datagram(v2c(a_pdu(GET, [binding(UP)]), b"wrong"))
+        wait_for(lambda: process.counter("1.3.6.1.2.1.11.4.0") == 20)  # snmpInBadCommunityNames
+        fake.happen(an_event(6))
+        wait_for(lambda: texts(output))
+        assert count(output, AUTHENTICATION_FAILURE) == int(wanted)
