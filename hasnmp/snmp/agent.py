@@ -150,6 +150,10 @@ class Agent:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
+        # Nothing that exists by now will be garbage: the collector need not walk it each time. It is done first, for it
+        # takes longer than a notification may.
+        gc.collect()
+        gc.freeze()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._tasks = [
@@ -329,11 +333,9 @@ class Agent:
             self._notifier.event(self._own_event(Kind.ALIVE, Severity.INFO, state, f"{self._node} is alive"))
 
     async def _settle(self) -> None:
-        """Say that the agent is there; then nothing that exists will be garbage: the collector need not walk it each time."""
-        await asyncio.sleep(0)  # the listeners are up now
+        """Say that the agent is there, once the listeners are up."""
+        await asyncio.sleep(0)
         self._notifier.start(WARM_START if self._warm else COLD_START)
-        gc.collect()
-        gc.freeze()
         await self._stop.wait()
 
     # ------------------------------------------------------------------------------------------------------ SETs

@@ -235,6 +235,9 @@ class FakeEngine:
                 "gone": gone or {},
             })  # fmt: skip
 
+    def clients(self) -> int:
+        return len(self._clients)
+
     def happen(self, event: EventRow) -> None:
         with self._lock:
             self.view.tables["events"][str(event.id)] = event
