@@ -8,13 +8,14 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hasnmp.model import Kind, ReceiverState, Severity
-from hasnmp.settings import Community, Config, MibView, Receiver, Throttle
+from hasnmp.settings import Community, Config, Group, MibView, NodeSettings, Receiver, Service, Throttle
 from hasnmp.snmp import identity, objects, receivers, standard
 from hasnmp.snmp.notices import NOTICES
 from hasnmp.snmp.notification import SYS_UP_TIME as UP
@@ -436,3 +437,52 @@ def test_requests_that_are_not_authentic_are_told_of_once_in_a_while(wanted: boo
         fake.happen(an_event(6))
         wait_for(lambda: texts(output))
         assert count(output, AUTHENTICATION_FAILURE) == int(wanted)
+
+
+def test_what_the_throttle_keeps_back_outlives_a_killed_agent(tmp_path: Path) -> None:
+    port = free_port()
+    to = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret", type="inform")
+    config = config_of(tmp_path, to, throttle=Throttle(same_within_ms=60_000, per_minute=600))
+    suppressed = next(
+        dotted((*s.oid, 0)) for s in receivers.scalars(receivers.Board()) if s.name == "haNotifySuppressed"
+    )
+    with engine(tmp_path) as fake, trap_receiver(tmp_path, port) as output:
+        agent = AgentProcess(config)
+        try:
+            wait_for(lambda: count(output, standard.COLD_START))
+            wait_for(lambda: agent.run("snmpget", V2C_READ, SYS_UP_TIME).returncode == 0)
+            for number in (6, 7, 8):
+                fake.happen(an_event(number))
+            wait_for(lambda: texts(output) == told(6) and agent.counter(suppressed) == 1)
+        finally:
+            agent.stop(signal.SIGKILL)
+        with running(config, warm=True) as process:
+            wait_for(lambda: len(texts(output)) > 1)
+            assert texts(output) == told(6, 8)
+            assert process.counter(suppressed) == 1
+
+
+def test_notifications_leave_from_an_address_of_the_nodes_own_and_not_from_a_groups(tmp_path: Path) -> None:
+    """Routing would take 127.0.0.1, which is a virtual address here; the node's own is what consoles know it by."""
+    port = free_port()
+    to = (
+        Receiver(f"127.0.0.1:{port}", "2c", community=b"secret", type="inform"),
+        Receiver(f"127.0.0.1:{port}", "1", community=b"secret"),
+    )
+    config = config_of(tmp_path, *to)
+    address = Service("address", "web", "address", {"ip": "127.0.0.1/8", "interface": "lo"})
+    links = {"gone": "192.0.2.11", "lan": "127.0.0.5"}  # this machine does not have the first
+    config = replace(
+        config, groups=(Group("web", ("alpha", "beta"), (address,)),),
+        nodes=(NodeSettings("alpha", links), *config.nodes[1:]),
+    )  # fmt: skip
+    with (
+        engine(tmp_path) as fake,
+        trap_receiver(tmp_path, port, form="%b|%A|%v\\n") as output,
+        running(config),
+    ):
+        fake.happen(an_event(6))
+        wait_for(lambda: len(texts(output)) == 2)
+        lines = [line for line in output.read_text().splitlines() if TEXT in line]
+        assert all(line.startswith("UDP: [127.0.0.5]:") for line in lines)
+        assert any("|127.0.0.5|" in line for line in lines)  # SNMPv1's agent-addr
