@@ -76,7 +76,7 @@ class Backlog:
         lines.insert(0, json.dumps({"last": self.last}).encode() + b"\n")
         draft = self._path.with_suffix(".new")
         try:
-            with draft.open("wb") as file:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())

@@ -150,6 +150,7 @@ def test_the_backlog_is_written_anew_without_what_is_over_and_its_numbers_go_on(
     log.close()
     again = Backlog(path, [A], fails)
     assert list(again.entries.values()) == [*added[-2:], later] and size < 1000
+    assert path.stat().st_mode & 0o777 == 0o600  # what services failed and why is not for everybody
     again.compact([])
     assert Backlog(path, [A], fails).last == later.number
 
