@@ -241,7 +241,7 @@ def _snmp(snmp: Section) -> Snmp:
         )
         for n in snmp["notify"]
     )
-    plain = {name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s")}
+    plain = {name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s", "agentx", "agentx_access")}
     return Snmp(
         users=users, communities=communities, notify=notify, throttle=Throttle(**snmp["throttle"].values), **plain
     )

@@ -160,6 +160,8 @@ class Snmp:
     allow_insecure_set: bool = False
     alive_s: int = 0
     throttle: Throttle = Throttle()
+    agentx: str = ""  # the master of the host that this agent is a subagent of: a path, or tcp:ADDRESS:PORT; "": none
+    agentx_access: str = "read"  # "read" | "operate": what that master may ask for, whoever asks it
 
 
 @dataclass(frozen=True, slots=True)

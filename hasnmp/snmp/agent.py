@@ -25,6 +25,8 @@ from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
 from hasnmp.snmp import identity, objects, sets, standard
 from hasnmp.snmp.access import Communities
+from hasnmp.snmp.agentx import Notice
+from hasnmp.snmp.agentx_part import AgentxPart
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.listener import Listener
 from hasnmp.snmp.notices import notification_varbinds
@@ -93,6 +95,12 @@ class Agent:
         self.responder = Responder(
             self.store, communities, engine, counters, self._take_set, time.monotonic, self._read_failed
         )
+        self._agentx: AgentxPart | None = None
+        if config.snmp.agentx:
+            self._agentx = AgentxPart(
+                config.snmp, node, self._reader, self._take_set, self._set_spin_lock, self._tell_lost, self._log
+            )
+            self.store.twins.append(self._agentx.store)
         self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
         self._originator = Originator(config.snmp, engine_id, boots, self._seconds) if config.snmp.notify else None
         self._throttle = Throttle(config.snmp.throttle, time.monotonic())
@@ -110,9 +118,9 @@ class Agent:
     def _seconds(self) -> int:
         return (self._now_ns() - self._boot_ns) // 1_000_000_000
 
-    def _reader(self) -> Reader:
+    def _reader(self, boot_ns: int = 0) -> Reader:
         return Reader(
-            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self._spin_lock, self._config.events_keep,
+            self._mirror.view, boot_ns or self._boot_ns, self._now_ns(), self._fresh, self._spin_lock, self._config.events_keep,
             self._node,
         )  # fmt: skip
 
@@ -136,6 +144,8 @@ class Agent:
                 self._send_all(),
             )
         ]
+        if self._agentx is not None:
+            self._tasks.append(loop.create_task(self._agentx.run()))
         if self._config.snmp.alive_s:
             self._tasks.append(loop.create_task(self._say_alive()))
         stop = loop.create_task(self._stop.wait())
@@ -330,9 +340,9 @@ class Agent:
         await self._stop.wait()
 
     def _notify(self, event: EventRow) -> None:
-        if self._originator is None:
+        if self._originator is None and self._agentx is None:
             return
-        if self._unsent is not None:
+        if self._unsent is not None and self._originator is not None:
             self._unsent.append(event)
             return
         self._pass_on(self._throttle.offer(event, time.monotonic()))
@@ -371,7 +381,11 @@ class Agent:
     def _send_next(self) -> None:
         event = self._outbox.popleft()
         try:
-            self._send(*notification_varbinds(event, self._reader(), self._config.cluster))
+            trap_oid, variables = notification_varbinds(event, self._reader(), self._config.cluster)
+            if self._agentx is not None:
+                self._agentx.notify(Notice(trap_oid, event.ns, variables))
+            if self._originator is not None:
+                self._send(trap_oid, variables)
         except Exception as error:  # one event that can't be said must not cost the agent its life
             self._log.error("notification_failed", kind=event.kind, error=repr(error))
 
@@ -381,7 +395,19 @@ class Agent:
         for error in self._originator.send(trap_oid, ticks, variables):
             self._log.error("notification_failed", error=repr(error))
 
+    def _tell_lost(self, dropped: int) -> None:
+        """The master was away for so long that notifications for it had to give way."""
+        assert self._agentx is not None
+        text = f"{dropped} notifications were lost while the AgentX master was away; the event table has them"
+        lost = self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text)
+        trap_oid, variables = notification_varbinds(lost, self._reader(), self._config.cluster)
+        self._agentx.notify(Notice(trap_oid, lost.ns, variables))
+
     # ------------------------------------------------------------------------------------------------------ SETs
+
+    def _set_spin_lock(self, value: int) -> None:
+        self._spin_lock = value
+        self.store.changed_all()
 
     def _take_set(self, request: SetRequest, done: Done) -> None:
         """Queue a SET: one at a time, so that two can't pass the same spin lock."""

@@ -18,6 +18,7 @@ from hasnmp.snmp.objects import TABLES, Column, Oid, Reader, Scalar, Syntax, Val
 class Status(IntEnum):
     """error-status of a SET (RFC 3416 section 4.2.5), as far as this module gives it."""
 
+    NO_ACCESS = 6
     WRONG_TYPE = 7
     WRONG_LENGTH = 8
     WRONG_VALUE = 10

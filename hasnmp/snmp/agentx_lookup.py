@@ -1,0 +1,168 @@
+"""What an AgentX Get, GetNext or GetBulk finds (RFC 2741 section 7.2.3), in the store that the responder uses too.
+
+The store holds everything in BER. A name below our region is translated by its last octets alone: nearly all
+sub-identifiers are below 128, and of those BER has just that octet.
+"""
+
+from __future__ import annotations
+
+from hasnmp.snmp import ber
+from hasnmp.snmp.agentx_pdu import Kind, Order, Range, packed, subids, value_of_ber, write_binding
+from hasnmp.snmp.ber import Oid
+from hasnmp.snmp.cells import Cells, Store
+from hasnmp.snmp.responder import ErrorStatus
+
+# Octets of an answer's variable bindings. A GetBulk gives as many as fit (section 7.2.3.3 allows fewer than asked).
+ROOM = 60_000
+
+
+class LookupFailed(Exception):
+    """One search range could not be answered: its index from 1, and why."""
+
+    def __init__(self, index: int, error: int, cause: Exception | None) -> None:
+        super().__init__(f"search range {index}: {cause!r}")
+        self.index, self.error, self.cause = index, error, cause
+
+
+class Lookup:
+    """Answers search ranges from a store all of whose objects are below `root`."""
+
+    def __init__(self, store: Store, root: Oid) -> None:
+        self._store = store
+        self._root = packed(root)
+        self._size = len(self._root)
+        self._raw_root = ber.encode_oid(root)
+        self._raw_size = len(self._raw_root)
+
+    def answer(self, kind: int, ranges: list[Range], order: Order, once: int = 0, repetitions: int = 0) -> bytes:
+        """The variable bindings of the answer. once, repetitions: of a GetBulk.
+
+        Raises: LookupFailed: an object that can't be read, or an answer beyond ROOM.
+        """
+        self._store.begin()
+        if kind == Kind.BULK:
+            return self._bulk(ranges, order, min(once, len(ranges)), repetitions)
+        find = self._get if kind == Kind.GET else self._next
+        out: list[bytes] = []
+        size = 0
+        for index, wanted in enumerate(ranges, 1):
+            try:
+                found = find(wanted, order)[1]
+            except Exception as error:
+                raise LookupFailed(index, ErrorStatus.GEN_ERR, error) from error
+            size += len(found)
+            if size > ROOM:
+                raise LookupFailed(index, ErrorStatus.TOO_BIG, None)
+            out.append(found)
+        return b"".join(out)
+
+    def column(self, name: bytes) -> tuple[Cells, Oid] | None:
+        """The object that a name is an instance of, and the sub-identifiers of the instance; None: none of ours."""
+        column = self._store.column(self._raw(name)) if name.startswith(self._root) else None
+        return (column, subids(name)[len(column.oid) :]) if column is not None else None
+
+    def _raw(self, name: bytes) -> bytes:
+        """A name below the root in BER."""
+        rest = name[self._size :]
+        low = rest[3::4]
+        if low.isascii() and _spread(low) == rest:
+            return self._raw_root + low
+        return self._raw_root + ber.encode_subids(subids(rest))
+
+    def _translated(self, varbind: bytes, order: Order) -> tuple[bytes, int, bytes]:
+        """A variable binding of the store: its name, its tag, and how AgentX writes it."""
+        end = len(varbind)
+        if varbind[1] < 0x80 and varbind[3] < 0x80:
+            start = 4
+            stop = 4 + varbind[3]
+        else:
+            inner, _ = ber.expect(varbind, 0, end, ber.SEQUENCE)
+            start, stop = ber.expect(varbind, inner, end, ber.OID)
+        rest = varbind[start + self._raw_size : stop]
+        name = self._root + (
+            _spread(rest) if rest.isascii() else packed(ber.decode_oid(varbind[start:stop]))[self._size :]
+        )
+        tag, start, stop = ber.tlv(varbind, stop, end)
+        return name, tag, write_binding(name, tag, value_of_ber(tag, varbind[start:stop], order), order)
+
+    def _get(self, wanted: Range, order: Order) -> tuple[int, bytes]:
+        """The tag and the variable binding of exactly this name, an exception included."""
+        name = wanted[0]
+        if not name.startswith(self._root) or name == self._root:
+            return 0x80, write_binding(name, 0x80, b"", order)
+        _, tag, found = self._translated(self._store.get(self._raw(name)), order)
+        return tag, found
+
+    def _next(self, wanted: Range, order: Order) -> tuple[bytes, bytes, Cells | None, int]:
+        """The first instance in the range: (name, variable binding, its place in the store). None: there is none."""
+        start, include, end = wanted
+        if include:
+            tag, found = self._get(wanted, order)
+            if tag < 0x80 and not (end and start >= end):
+                # It has no place in the store that is known; a GetBulk goes on from its name.
+                return start, found, None, 0
+        if start.startswith(self._root):
+            place = self._store.settle(self._store.after(self._raw(start)))
+        elif start < self._root:
+            place = self._store.settle(self._store.after(self._raw_root))
+        else:
+            place = None
+        return self._bounded(place, wanted, order)
+
+    def _bounded(
+        self, place: tuple[bytes, Cells, int] | None, wanted: Range, order: Order
+    ) -> tuple[bytes, bytes, Cells | None, int]:
+        """What is there if it lies before the range's end, else endOfMibView with an empty name."""
+        if place is not None:
+            name, _, found = self._translated(place[0], order)
+            if not wanted[2] or name < wanted[2]:
+                return name, found, place[1], place[2]
+        return b"", write_binding(wanted[0], 0x82, b"", order), None, 0
+
+    def _bulk(self, ranges: list[Range], order: Order, once: int, repetitions: int) -> bytes:
+        """GetBulk: the answer may end anywhere, but for the first binding."""
+        out: list[bytes] = []
+        size = 0
+        cursors: list[tuple[Range, Cells | None, int]] = [(wanted, None, 0) for wanted in ranges[once:]]
+        index = 0
+        try:
+            for wanted in ranges[:once]:
+                index += 1
+                found = self._next(wanted, order)[1]
+                size += len(found)
+                if size > ROOM:
+                    return b"".join(out)
+                out.append(found)
+            ended: list[bytes] = [b""] * len(cursors)
+            for _ in range(repetitions if cursors else 0):
+                running = False
+                for which, (wanted, column, at) in enumerate(cursors):
+                    index = once + which + 1
+                    found = ended[which]
+                    if not found:
+                        if column is None:
+                            name, found, column, at = self._next(wanted, order)
+                        else:
+                            place = self._store.settle((column, at + 1))
+                            name, found, column, at = self._bounded(place, wanted, order)
+                        if name:
+                            cursors[which] = ((name, False, wanted[2]), column, at)
+                            running = True
+                        else:
+                            ended[which] = found
+                    size += len(found)
+                    if size > ROOM:
+                        return b"".join(out)
+                    out.append(found)
+                if not running:
+                    break
+        except Exception as error:
+            raise LookupFailed(index, ErrorStatus.GEN_ERR, error) from error
+        return b"".join(out)
+
+
+def _spread(low: bytes) -> bytes:
+    """Sub-identifiers below 256, an octet each, as a name's octets."""
+    out = bytearray(4 * len(low))
+    out[3::4] = low
+    return bytes(out)
