@@ -73,11 +73,12 @@ class Lost(Exception):
 
 @dataclass(slots=True)
 class _Transaction:
-    """A SET in its phases. committed: None while the commit is under way."""
+    """A SET in its phases. status: what became of its commit; None: that is not known yet."""
 
     assignments: list[Assignment]
     begun: bool = False
-    committed: bool | None = False
+    status: int | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,25 +522,38 @@ class Subagent:
             return
         if one.begun:
             # The master asks again because it waited for long. Doing it twice could undo it: a failover and its way back.
-            if one.committed is not None:
-                self._send(pdu.write_response(header, 0 if one.committed else ErrorStatus.COMMIT_FAILED, 0))
+            if one.status is not None:
+                self._send(_committed(header, one.status, one.index))
             return
-        one.begun, one.committed = True, None
+        one.begun = True
         connection = self._socket
 
         def done(status: int, index: int) -> None:
-            one.committed = status == ErrorStatus.NO_ERROR
+            one.status, one.index = status, index
             if self._socket is connection:
-                error = ErrorStatus.NO_ERROR if one.committed else ErrorStatus.COMMIT_FAILED
-                self._send(pdu.write_response(header, error, 0 if one.committed else index))
+                self._send(_committed(header, status, index))
 
         self._sets.commit(one.assignments, done)
 
     def _undo(self, header: Header) -> None:
-        """UndoSet (section 7.2.4.3): what the engine has begun is not taken back."""
+        """UndoSet (section 7.2.4.3), which also comes after a commit of our own that failed."""
         one = self._transactions.pop((header.session, header.transaction), None)
-        undone = one is not None and (not one.begun or (one.committed is True and self._sets.undo(one.assignments)))
+        if one is None or (one.begun and (one.status is None or one.status in _MAY_HAVE_BEGUN)):
+            undone = False
+        elif one.begun and one.status == ErrorStatus.NO_ERROR:
+            undone = self._sets.undo(one.assignments)
+        else:
+            undone = True
         self._send(pdu.write_response(header, 0 if undone else ErrorStatus.UNDO_FAILED, 0 if undone else 1))
+
+
+# After these the engine may have done a part of it: a command before the refused one, or one that it has not answered.
+_MAY_HAVE_BEGUN = (ErrorStatus.UNDO_FAILED, ErrorStatus.GEN_ERR)
+
+
+def _committed(header: Header, status: int, index: int) -> bytes:
+    """A CommitSet's answer: it has the one error."""
+    return pdu.write_response(header, ErrorStatus.COMMIT_FAILED if status else 0, index if status else 0)
 
 
 class Refused(Lost):

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,7 +192,8 @@ class FakeMaster:
 def ranges(*wanted: tuple[tuple[int, ...], tuple[int, ...]], include: bool = False, order: Order = BIG) -> bytes:
     """A SearchRangeList."""
     return b"".join(
-        pdu.write_name(pdu.packed(start), order, include) + pdu.write_name(pdu.packed(end), order) for start, end in wanted
+        pdu.write_name(pdu.packed(start), order, include) + pdu.write_name(pdu.packed(end), order)
+        for start, end in wanted
     )
 
 
@@ -205,3 +207,47 @@ def bindings(*values: tuple[tuple[int, ...], int, object], order: Order = BIG) -
 
 def bulk(once: int, repetitions: int, searched: bytes, order: Order = BIG) -> bytes:
     return struct.pack(">HH" if order.big else "<HH", once, repetitions) + searched
+
+
+class OtherSubagent:
+    """Another subagent of the same master: it has one object, whose SET passes the test and fails to be committed."""
+
+    OBJECT = (1, 3, 6, 1, 4, 1, 32473, 77, 1, 0)
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(10)
+        self._socket.connect(path)
+        self.phases: list[int] = []
+        root = pdu.write_name(pdu.packed(self.OBJECT[:-2]), BIG)
+        self._say(Kind.OPEN, 0, 1, bytes(4) + root + pdu.write_octets(b"other", BIG))
+        self._session = self._take()[0].session
+        self._say(Kind.REGISTER, self._session, 2, bytes((0, 127, 0, 0)) + root)
+        assert pdu.read_response(self._take()[1], 0, 8, BIG)[1] == 0
+        self._socket.settimeout(None)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _say(self, kind: int, session: int, packet: int, payload: bytes) -> None:
+        self._socket.sendall(pdu.write_pdu(kind, session, 0, packet, payload))
+
+    def _take(self) -> tuple[Header, bytes]:
+        head = self._socket.recv(pdu.HEADER, socket.MSG_WAITALL)
+        if len(head) < pdu.HEADER:
+            raise ConnectionResetError
+        header = pdu.parse_header(head)
+        return header, self._socket.recv(header.size, socket.MSG_WAITALL) if header.size else b""
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                header, _ = self._take()
+                self.phases.append(header.kind)
+                if header.kind == Kind.COMMIT_SET:
+                    self._socket.sendall(pdu.write_response(header, 14, 1))
+                elif header.kind in (Kind.TEST_SET, Kind.UNDO_SET):
+                    self._socket.sendall(pdu.write_response(header, 0, 0))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
