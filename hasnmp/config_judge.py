@@ -389,8 +389,8 @@ def _judge_agentx(snmp: Section, context: Context) -> None:
     if not master:
         if snmp.good("listen") and not snmp["listen"]:
             context.tell(snmp, ["listen"], "is empty, and agentx is not given: nobody could ask this agent anything")
-        if "agentx_access" in snmp.lines:
-            context.tell(snmp, ["agentx_access"], "is given, but agentx is not; name the master, or leave it out")
+        if snmp["agentx_access"] == "operate":
+            context.tell(snmp, ["agentx_access"], "is operate, but agentx is not given; name the master, or leave it out")
     elif (
         master.startswith("tcp:")
         and not ipaddress.ip_address(split_endpoint(master[4:])[0]).is_loopback

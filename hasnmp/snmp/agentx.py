@@ -171,6 +171,7 @@ class Subagent:
         """Until it is cancelled."""
         self._loop = asyncio.get_running_loop()
         failures = 0
+        told: set[str] = set()  # one line for each reason of an outage, not for each attempt
         try:
             while True:
                 try:
@@ -178,14 +179,15 @@ class Subagent:
                     await self._open()
                     self._log.info("agentx_registered", master=self._address, session=self._session)
                     failures = 0
+                    told.clear()
                     await self._attend()
                 except (OSError, Lost) as error:
                     wait_s = self._times.retry[min(failures, len(self._times.retry) - 1)]
-                    if not failures:
-                        self._log.warning(
-                            "agentx_master_lost", master=self._address, reason=str(error) or repr(error), retry_s=wait_s
-                        )
                     failures += 1
+                    reason = str(error) or repr(error)
+                    if reason not in told:
+                        told.add(reason)
+                        self._log.warning("agentx_master_lost", master=self._address, reason=reason, retry_s=wait_s)
                 finally:
                     self._disconnect()
                 await asyncio.sleep(wait_s)
@@ -202,7 +204,8 @@ class Subagent:
             sock.connect(target)
         else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.wait_for(self._loop.sock_connect(sock, target), self._times.answer)
+            async with asyncio.timeout(self._times.answer):
+                await self._loop.sock_connect(sock, target)
         self._over, self._input, self._more = "", b"", False
         self._output.clear()
         self._loop.add_reader(sock.fileno(), self._readable)
@@ -233,7 +236,9 @@ class Subagent:
                 await self._tell(notice)
                 continue
             try:
-                await asyncio.wait_for(self._something.wait(), self._times.ping)
+                # (Not wait_for: in Python 3.11 that forgets a cancellation which comes together with its result.)
+                async with asyncio.timeout(self._times.ping):
+                    await self._something.wait()
             except TimeoutError:
                 await self._ask("Ping", Kind.PING, b"")
 
@@ -272,7 +277,8 @@ class Subagent:
         self._asked[packet] = future
         self._send(pdu.write_pdu(kind, self._session, 0, packet, payload))
         try:
-            error, session = await asyncio.wait_for(future, self._times.answer)
+            async with asyncio.timeout(self._times.answer):
+                error, session = await future
         except TimeoutError:
             self._send(self._close_pdu(Reason.TIMEOUTS))
             raise Lost(f"no answer to {what} within {self._times.answer:g} s; is the master stopped?") from None

@@ -140,7 +140,8 @@ snmp:
   allow_insecure_set: true
   alive_s: 60
   throttle: {same_within_ms: 0, per_minute: 1}
-  agentx: null
+  agentx: ../snmp/master
+  agentx_access: operate
 fencing: {test_every_s: 0, test_alarm_s: 7}
 watchdog: {device: /dev/wd, timeout_s: 3}
 hooks: []
@@ -203,7 +204,7 @@ log: {format: json, level: debug}
             (settings.SnmpUser("u", "sha256", "", "operate"),),
             (settings.Community("operate", ("10.0.0.0/8", "2001:db8::/32", "192.0.2.9/32")),),
             (settings.Receiver("[2001:db8::5]:162", "3", "u"), settings.Receiver("192.0.2.5:162", "2c")),
-            True, 60, settings.Throttle(0, 1),
+            True, 60, settings.Throttle(0, 1), agentx="/etc/snmp/master", agentx_access="operate",
         ),
         control=settings.Control("/run/x/control.sock", "wheel"),
         events_keep=10,

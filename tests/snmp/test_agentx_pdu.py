@@ -56,7 +56,7 @@ def test_a_response_octet_by_octet() -> None:
     turned = pdu.write_response(
         pdu.parse_header(pdu.write_pdu(Kind.GET, 1, 2, 3, b"", LITTLE)), 5, 1, b"", up=9
     )  # fmt: skip
-    assert turned.hex() == "01120000" "01000000" "02000000" "03000000" "08000000" "09000000" "05000100"
+    assert turned.hex() == "01120000010000000200000003000000080000000900000005000100"
 
 
 @given(SUBIDS, ORDERS, st.booleans())
@@ -74,7 +74,8 @@ def test_names_sort_as_object_identifiers_do(one: tuple[int, ...], other: tuple[
 @given(st.lists(st.tuples(SUBIDS, VALUES), max_size=4), ORDERS)
 def test_bindings_come_back(values: list[tuple[tuple[int, ...], tuple[int, Any]]], order: Order) -> None:
     octets = b"".join(
-        pdu.write_binding(pdu.packed(oid), tag, pdu.write_value(tag, value, order), order) for oid, (tag, value) in values
+        pdu.write_binding(pdu.packed(oid), tag, pdu.write_value(tag, value, order), order)
+        for oid, (tag, value) in values
     )
     assert len(octets) % 4 == 0
     assert pdu.read_bindings(octets, 0, len(octets), order) == [
