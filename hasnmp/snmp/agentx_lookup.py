@@ -7,13 +7,17 @@ sub-identifiers are below 128, and of those BER has just that octet.
 from __future__ import annotations
 
 from hasnmp.snmp import ber
-from hasnmp.snmp.agentx_pdu import Kind, Order, Range, packed, subids, value_of_ber, write_binding
+from hasnmp.snmp.agentx_pdu import BIG, Kind, Order, Range, packed, read_name, subids, value_of_ber, write_binding
 from hasnmp.snmp.ber import Oid
 from hasnmp.snmp.cells import Cells, Store
 from hasnmp.snmp.responder import ErrorStatus
 
 # Octets of an answer's variable bindings. A GetBulk gives as many as fit (section 7.2.3.3 allows fewer than asked).
 ROOM = 60_000
+
+
+_SIZES = tuple(size.to_bytes(4, "big") for size in range(0x80))
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
 class LookupFailed(Exception):
@@ -33,6 +37,7 @@ class Lookup:
         self._size = len(self._root)
         self._raw_root = ber.encode_oid(root)
         self._raw_size = len(self._raw_root)
+        self._heads: dict[int, bytes] = {}
 
     def answer(self, kind: int, ranges: list[Range], order: Order, once: int = 0, repetitions: int = 0) -> bytes:
         """The variable bindings of the answer. once, repetitions: of a GetBulk.
@@ -69,29 +74,45 @@ class Lookup:
             return self._raw_root + low
         return self._raw_root + ber.encode_subids(subids(rest))
 
-    def _translated(self, varbind: bytes, order: Order) -> tuple[bytes, int, bytes]:
-        """A variable binding of the store: its name, its tag, and how AgentX writes it."""
-        end = len(varbind)
-        if varbind[1] < 0x80 and varbind[3] < 0x80:
-            start = 4
+    def _translated(self, varbind: bytes, order: Order) -> tuple[int, bytes]:
+        """A variable binding of the store: its tag, and how AgentX writes it.
+
+        What nearly every one is goes by the short way: one-octet lengths, sub-identifiers below 128, the network's order.
+        """
+        if varbind[1] < 0x80 and order.big:
             stop = 4 + varbind[3]
-        else:
-            inner, _ = ber.expect(varbind, 0, end, ber.SEQUENCE)
-            start, stop = ber.expect(varbind, inner, end, ber.OID)
-        rest = varbind[start + self._raw_size : stop]
-        name = self._root + (
-            _spread(rest) if rest.isascii() else packed(ber.decode_oid(varbind[start:stop]))[self._size :]
-        )
+            rest = varbind[4 + self._raw_size : stop]
+            if rest.isascii():
+                tag, size = varbind[stop], varbind[stop + 1]
+                contents = varbind[stop + 2 :]
+                low = bytearray(4 * len(rest))
+                low[3::4] = rest
+                if tag == ber.OCTETS:
+                    return tag, self._head(tag, len(rest)) + low + _SIZES[size] + contents + _PADDING[size & 3]
+                if tag == ber.COUNTER32 or tag == ber.UNSIGNED32 or tag == ber.TIMETICKS:
+                    return tag, self._head(tag, len(rest)) + low + contents[-4:].rjust(4, b"\0")
+                return tag, self._head(tag, len(rest)) + low + value_of_ber(tag, contents, order)
+        end = len(varbind)
+        inner, _ = ber.expect(varbind, 0, end, ber.SEQUENCE)
+        start, stop = ber.expect(varbind, inner, end, ber.OID)
+        name = packed(ber.decode_oid(varbind[start:stop]))
         tag, start, stop = ber.tlv(varbind, stop, end)
-        return name, tag, write_binding(name, tag, value_of_ber(tag, varbind[start:stop], order), order)
+        return tag, write_binding(name, tag, value_of_ber(tag, varbind[start:stop], order), order)
+
+    def _head(self, tag: int, count: int) -> bytes:
+        """What a variable binding begins with whose name has so many sub-identifiers below the root."""
+        head = self._heads.get(tag << 8 | count)
+        if head is None:
+            whole = write_binding(self._root + bytes(4 * count), tag, b"", BIG)
+            head = self._heads[tag << 8 | count] = whole[: len(whole) - 4 * count]
+        return head
 
     def _get(self, wanted: Range, order: Order) -> tuple[int, bytes]:
         """The tag and the variable binding of exactly this name, an exception included."""
         name = wanted[0]
         if not name.startswith(self._root) or name == self._root:
             return 0x80, write_binding(name, 0x80, b"", order)
-        _, tag, found = self._translated(self._store.get(self._raw(name)), order)
-        return tag, found
+        return self._translated(self._store.get(self._raw(name)), order)
 
     def _next(self, wanted: Range, order: Order) -> tuple[bytes, bytes, Cells | None, int]:
         """The first instance in the range: (name, variable binding, its place in the store). None: there is none."""
@@ -114,7 +135,8 @@ class Lookup:
     ) -> tuple[bytes, bytes, Cells | None, int]:
         """What is there if it lies before the range's end, else endOfMibView with an empty name."""
         if place is not None:
-            name, _, found = self._translated(place[0], order)
+            _, found = self._translated(place[0], order)
+            name = found[8 : 8 + 4 * found[4]] if order.big else read_name(found, 4, len(found), order)[0]
             if not wanted[2] or name < wanted[2]:
                 return name, found, place[1], place[2]
         return b"", write_binding(wanted[0], 0x82, b"", order), None, 0

@@ -25,8 +25,10 @@ MAX_PAYLOAD = 1 << 20  # octets; 5,000 search ranges of the longest names
 NON_DEFAULT_CONTEXT = 0x08
 NETWORK_BYTE_ORDER = 0x10
 
-_INTERNET = struct.pack(">4I", 1, 3, 6, 1)  # what a prefix octet stands for, with that octet as the fifth
+# What a prefix octet stands for: 1.3.6.1 and itself.
+_PREFIXES = tuple(struct.pack(">5I", 1, 3, 6, 1, prefix) for prefix in range(256))
 _FLAT = struct.Struct("BBBB")
+NO_END = bytes(4)  # the null object identifier, as the end of a search range
 
 
 class Kind(IntEnum):
@@ -172,7 +174,7 @@ def read_name(data: bytes, pos: int, end: int, order: Order) -> tuple[bytes, boo
     if prefix:
         if count + 5 > ber.MAX_SUBIDS:
             raise AgentxError(f"object identifier of {count + 5} sub-identifiers")
-        name = _INTERNET + prefix.to_bytes(4, "big") + name
+        name = _PREFIXES[prefix] + name
     return name, include != 0, stop
 
 
@@ -197,6 +199,10 @@ def read_ranges(data: bytes, pos: int, end: int, order: Order) -> list[Range]:
     ranges: list[Range] = []
     while pos < end:
         start, include, pos = read_name(data, pos, end, order)
+        if data[pos : pos + 4] == NO_END and pos + 4 <= end:
+            pos += 4
+            ranges.append((start, include, b""))
+            continue
         stop, _, pos = read_name(data, pos, end, order)
         ranges.append((start, include, stop))
     return ranges
@@ -276,9 +282,6 @@ def subids(name: bytes) -> ber.Oid:
 def write_name(name: bytes, order: Order, include: bool = False) -> bytes:
     """An Object Identifier."""
     return _FLAT.pack(len(name) >> 2, 0, include, 0) + (name if order.big else _turned(name))
-
-
-NO_END = _FLAT.pack(0, 0, 0, 0)  # the null object identifier
 
 
 def write_octets(octets: bytes, order: Order) -> bytes:
