@@ -390,7 +390,9 @@ def _judge_agentx(snmp: Section, context: Context) -> None:
         if snmp.good("listen") and not snmp["listen"]:
             context.tell(snmp, ["listen"], "is empty, and agentx is not given: nobody could ask this agent anything")
         if snmp["agentx_access"] == "operate":
-            context.tell(snmp, ["agentx_access"], "is operate, but agentx is not given; name the master, or leave it out")
+            context.tell(
+                snmp, ["agentx_access"], "is operate, but agentx is not given; name the master, or leave it out"
+            )
     elif (
         master.startswith("tcp:")
         and not ipaddress.ip_address(split_endpoint(master[4:])[0]).is_loopback
