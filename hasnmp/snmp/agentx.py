@@ -30,8 +30,8 @@ from hasnmp.snmp.agentx_pdu import AgentxError, Header, Kind, Reason, write_octe
 from hasnmp.snmp.ber import Oid
 from hasnmp.snmp.listener import split_address
 from hasnmp.snmp.objects import Syntax, Value
-from hasnmp.snmp.responder import ErrorStatus
-from hasnmp.snmp.sets import Assignment, SetError, Status
+from hasnmp.snmp.pdus import ErrorStatus
+from hasnmp.snmp.sets import SetError, Status
 
 READ_SIZE = 65536
 PDUS_A_WAKE = 16  # then the loop's other work has its turn
@@ -55,16 +55,16 @@ class Times:
 
 
 class Sets(Protocol):
-    """Who carries a SET out."""
+    """Who carries a SET out. What test() gives is what the other two are given."""
 
-    def test(self, assignments: list[Assignment]) -> None:
+    def test(self, bindings: list[pdu.Binding]) -> Any:
         """Raises SetError: it can't be done."""
 
-    def commit(self, assignments: list[Assignment], done: Done) -> None:
+    def commit(self, tested: Any, done: Done) -> None:
         """Do it; `done` is called when it is accepted or not."""
 
-    def undo(self, assignments: list[Assignment]) -> bool:
-        """Take back what commit() did. False: that is not possible."""
+    def undo(self, tested: Any, done: Callable[[bool], None]) -> None:
+        """Take back what commit() did; `done` is told whether nothing of it is left."""
 
 
 class Lost(Exception):
@@ -75,7 +75,7 @@ class Lost(Exception):
 class _Transaction:
     """A SET in its phases. status: what became of its commit; None: that is not known yet."""
 
-    assignments: list[Assignment]
+    tested: Any
     begun: bool = False
     status: int | None = None
     index: int = 0
@@ -493,8 +493,9 @@ class Subagent:
         key = (header.session, header.transaction)
         self._transactions.pop(key, None)
         try:
-            assignments = [self._assignment(position, *binding) for position, binding in enumerate(bindings, 1)]
-            self._sets.test(assignments)
+            if not self._operate:
+                raise SetError(1, Status.NO_ACCESS, "agentx_access is read")
+            tested = self._sets.test(bindings)
         except SetError as refused:
             self._log.info("set_refused", requester="agentx", reason=str(refused))
             self._send(pdu.write_response(header, refused.status, refused.position))
@@ -505,20 +506,8 @@ class Subagent:
             return
         while len(self._transactions) >= MAX_TRANSACTIONS:
             del self._transactions[next(iter(self._transactions))]
-        self._transactions[key] = _Transaction(assignments)
+        self._transactions[key] = _Transaction(tested)
         self._send(pdu.write_response(header, 0, 0))
-
-    def _assignment(self, position: int, name: bytes, tag: int, value: ber.Value) -> Assignment:
-        """Raises SetError, in the order of RFC 3416 section 4.2.5."""
-        if not self._operate:
-            raise SetError(position, Status.NO_ACCESS, "agentx_access is read")
-        found = self._lookup.column(name)
-        if found is None or not found[0].target.write:
-            raise SetError(position, Status.NOT_WRITABLE, "no object that can be written")
-        column, index = found
-        if tag != column.syntax or value is None:
-            raise SetError(position, Status.WRONG_TYPE, f"{column.target.name} takes {column.target.syntax.name}")
-        return Assignment(column.target, index, tag, value)
 
     def _commit(self, header: Header) -> None:
         """CommitSet (section 7.2.4.2): answered when the engine has taken it."""
@@ -539,18 +528,23 @@ class Subagent:
             if self._socket is connection:
                 self._send(_committed(header, status, index))
 
-        self._sets.commit(one.assignments, done)
+        self._sets.commit(one.tested, done)
 
     def _undo(self, header: Header) -> None:
         """UndoSet (section 7.2.4.3), which also comes after a commit of our own that failed."""
         one = self._transactions.pop((header.session, header.transaction), None)
+        connection = self._socket
+
+        def done(undone: bool) -> None:
+            if self._socket is connection:
+                self._send(pdu.write_response(header, 0 if undone else ErrorStatus.UNDO_FAILED, 0 if undone else 1))
+
         if one is None or (one.begun and (one.status is None or one.status in _MAY_HAVE_BEGUN)):
-            undone = False
+            done(False)
         elif one.begun and one.status == ErrorStatus.NO_ERROR:
-            undone = self._sets.undo(one.assignments)
+            self._sets.undo(one.tested, done)
         else:
-            undone = True
-        self._send(pdu.write_response(header, 0 if undone else ErrorStatus.UNDO_FAILED, 0 if undone else 1))
+            done(True)
 
 
 # After these the engine may have done a part of it: a command before the refused one, or one that it has not answered.

@@ -10,7 +10,7 @@ from hasnmp.snmp import ber
 from hasnmp.snmp.agentx_pdu import BIG, Kind, Order, Range, packed, read_name, subids, value_of_ber, write_binding
 from hasnmp.snmp.ber import Oid
 from hasnmp.snmp.cells import Cells, Store
-from hasnmp.snmp.responder import ErrorStatus
+from hasnmp.snmp.pdus import ErrorStatus
 
 # Octets of an answer's variable bindings. A GetBulk gives as many as fit (section 7.2.3.3 allows fewer than asked).
 ROOM = 60_000
@@ -61,10 +61,9 @@ class Lookup:
             out.append(found)
         return b"".join(out)
 
-    def column(self, name: bytes) -> tuple[Cells, Oid] | None:
-        """The object that a name is an instance of, and the sub-identifiers of the instance; None: none of ours."""
-        column = self._store.column(self._raw(name)) if name.startswith(self._root) else None
-        return (column, subids(name)[len(column.oid) :]) if column is not None else None
+    def raw(self, name: bytes) -> bytes | None:
+        """A name in BER; None: it is not in our region."""
+        return self._raw(name) if name.startswith(self._root) else None
 
     def _raw(self, name: bytes) -> bytes:
         """A name below the root in BER."""
@@ -112,7 +111,8 @@ class Lookup:
         name = wanted[0]
         if not name.startswith(self._root) or name == self._root:
             return 0x80, write_binding(name, 0x80, b"", order)
-        return self._translated(self._store.get(self._raw(name)), order)
+        raw = self._raw(name)
+        return self._translated(self._store.find(raw) or self._store.missing(raw), order)
 
     def _next(self, wanted: Range, order: Order) -> tuple[bytes, bytes, Cells | None, int]:
         """The first instance in the range: (name, variable binding, its place in the store). None: there is none."""

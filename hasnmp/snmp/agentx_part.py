@@ -6,56 +6,74 @@ sysUpTime, and the times in our rows (TimeStamp, RFC 2579) must count from the s
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.settings import Snmp
-from hasnmp.snmp import objects, sets
-from hasnmp.snmp.access import Principal
+from hasnmp.snmp import ber, objects, sets
+from hasnmp.snmp.access import PUBLIC, Principal
 from hasnmp.snmp.agentx import Done, Notice, Subagent
 from hasnmp.snmp.agentx_lookup import Lookup
+from hasnmp.snmp.agentx_pdu import Binding
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.oids import ROOT
-from hasnmp.snmp.responder import SetRequest, Setter
-from hasnmp.snmp.sets import Assignment
+from hasnmp.snmp.pdus import Requests
+from hasnmp.snmp.sets import Assignment, SetError
+from hasnmp.snmp.setting import SetRequest, Setting, Tested
 from hasnmp.snmp.standard import CAPABILITIES
 
 NOTICES_WAITING = 1000
 ANOTHER_CLOCK_S = 1.0  # a smaller difference is how long the master's answer took
 
 
+# Whoever the master let in: AgentX does not say who that is.
+_PRINCIPAL = Principal("agentx", PUBLIC, PUBLIC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A SET that passed its TestSet."""
+
+    assignments: list[Assignment]
+    plan: Tested
+
+
 class AgentxPart:
-    """reader: what is known, for a sysUpTime that was 0 at this time of CLOCK_BOOTTIME. take_set: the agent's queue.
-    set_spin_lock: take a spin lock back. lost: told how many notifications had to be dropped."""
+    """reader: what is known, for a sysUpTime that was 0 at this time of CLOCK_BOOTTIME. setting: where the agent's SETs are
+    done. failed: told of an object whose read raised. lost: told how many notifications had to be dropped."""
 
     def __init__(
         self,
         settings: Snmp,
         node: str,
         reader: Callable[[int], Reader],
-        take_set: Setter,
-        set_spin_lock: Callable[[int], None],
+        setting: Setting,
+        failed: Callable[[Exception], None],
         lost: Callable[[int], None],
         log: Any,
     ) -> None:
-        self._settings = settings
+        self._address = settings.agentx
         self._reader = reader
-        self._take_set = take_set
-        self._set_spin_lock = set_spin_lock
+        self._setting = setting
+        self._undoing: set[asyncio.Task[None]] = set()
         self._tell_lost = lost
         self._numbers = itertools.count(1)
         self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._waiting: deque[Notice] = deque()
         self._dropped = 0
         self.store = Store(objects.SCALARS, objects.TABLES, self._read)
+        self._requests = Requests(self.store, failed)
+        self._lookup = Lookup(self.store, ROOT)
         capability = next(text for oid, text in CAPABILITIES if oid == ROOT).decode()
         self._subagent = Subagent(
             settings.agentx, settings.agentx_access == "operate", f"hasnmp {node}", ROOT, capability,
-            Lookup(self.store, ROOT), self, self._uptime, lambda: self._boot_ns, self, log,
+            self._lookup, self, self._uptime, lambda: self._boot_ns, self, log,
         )  # fmt: skip
         self.run = self._subagent.run
 
@@ -70,26 +88,34 @@ class AgentxPart:
 
     # ------------------------------------------------------------------------------------------------------ SETs
 
-    def test(self, assignments: list[Assignment]) -> None:
+    def test(self, bindings: list[Binding]) -> _Tested:
         self.store.begin()
-        sets.plan(self._read(), assignments)
+        assignments = self._requests.assignments(
+            [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], None
+        )
+        return _Tested(assignments, self._setting.test(assignments))
 
-    def commit(self, assignments: list[Assignment], done: Done) -> None:
+    def _binding(self, position: int, name: bytes, tag: int, value: ber.Value) -> tuple[bytes, int, bytes]:
+        raw = self._lookup.raw(name)
+        if raw is None:
+            raise SetError(position, sets.Status.NOT_WRITABLE, "not in our region")
+        encoded = ber.encode_value(tag, value) if tag < 0x80 else ber.NULL_VALUE
+        _, start, stop = ber.tlv(encoded, 0, len(encoded))
+        return raw, tag, encoded[start:stop]
+
+    def commit(self, tested: _Tested, done: Done) -> None:
         """Tested once more in its turn: since the TestSet another may have passed the spin lock, or a node have died."""
         # AgentX does not say which request of which manager this is, so none is taken for the repetition of another.
-        address = self._settings.agentx
-        identity = (address, "agentx", next(self._numbers), b"")
-        self._take_set(SetRequest(assignments, Principal("agentx", True), address, identity), done)
+        identity = (self._address, "agentx", next(self._numbers), b"")
+        self._setting.take(SetRequest(tested.assignments, _PRINCIPAL, self._address, identity), done)
 
-    def undo(self, assignments: list[Assignment]) -> bool:
-        """What the engine was given to do is not taken back; a spin lock alone is, if nobody took it further."""
-        if any(one.target.name != "haActionSpinLock" for one in assignments):
-            return False
-        for one in assignments:
-            assert isinstance(one.value, int)  # test() saw to it
-            if self._read().spin_lock == one.value + 1 & 0x7FFFFFFF:
-                self._set_spin_lock(one.value)
-        return True
+    def undo(self, tested: _Tested, done: Callable[[bool], None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._take_back(tested, done))
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+    async def _take_back(self, tested: _Tested, done: Callable[[bool], None]) -> None:
+        done(await self._setting.take_back(tested.plan, _PRINCIPAL.tag, self._address))
 
     # --------------------------------------------------------------------------------------------- notifications
 

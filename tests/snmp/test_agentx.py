@@ -189,14 +189,14 @@ def test_what_the_engine_refuses_fails_to_be_committed(agent: AgentProcess, mast
     result = master.run("snmpset", WRITER, INHIBIT, "i", "1")
     assert "Reason: commitFailed" in result.stderr
     assert len(engine.commands) == 1
-    engine.verdicts = [CommandState.ACCEPTED, CommandState.REFUSED]  # the first of two is begun, and is not taken back
+    engine.verdicts = [CommandState.ACCEPTED, CommandState.REFUSED]  # the first of two is begun, and taken back
     result = master.run("snmpset", WRITER, INHIBIT, "i", "1", cell("haGroupInhibit", "web"), "i", "1")
-    assert "Reason: undoFailed" in result.stderr
-    assert len(engine.commands) == 3
+    assert "Reason: commitFailed" in result.stderr
+    assert [command["verb"] for command in engine.commands[1:]] == [Verb.INHIBIT, Verb.INHIBIT, Verb.PERMIT]
     engine.verdict = None  # an engine that says nothing at all, as one that is stopped: it may yet do it
     result = master.run("snmpset", WRITER, INHIBIT, "i", "1", seconds=2)
     assert "Reason: undoFailed" in result.stderr
-    assert len(engine.commands) == 4
+    assert len(engine.commands) == 5
 
 
 def test_a_set_that_fails_elsewhere_is_not_begun(agent: AgentProcess, master: Snmpd, engine: FakeEngine) -> None:
@@ -208,7 +208,7 @@ def test_a_set_that_fails_elsewhere_is_not_begun(agent: AgentProcess, master: Sn
 
 
 def test_undo(agent: AgentProcess, master: Snmpd, engine: FakeEngine) -> None:
-    """Another subagent fails when ours has committed: the spin lock goes back, and of a command we say that it can't."""
+    """Another subagent fails when ours has committed: what is a register goes back, and of a move we say that it can't."""
     other = OtherSubagent(master.socket)
     try:
         theirs = dotted(other.OBJECT)
@@ -218,9 +218,15 @@ def test_undo(agent: AgentProcess, master: Snmpd, engine: FakeEngine) -> None:
         assert 10 in other.phases  # UndoSet
         assert master.ask("snmpget", [*COMMUNITY, "-Oqv"], SPIN_LOCK) == lock
         assert not engine.commands
-        result = master.run("snmpset", WRITER, INHIBIT, "i", "1", theirs, "i", "1")
+        result = master.run("snmpset", WRITER, SPIN_LOCK, "i", lock, INHIBIT, "i", "1", theirs, "i", "1")
+        assert "Reason: commitFailed" in result.stderr, result.stderr
+        assert [command["verb"] for command in engine.commands] == [Verb.INHIBIT, Verb.PERMIT]
+        assert master.ask("snmpget", [*COMMUNITY, "-Oqv"], SPIN_LOCK) == lock
+        result = master.run(
+            "snmpset", WRITER, ACTION, "i", str(int(Verb.FAILOVER)), TARGET, "s", "web", theirs, "i", "1"
+        )
         assert "Reason: undoFailed" in result.stderr, result.stderr
-        assert len(engine.commands) == 1
+        assert len(engine.commands) == 3
     finally:
         other.close()
 
