@@ -146,9 +146,10 @@ PROFILES |= {
     "kept exchanged": _kept({"disk_exchanged": 1}, (1, 2)),
     "exchanged": _aimed({"disk_exchanged_cold": 1, "disk_exchanged_cut": 1}, (1, 1), nodes=(2,)),
     "state lost cut": _aimed({"state_lost_cut": 1, "leave_cut": 1}, (1, 4)),
+    "state lost twice": _aimed({"state_lost_twice": 1}, (1, 2)),
 }  # fmt: skip
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
-    ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2),
+    ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
     ("rolled", 2),
 )  # fmt: skip

@@ -31,6 +31,8 @@ ONCE_BROKEN: tuple[tuple[int, str, str], ...] = (
     (217, "state lost cut", "a promise left for ever that was forgotten with the state file"),
     (355, "state lost cut", "a promise left for ever that was forgotten with the state file"),
     (69, "state lost cut", "the same, by a node whose own record on the disk was new"),
+    (107730, "state lost cut", "a node that had lost its state file, and had forgotten that in its next life"),
+    (163, "state lost twice", "the same"),
     (2152, "fence disks", "a token twice, where no record tells what a fenced node had used"),
 )
 
