@@ -258,8 +258,11 @@ def _snmp(snmp: Section) -> Snmp:
         for n in snmp["notify"]
     )
     plain = {
-        name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s", "backlog", "authentication_traps")
-    }
+        name: snmp[name]
+        for name in (
+            "listen", "allow_insecure_set", "alive_s", "backlog", "authentication_traps", "agentx", "agentx_access",
+        )
+    }  # fmt: skip
     return Snmp(
         users=users,
         communities=communities,

@@ -7,7 +7,20 @@ depends on another key, the row has None and says so; `config.py` completes it.
 from __future__ import annotations
 
 from hasnmp.config_fence import DEVICE, FENCE_KEYS, FSTYPE, LEVELS, MOUNT_OPTIONS, WATCHDOG
-from hasnmp.config_kinds import COMMAND, DIRECTORY, INTERFACE, IP, LISTEN, NETWORK, PATH, RECEIVER, SOCKET, URL, secret
+from hasnmp.config_kinds import (
+    COMMAND,
+    DIRECTORY,
+    INTERFACE,
+    IP,
+    LISTEN,
+    MASTER,
+    NETWORK,
+    PATH,
+    RECEIVER,
+    SOCKET,
+    URL,
+    secret,
+)
 from hasnmp.config_read import (
     BOOL,
     RAW,
@@ -210,7 +223,7 @@ THROTTLE = section(
 )
 
 SNMP = section(
-    Key("listen", list_of(LISTEN, 1, 16, unique=True), ("127.0.0.1:1161",), "where the agent answers"),
+    Key("listen", list_of(LISTEN, 0, 16, unique=True), ("127.0.0.1:1161",), "where the agent answers; [] needs agentx"),
     Key("views", named(VIEW, NAME, 0, 32), None, "parts of the MIB, for users and communities"),
     Key("users", list_of(USER, 0, 64), (), "SNMPv3 users"),
     Key("communities", list_of(LISTENERS, 0, 64), (), "SNMPv2c communities"),
@@ -220,7 +233,8 @@ SNMP = section(
     Key("alive_s", integer(0, 86_400), 0, "a periodic `alive` notification; 0 = none"),
     Key("throttle", THROTTLE, None, "what holds a storm of notifications back"),
     Key("backlog", integer(10, 100_000), 10_000, "notifications kept for a receiver that is away; then the oldest give way"),
-    Key("agentx", absent("AgentX is", "leave it out: `listen` answers by itself, or behind snmpd's `proxy`"), None, ""),
+    Key("agentx", MASTER, "", "be a subagent of the host's snmpd (RFC 2741), beside `listen` or with listen: [] instead"),
+    Key("agentx_access", choice("read", "operate"), "read", "operate: the master may SET, for whomever its own rules let"),
 )
 
 EVENTS = section(Key("keep", integer(10, 100_000), 1000, "events kept, over restarts too"))

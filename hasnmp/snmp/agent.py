@@ -24,11 +24,15 @@ from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
 from hasnmp.snmp import access_tables, identity, objects, receivers, standard
 from hasnmp.snmp.access import Communities
+from hasnmp.snmp.agentx_outlet import NAME as AGENTX
+from hasnmp.snmp.agentx_outlet import AgentxOutlet
+from hasnmp.snmp.agentx_part import AgentxPart
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.kept import Kept
 from hasnmp.snmp.listener import Listener
 from hasnmp.snmp.notifier import COLD_START, WARM_START, Notifier, counter_names, receiver_names
 from hasnmp.snmp.objects import Reader
+from hasnmp.snmp.outlet import Figures, Surroundings
 from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.responder import Responder
 from hasnmp.snmp.setting import Setting
@@ -54,7 +58,8 @@ class Agent:
         self._log = structlog.get_logger().bind(process="snmp", node=node)
         self._started_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         names = [f"snmp.{name}" for name in standard.COUNTER_NAMES]
-        more = counter_names(receiver_names(config.snmp.notify))
+        outlets = [*receiver_names(config.snmp.notify), *([AGENTX] if config.snmp.agentx else [])]
+        more = counter_names(outlets)
         self._kept = Kept(Path(config.run_dir) / f"{node}.snmp", [*names, *more], self._started_ns, warm)
         self._boot_ns = self._kept.started_ns  # sysUpTime 0
         self._parent = os.getppid()
@@ -88,7 +93,16 @@ class Agent:
         told = tuple(u for u in config.snmp.users if any(r.user == u.name for r in config.snmp.notify))
         originator = Engine(engine_id, boots, self._seconds, told, counters)
         self._notifier = Notifier(
-            config, node, originator, self._kept, self._log, self._reader, self._ticks, self._now_ns, self._own_event
+            config,
+            node,
+            originator,
+            self._kept,
+            self._log,
+            self._reader,
+            self._ticks,
+            self._now_ns,
+            self._own_event,
+            {AGENTX: self._agentx_outlet} if config.snmp.agentx else {},
         )
         board = receivers.Board(
             config.snmp, self._notifier.receivers, self._notifier.outlets, self._notifier.figures,
@@ -122,6 +136,15 @@ class Agent:
             time.monotonic,
             self._notifier.unauthentic,
         )
+        self._agentx: AgentxPart | None = None
+        if config.snmp.agentx:
+            outlet = self._notifier.outlets[AGENTX]
+            assert isinstance(outlet, AgentxOutlet)
+            self._agentx = AgentxPart(
+                config.snmp, node, self._reader, self.setting, self._read_failed, outlet, receivers.scalars(board),
+                receivers.tables(board), self._log,
+            )  # fmt: skip
+            self.store.twins.append(self._agentx.store)
         self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
 
     # ------------------------------------------------------------------------------------------------ its clock
@@ -137,11 +160,15 @@ class Agent:
     def _ticks(self) -> int:
         return (self._now_ns() - self._boot_ns) // 10_000_000 % (1 << 32)
 
-    def _reader(self) -> Reader:
+    def _reader(self, boot_ns: int = 0) -> Reader:
         return Reader(
-            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self.setting.spin_lock, self._config.events_keep,
+            self._mirror.view, boot_ns or self._boot_ns, self._now_ns(), self._fresh, self.setting.spin_lock,
+            self._config.events_keep,
             self._node,
         )  # fmt: skip
+
+    def _agentx_outlet(self, name: str, figures: Figures, around: Surroundings) -> AgentxOutlet:
+        return AgentxOutlet(name, figures, around, self._boot_ns)
 
     def _read_failed(self, error: Exception) -> None:
         self._log.error("object_read_failed", error=repr(error))
@@ -166,6 +193,8 @@ class Agent:
                 self._settle(),
             )
         ]
+        if self._agentx is not None:
+            self._tasks.append(loop.create_task(self._agentx.run()))
         if self._config.snmp.alive_s:
             self._tasks.append(loop.create_task(self._say_alive()))
         stop = loop.create_task(self._stop.wait())

@@ -121,6 +121,7 @@ class Store:
         self, scalars: Iterable[Scalar], tables: Iterable[TableDef], make_reader: Callable[[], Reader]
     ) -> None:
         self._make_reader = make_reader
+        self.twins: list[Store] = []  # stores of the same view for other readers; they are told of every change too
         self._reader: Reader | None = None
         self._by_view_table: dict[str, list[Rows]] = {}
         self._all: list[Rows] = []
@@ -164,11 +165,15 @@ class Store:
         for name in view_tables:
             for rows in self._by_view_table.get(name, ()):
                 rows.dirty = True
+        for twin in self.twins:
+            twin.changed(view_tables)
 
     def changed_all(self) -> None:
         """Everything may have changed: a snapshot came, or what is known became stale."""
         for rows in self._all:
             rows.dirty = True
+        for twin in self.twins:
+            twin.changed_all()
 
     def begin(self) -> None:
         """A request begins: one moment in time for all its values."""

@@ -141,7 +141,8 @@ snmp:
   allow_insecure_set: true
   alive_s: 60
   throttle: {same_within_ms: 0, per_minute: 1}
-  agentx: null
+  agentx: ../snmp/master
+  agentx_access: operate
 fencing: {test_every_s: 0, test_alarm_s: 7}
 watchdog: {device: /dev/wd, timeout_s: 3}
 hooks: []
@@ -206,7 +207,7 @@ log: {format: json, level: debug}
             (settings.SnmpUser("u", "sha256", "", "operate", view=web, write_view=one, networks=("192.0.2.0/24",)),),
             (settings.Community("admin", ("10.0.0.0/8", "2001:db8::/32", "192.0.2.9/32"), b"", "old", one, web),),
             (settings.Receiver("[2001:db8::5]:162", "3", "u"), settings.Receiver("192.0.2.5:162", "2c")),
-            True, 60, settings.Throttle(0, 1), (web, one),
+            True, 60, settings.Throttle(0, 1), (web, one), agentx="/etc/snmp/master", agentx_access="operate",
         ),
         control=settings.Control("/run/x/control.sock", "wheel"),
         events_keep=10,
