@@ -89,6 +89,7 @@ class Outlet:
 
     def close(self) -> None:
         """The process ends in order: whatever may still be said is said now."""
+        self.record()
 
     # ------------------------------------------------------------------------------------------- the queue
 
@@ -104,6 +105,8 @@ class Outlet:
         if self._wants(notification, names):
             self._push(notification)
             self.work()
+        else:
+            self._seen = notification.number  # or a lower floor would, one day, send what is long over
 
     def _wants(self, notification: Notification, names: list[Oid]) -> bool:
         return notification.rank >= self.floor and may_tell(self._view, names)

@@ -87,6 +87,7 @@ class UdpOutlet(Outlet):
     def close(self) -> None:
         self._stop_timer()
         self._wire.close()
+        super().close()
 
 
 @dataclass(slots=True)

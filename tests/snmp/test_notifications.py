@@ -486,3 +486,22 @@ def test_notifications_leave_from_an_address_of_the_nodes_own_and_not_from_a_gro
         lines = [line for line in output.read_text().splitlines() if TEXT in line]
         assert all(line.startswith("UDP: [127.0.0.5]:") for line in lines)
         assert any("|127.0.0.5|" in line for line in lines)  # SNMPv1's agent-addr
+
+
+def test_a_lower_floor_sends_nothing_that_was_below_the_old_one(tmp_path: Path) -> None:
+    port = free_port()
+    to = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret", type="inform", min_severity="major")
+    config = config_of(tmp_path, to)
+    with engine(tmp_path) as fake, trap_receiver(tmp_path, port) as output:
+        with running(config):
+            wait_for(lambda: count(output, standard.COLD_START))
+            fake.happen(an_event(6))
+            fake.happen(an_event(7, Kind.NODE_LOST, severity=Severity.MAJOR))
+            fake.happen(an_event(8))
+            wait_for(lambda: texts(output) == told(7))
+        lower = config_of(tmp_path, replace(to, min_severity="info"))
+        with running(lower, warm=True):
+            wait_for(lambda: count(output, standard.WARM_START))
+            fake.happen(an_event(9))
+            wait_for(lambda: texts(output)[-1:] == told(9))
+            assert texts(output) == told(7, 9)
