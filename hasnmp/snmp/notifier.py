@@ -141,6 +141,7 @@ class Notifier:
         """Hand out what is left from before, then say `first`: coldStart or warmStart."""
         if self._backlog is None:
             return
+        self._say_lost(0)  # and drop it: the first one that matters is not to be the slow one
         waiting = sorted(self._backlog.entries.values(), key=lambda n: n.number)
         self._backlog.forget()
         for outlet in self.outlets.values():

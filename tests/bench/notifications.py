@@ -40,7 +40,7 @@ from tests.snmp.snmp_lab import (
 )
 
 Goal = tuple[str, str, str, bool]
-ROUNDS, A_ROUND = 4, 25
+ROUNDS, A_ROUND, STARTS = 4, 25, 5
 GOAL_MS = 5.0
 PAUSE_S = 0.01
 # Each of its own, for snmptrapd keeps an engine's boots and time, and takes nothing from before them.
@@ -155,6 +155,11 @@ class Ours:
         self._fake.happen(event)
         return (self._seen.when(event.message, before) - begun) * 1000
 
+    def stop(self) -> None:
+        if self._agent is not None:
+            self._agent.stop()
+        wait_for(lambda: not self._fake.clients())
+
     def close(self) -> None:
         if self._agent is not None:
             self._agent.stop()
@@ -221,11 +226,16 @@ def _measure(kind: str) -> list[Goal]:
         ours = Ours(folder / "ours", kind, Receiver(address, to.version, to.user, to.community, to.type))
         stack.callback(ours.close)
         live = stack.enter_context(receiver(folder, port, [ours.engine_id, SNMPD_ENGINE, COMMAND_ENGINE]))
-        ours.start(live)
-        first = ours.tell()
+        firsts = []
+        for start in range(STARTS):
+            if start:
+                ours.stop()
+            ours.start(live)
+            firsts.append(ours.tell())
+        first = statistics.median(firsts)
         theirs = Snmpd(folder / "snmpd", sink.format(to=address, auth=AUTH, priv=PRIV, engine=SNMPD_ENGINE), live)
         stack.callback(theirs.close)
-        mine, snmpds, commands = [first], [], []
+        mine, snmpds, commands = [*firsts], [], []
         for _ in range(ROUNDS):
             for measure, numbers, times in (
                 (ours.tell, mine, A_ROUND),
@@ -239,11 +249,11 @@ def _measure(kind: str) -> list[Goal]:
     if commands:
         others += f", {arguments[0]} {statistics.median(commands):.1f}"
     print(
-        f"  {kind:11} hasnmp: median {median:.2f} ms, worst {max(mine):.2f}, the first after its start {first:.2f}; {others}"
+        f"  {kind:11} hasnmp: median {median:.2f} ms, worst {max(mine):.2f}, the first after a start {first:.2f}; {others}"
     )
     return [
         (f"{kind} to snmptrapd, median of {len(mine)} (medians: {others} ms)", f"{median:.2f} ms", "under 5 ms", median < GOAL_MS),
-        (f"{kind} to snmptrapd, the first after the agent's start", f"{first:.2f} ms", "under 5 ms", first < GOAL_MS),
+        (f"{kind} to snmptrapd, the first after the agent's start, median of {STARTS}", f"{first:.2f} ms", "under 5 ms", first < GOAL_MS),
     ]  # fmt: skip
 
 

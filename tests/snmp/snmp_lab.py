@@ -204,6 +204,8 @@ class FakeEngine:
                     message["target"], message.get("to", ""), message.get("reason", ""), verdict,
                 )  # fmt: skip
                 self._say({"type": "reply", "id": message["id"], "command": protocol.row_to_json(row)})
+        with self._lock, contextlib.suppress(ValueError):
+            self._clients.remove(client)
 
     def _stamp(self) -> None:
         self.view.now_ns, self.view.wall_ms = now_ns(), time.time_ns() // 1_000_000
