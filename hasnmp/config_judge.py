@@ -429,6 +429,12 @@ def _judge_receiver(receiver: Section, users: dict[str, int] | None, context: Co
         context.tell(
             receiver, [needed, "version"], f"missing, and version {version} has no default for it; allowed: {allowed}"
         )
+    if receiver["type"] == "inform" and version == "1":
+        context.tell(receiver, ["type"], "inform is not in SNMPv1; use version 2c or 3, or type: trap")
+    if receiver["type"] == "trap":
+        for key in ("timeout_ms", "retries"):
+            if key in receiver.lines:
+                context.tell(receiver, [key], "belongs to type inform, for nobody answers a trap; leave it out")
     user = receiver["user"]
     if version == "3" and users is not None and isinstance(user, str) and user not in users:
         known = ", ".join(users) or "none"

@@ -35,7 +35,8 @@ SUBTREES: dict[str, Oid] = {
     "haLinkTable": (*ROOT, 1, 4), "haGroupTable": (*ROOT, 1, 5), "haServiceTable": (*ROOT, 1, 6),
     "haArbiterTable": (*ROOT, 1, 7), "haFenceTable": (*ROOT, 1, 8), "haConfig": (*ROOT, 1, 9),
     "haStatistics": (*ROOT, 1, 10), "haEvents": (*ROOT, 1, 11), "haEventTable": (*ROOT, 1, 11, 3),
-    "haAlarms": (*ROOT, 1, 12), "haAlarmTable": (*ROOT, 1, 12, 2),
+    "haAlarms": (*ROOT, 1, 12), "haAlarmTable": (*ROOT, 1, 12, 2), "haNotify": (*ROOT, 1, 13),
+    "haReceiverTable": (*ROOT, 1, 13, 6),
 }  # fmt: skip
 
 

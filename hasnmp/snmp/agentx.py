@@ -99,6 +99,9 @@ class Notices(Protocol):
     def done(self, refused: str) -> None:
         """The master has the first one, or has refused it and would refuse it again: why."""
 
+    def connected(self, reason: str) -> None:
+        """The session is open ("", and it is ready), or why it is not any more."""
+
 
 def connect_to(address: str) -> tuple[socket.socket, Any]:
     """A non-blocking socket for a master's address, and what to connect it to: a path, unix:PATH or tcp:HOST:PORT."""
@@ -178,6 +181,7 @@ class Subagent:
                     await self._connect()
                     await self._open()
                     self._log.info("agentx_registered", master=self._address, session=self._session)
+                    self._notices.connected("")
                     failures = 0
                     told.clear()
                     await self._attend()
@@ -185,6 +189,7 @@ class Subagent:
                     wait_s = self._times.retry[min(failures, len(self._times.retry) - 1)]
                     failures += 1
                     reason = str(error) or repr(error)
+                    self._notices.connected(reason)
                     if reason not in told:
                         told.add(reason)
                         self._log.warning("agentx_master_lost", master=self._address, reason=reason, retry_s=wait_s)

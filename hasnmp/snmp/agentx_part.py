@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +16,18 @@ from typing import Any
 from hasnmp.settings import Snmp
 from hasnmp.snmp import ber, objects, sets
 from hasnmp.snmp.access import PUBLIC, Principal
-from hasnmp.snmp.agentx import Done, Notice, Subagent
+from hasnmp.snmp.agentx import Done, Subagent
 from hasnmp.snmp.agentx_lookup import Lookup
+from hasnmp.snmp.agentx_outlet import AgentxOutlet
 from hasnmp.snmp.agentx_pdu import Binding
 from hasnmp.snmp.cells import Store
-from hasnmp.snmp.objects import Reader
+from hasnmp.snmp.objects import Reader, Scalar, TableDef
 from hasnmp.snmp.oids import ROOT
 from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.sets import Assignment, SetError
 from hasnmp.snmp.setting import SetRequest, Setting, Tested
 from hasnmp.snmp.standard import CAPABILITIES
 
-NOTICES_WAITING = 1000
 ANOTHER_CLOCK_S = 1.0  # a smaller difference is how long the master's answer took
 
 
@@ -46,7 +45,8 @@ class _Tested:
 
 class AgentxPart:
     """reader: what is known, for a sysUpTime that was 0 at this time of CLOCK_BOOTTIME. setting: where the agent's SETs are
-    done. failed: told of an object whose read raised. lost: told how many notifications had to be dropped."""
+    done. failed: told of an object whose read raised. outlet: where notifications for the master wait. more: objects of
+    HASNMP-MIB beside those of objects.py."""
 
     def __init__(
         self,
@@ -55,27 +55,27 @@ class AgentxPart:
         reader: Callable[[int], Reader],
         setting: Setting,
         failed: Callable[[Exception], None],
-        lost: Callable[[int], None],
+        outlet: AgentxOutlet,
+        more_scalars: tuple[Scalar, ...],
+        more_tables: tuple[TableDef, ...],
         log: Any,
     ) -> None:
         self._address = settings.agentx
         self._reader = reader
         self._setting = setting
         self._undoing: set[asyncio.Task[None]] = set()
-        self._tell_lost = lost
         self._numbers = itertools.count(1)
         self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self._waiting: deque[Notice] = deque()
-        self._dropped = 0
-        self.store = Store(objects.SCALARS, objects.TABLES, self._read)
+        self.store = Store((*objects.SCALARS, *more_scalars), (*objects.TABLES, *more_tables), self._read)
         self._requests = Requests(self.store, failed)
         self._lookup = Lookup(self.store, ROOT)
         capability = next(text for oid, text in CAPABILITIES if oid == ROOT).decode()
         self._subagent = Subagent(
             settings.agentx, settings.agentx_access == "operate", f"hasnmp {node}", ROOT, capability,
-            self._lookup, self, self._uptime, lambda: self._boot_ns, self, log,
+            self._lookup, self, self._uptime, lambda: self._boot_ns, outlet, log,
         )  # fmt: skip
         self.run = self._subagent.run
+        outlet.attach(self._subagent.wake)
 
     def _read(self) -> Reader:
         return self._reader(self._boot_ns)
@@ -116,22 +116,3 @@ class AgentxPart:
 
     async def _take_back(self, tested: _Tested, done: Callable[[bool], None]) -> None:
         done(await self._setting.take_back(tested.plan, _PRINCIPAL.tag, self._address))
-
-    # --------------------------------------------------------------------------------------------- notifications
-
-    def notify(self, notice: Notice) -> None:
-        """Queue one; the oldest gives way when there are too many."""
-        if len(self._waiting) >= NOTICES_WAITING:
-            del self._waiting[1]  # the first may be on its way: it is removed when it is answered
-            self._dropped += 1
-        self._waiting.append(notice)
-        self._subagent.wake()
-
-    def first(self) -> Notice | None:
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._tell_lost(dropped)
-        return self._waiting[0] if self._waiting else None
-
-    def done(self, refused: str) -> None:
-        self._waiting.popleft()

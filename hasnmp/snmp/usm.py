@@ -180,9 +180,16 @@ class Engine:
         message.data, message.start, message.stop = data, start, stop
         return message
 
-    def send(self, message: Incoming, pdu: bytes, level: int) -> bytes:
-        """The answer to a message, at this security level (at most the one that it came with)."""
-        scoped = ber.encode(ber.SEQUENCE, ber.encode(ber.OCTETS, self.id) + b"\x04\x00" + pdu)
+    def send(
+        self, message: Incoming, pdu: bytes, level: int, reportable: bool = False, context: bytes | None = None
+    ) -> bytes:
+        """The answer to a message, at this security level (at most the one that it came with).
+
+        For a notification `message` is made up: its msg_id and user count. reportable: the receiver may answer by a Report,
+        as an inform's may. context: contextEngineID, if not this engine's.
+        """
+        named = self.id if context is None else context
+        scoped = ber.encode(ber.SEQUENCE, ber.encode(ber.OCTETS, named) + b"\x04\x00" + pdu)
         user, proven = message.user, level > NO_AUTH
         seconds = self.seconds()
         salt, blank = b"", b""
@@ -201,7 +208,7 @@ class Engine:
         header = ber.encode(
             ber.SEQUENCE,
             ber.encode_integer(message.msg_id) + ber.encode_integer(MAX_MESSAGE)
-            + ber.encode(ber.OCTETS, bytes((_FLAGS[level],))) + ber.encode_integer(USM),
+            + ber.encode(ber.OCTETS, bytes((_FLAGS[level] | 4 * reportable,))) + ber.encode_integer(USM),
         )  # fmt: skip
         security = ber.encode(ber.OCTETS, ber.encode(ber.SEQUENCE, params + privacy))
         whole = ber.encode(ber.SEQUENCE, b"\x02\x01\x03" + header + security + scoped)

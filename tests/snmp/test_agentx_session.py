@@ -329,6 +329,9 @@ class Waiting:
     def first(self) -> Notice | None:
         return self.notices[0] if self.notices else None
 
+    def connected(self, reason: str) -> None:
+        pass
+
     def done(self, refused: str) -> None:
         self.notices.pop(0)
         self.refused.append(refused)
