@@ -178,11 +178,11 @@ class Snmp:
     allow_insecure_set: bool = False
     alive_s: int = 0
     throttle: Throttle = Throttle()
-    backlog: int = 10_000  # notifications kept for a receiver that is away
-    authentication_traps: bool = False  # snmpEnableAuthenTraps
     views: tuple[MibView, ...] = ()
     agentx: str = ""  # the master of the host that this agent is a subagent of: a path, or tcp:ADDRESS:PORT; "": none
     agentx_access: str = "read"  # "read" | "operate": what that master may ask for, whoever asks it
+    backlog: int = 10_000  # notifications kept for a receiver that is away
+    authentication_traps: bool = False  # snmpEnableAuthenTraps
 
 
 @dataclass(frozen=True, slots=True)

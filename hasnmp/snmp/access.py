@@ -204,4 +204,13 @@ def notify_view(settings: Snmp, receiver: Receiver) -> View:
 
 def may_tell(view: View, names: list[Oid]) -> bool:
     """Is all of a notification - its snmpTrapOID and its variables - in the view?"""
-    return all(view.has(name) for name in names)
+    return all(_sees(view, name) for name in names)
+
+
+def _sees(view: View, name: Oid) -> bool:
+    whole = _covers(view, name[:-1])
+    return view.has(name) if whole is None else whole
+
+
+# Mostly a whole column is in a view, or nothing of it.
+_covers = lru_cache(maxsize=1024)(View.covers)

@@ -241,7 +241,10 @@ class Agent:
             try:
                 reader, self._writer = await asyncio.open_unix_connection(self._socket, limit=MAX_SERVER_LINE)
                 while line := await reader.readline():
-                    self._take(protocol.decode(line))
+                    message = protocol.decode(line)
+                    self._take(message)
+                    if message["type"] == "event":
+                        await asyncio.sleep(0)  # in a storm of notifications requests get their turn between them
                     failures = 0
             except (OSError, ProtocolError, ValueError) as error:  # ValueError: a line beyond the limit
                 if not failures:

@@ -25,6 +25,7 @@ from hasnmp.snmp.notification import (
     FLOORS,
     SNMP_TRAPS,
     Notification,
+    Oid,
     encode_variables,
     enterprise_binding,
     rank,
@@ -183,7 +184,7 @@ class Notifier:
 
     def standard(self, oid: tuple[int, ...], urgency: int = ALWAYS) -> None:
         """One of SNMPv2-MIB's own notifications: it passes the throttle."""
-        self._put(Notification(0, oid, self._ticks(), enterprise_binding(), urgency))
+        self._put(Notification(0, oid, self._ticks(), enterprise_binding(), urgency), [oid])
 
     def unauthentic(self, host: str) -> None:
         """A request from there was not authentic. One notification for many: a flood must not become another one."""
@@ -198,18 +199,19 @@ class Notifier:
             f"{count} notifications for this receiver were dropped while it was away, the oldest of more than "
             f"{self._config.snmp.backlog}; the event table has the events"
         )
-        return self._encode(self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text))
+        return self._encode(self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text))[0]
 
-    def _encode(self, event: EventRow) -> Notification:
+    def _encode(self, event: EventRow) -> tuple[Notification, list[Oid]]:
+        """A notification, and notification.names(), which are at hand here."""
         oid, variables = notification_varbinds(event, self._make_reader(), self._config.cluster)
-        return Notification(0, oid, self._ticks(), encode_variables(variables), rank(event))
+        names = [oid, *(name for name, _, _ in variables)]
+        return Notification(0, oid, self._ticks(), encode_variables(variables), rank(event)), names
 
-    def _put(self, notification: Notification) -> None:
+    def _put(self, notification: Notification, names: list[Oid]) -> None:
         backlog = self._backlog
         if backlog is None:
             return
         numbered = backlog.add(notification)
-        names = numbered.names()
         for outlet in self.outlets.values():
             outlet.put(numbered, names)
         waiting = sum(len(outlet.queue) for outlet in self.outlets.values())
@@ -231,7 +233,7 @@ class Notifier:
         """Send what the throttle lets through, and come back when it may let through more."""
         for event in events:
             try:
-                self._put(self._encode(event))
+                self._put(*self._encode(event))
             except Exception as error:  # one event that can't be said must not cost the agent its life
                 self._log.error("notification_failed", kind=event.kind, error=repr(error))
         throttle = self.throttle

@@ -43,7 +43,8 @@ Goal = tuple[str, str, str, bool]
 ROUNDS, A_ROUND = 4, 25
 GOAL_MS = 5.0
 PAUSE_S = 0.01
-SNMPD_ENGINE = "80007ed905736e6d7064"
+# Each of its own, for snmptrapd keeps an engine's boots and time, and takes nothing from before them.
+SNMPD_ENGINE, COMMAND_ENGINE = "80007ed905736e6d7064", "80007ed905736e6d7065"
 WRONG = v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))]), b"wrong")
 
 # What is sent: the receiver of hasnmp, snmpd's line for it, the command's arguments.
@@ -56,7 +57,7 @@ KINDS: dict[str, tuple[Receiver, str, list[str]]] = {
     ),
     "v3 trap": (
         Receiver("", "3", user="noc"), "trapsess -v3 -e 0x{engine} -u noc -a SHA-256 -A {auth} -x AES -X {priv} -l authPriv {to}",
-        ["snmptrap", "-v3", "-e", f"0x{SNMPD_ENGINE}", "-u", "noc", "-a", "SHA-256", "-A", AUTH, "-x", "AES", "-X", PRIV,
+        ["snmptrap", "-v3", "-e", f"0x{COMMAND_ENGINE}", "-u", "noc", "-a", "SHA-256", "-A", AUTH, "-x", "AES", "-X", PRIV,
          "-l", "authPriv"],
     ),
     "v3 inform": (
@@ -167,7 +168,7 @@ class Snmpd:
         folder.mkdir()
         self._seen = seen
         self._port = free_port()
-        settings = folder / "snmpd.conf"
+        settings = folder / "settings"
         settings.write_text(f"rocommunity look\nauthtrapenable 1\nexactEngineID 0x{SNMPD_ENGINE}\n{sink}\n")
         self._process = subprocess.Popen(
             ["snmpd", "-f", "-Lf", str(folder / "log"), "-C", "-c", str(settings), "-I", "-diskio", f"127.0.0.1:{self._port}"],
@@ -219,7 +220,7 @@ def _measure(kind: str) -> list[Goal]:
         address = f"127.0.0.1:{port}"
         ours = Ours(folder / "ours", kind, Receiver(address, to.version, to.user, to.community, to.type))
         stack.callback(ours.close)
-        live = stack.enter_context(receiver(folder, port, [ours.engine_id, SNMPD_ENGINE]))
+        live = stack.enter_context(receiver(folder, port, [ours.engine_id, SNMPD_ENGINE, COMMAND_ENGINE]))
         ours.start(live)
         first = ours.tell()
         theirs = Snmpd(folder / "snmpd", sink.format(to=address, auth=AUTH, priv=PRIV, engine=SNMPD_ENGINE), live)
