@@ -176,6 +176,7 @@ class Communities:
         self._entries: dict[bytes, list[Principal]] = {}
         for community, principal in community_principals(settings):
             self._entries.setdefault(community.secret, []).append(principal)
+        self._find = lru_cache(maxsize=1024)(self._search)  # the same few managers ask all the time
 
     def known(self, secret: bytes) -> bool:
         """Is it a community of ours, from anywhere? (snmpInBadCommunityNames or snmpInBadCommunityUses)"""
@@ -183,6 +184,9 @@ class Communities:
 
     def find(self, secret: bytes, host: str) -> Principal | None:
         """The principal behind a community used from this address; None: nobody."""
+        return self._find(secret, host) if secret in self._entries else None
+
+    def _search(self, secret: bytes, host: str) -> Principal | None:
         best: Principal | None = None
         for principal in self._entries.get(secret, ()):
             if principal.admits(host) and (best is None or principal.operate):

@@ -11,7 +11,10 @@ import contextlib
 import gc
 import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ START_GRACE_S = 10.0  # but not while this node is only starting
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
+SWITCH_S = 0.001  # for how long at most a listener's thread keeps the loop waiting, or the other way round
 
 
 class Agent:
@@ -124,6 +128,8 @@ class Agent:
             self._reader,
         )
         communities = Communities(config.snmp)
+        # What the listeners' threads share with the loop: the store, the mirror below it, the users' ciphers.
+        self.lock = threading.RLock()
         self.requests = Requests(self.store, self._read_failed)
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
@@ -132,9 +138,9 @@ class Agent:
             communities,
             engine,
             counters,
-            self.setting.take,
+            self._in_loop(self.setting.take),
             time.monotonic,
-            self._notifier.unauthentic,
+            self._in_loop(self._notifier.unauthentic),
         )
         self._agentx: AgentxPart | None = None
         if config.snmp.agentx:
@@ -145,7 +151,10 @@ class Agent:
                 receivers.tables(board), self._log,
             )  # fmt: skip
             self.store.twins.append(self._agentx.store)
-        self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
+        self._listeners = [
+            Listener(text, self.responder.handle, self.lock, self._request_failed) for text in config.snmp.listen
+        ]
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------------------------------------ its clock
 
@@ -170,13 +179,17 @@ class Agent:
     def _agentx_outlet(self, name: str, figures: Figures, around: Surroundings) -> AgentxOutlet:
         return AgentxOutlet(name, figures, around, self._boot_ns)
 
+    def _request_failed(self, error: Exception) -> None:
+        self._log.error("request_failed", error=repr(error))
+
     def _read_failed(self, error: Exception) -> None:
         self._log.error("object_read_failed", error=repr(error))
 
     # -------------------------------------------------------------------------------------------------- running
 
     async def run(self) -> int:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_S)
         # Nothing that exists by now will be garbage: the collector need not walk it each time. It is done first, for it
         # takes longer than a notification may.
         gc.collect()
@@ -207,18 +220,17 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*self._tasks, stop, return_exceptions=True)
             for listener in self._listeners:
-                listener.close(loop)
+                listener.close()
             self._notifier.close()
         return 0
 
     async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
         waiting = list(self._listeners)
         told: set[str] = set()
         while waiting:
             for listener in tuple(waiting):
                 try:
-                    listener.open(loop)
+                    listener.open()
                 except OSError as error:
                     if listener.text not in told:
                         told.add(listener.text)
@@ -266,6 +278,10 @@ class Agent:
 
     def _take(self, message: dict[str, Any]) -> None:
         """One message of the engine."""
+        with self.lock:
+            self._take_in(message)
+
+    def _take_in(self, message: dict[str, Any]) -> None:
         result = self._mirror.apply(message)
         match message["type"]:
             case "snapshot":
@@ -273,7 +289,10 @@ class Agent:
                 self._lost_ns = 0
                 self._tell_missed()
             case "delta":
-                self.store.changed((*message["rows"], *message["gone"]))
+                self.store.changed(table for table, keys in message["gone"].items() if keys)
+                for table, rows in message["rows"].items():
+                    now = self._mirror.view.tables.get(table, {})
+                    self.store.changed_rows(table, [now[key] for key in rows if key in now])
             case "event":
                 self.store.changed(("events", "alarms"))
                 assert isinstance(result, EventRow)
@@ -313,8 +332,9 @@ class Agent:
         view = self._mirror.view
         fresh = view.now_ns > 0 and (self._now_ns() - view.now_ns) / 1e9 <= limit_s
         if fresh != self._fresh:
-            self._fresh = fresh
-            self.store.changed_all()
+            with self.lock:
+                self._fresh = fresh
+                self.store.changed_all()
             if not fresh and not self._lost_ns:
                 self._lost_ns = view.now_ns  # connected, and silent: a stopped engine is as good as none
             elif fresh and self._mirror.complete:
@@ -373,7 +393,17 @@ class Agent:
     # ------------------------------------------------------------------------------------------------------ SETs
 
     def _objects_changed(self) -> None:
-        self.store.changed_all()
+        with self.lock:
+            self.store.changed_all()
+
+    def _in_loop(self, function: Callable[..., object]) -> Callable[..., None]:
+        """What a listener's thread may call: the loop calls the function soon."""
+
+        def call(*arguments: object) -> None:
+            assert self._loop is not None  # there are no listeners before
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+        return call
 
     async def _command(
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float

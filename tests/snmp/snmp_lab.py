@@ -452,12 +452,14 @@ class Answer:
         self.tags: list[int] = []
         self.names: list[Name] = []
         self.values: list[Any] = []
+        self.raw: list[bytes] = []  # the values as they came
         while start < end:
             at, start = ber.expect(data, start, end, ber.SEQUENCE)
             name, name_end = ber.expect(data, at, start, ber.OID)
             tag, at, stop = ber.tlv(data, name_end, start)
             self.names.append(ber.decode_oid(data[name:name_end]))
             self.tags.append(tag)
+            self.raw.append(data[name_end:stop])
             try:
                 self.values.append(ber.decode_value(tag, data[at:stop]))
             except ber.BerError:  # an error's echo of what was no value
