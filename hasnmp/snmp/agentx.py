@@ -78,12 +78,12 @@ class Notices(Protocol):
 
 
 def connect_to(address: str) -> tuple[socket.socket, Any]:
-    """A non-blocking socket for a master's address, and what to connect it to: a path, unix:PATH or tcp:HOST:PORT."""
+    """A non-blocking socket for a master's address, and what to connect it to: a path, or tcp:ADDRESS:PORT."""
     if address.startswith("tcp:"):
         host, port = split_address(address.removeprefix("tcp:"))
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK), (host, port)
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK), address.removeprefix("unix:")
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK), address
 
 
 class Subagent:
@@ -388,7 +388,8 @@ class Subagent:
         except AgentxError as error:
             self._send(self._close_pdu(Reason.PARSE_ERROR))
             self._lose(f"what came is no AgentX: {error}")
-        self._input = data[pos:]
+        finally:
+            self._input = data[pos:]  # a PDU is taken once, whatever came of it
 
     # ----------------------------------------------------------------------------------------------------- its PDUs
 
