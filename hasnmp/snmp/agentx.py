@@ -9,8 +9,7 @@ than MAX_WAITING octets are kept no further request is read, so a master that st
 notification is on its way at a time, the others wait in `notices`; everything that we ask has a time limit, after which the
 connection is given up and made anew.
 
-Who may ask is the master's business: AgentX names no principal. A SET is taken only where the configuration has
-`agentx_access: operate`, and then it is one by "agentx".
+Who may ask is the master's business: AgentX names no principal, so a SET is one by "agentx" (agentx_part.py).
 """
 
 from __future__ import annotations
@@ -27,21 +26,19 @@ from hasnmp.snmp import agentx_pdu as pdu
 from hasnmp.snmp import ber
 from hasnmp.snmp.agentx_lookup import Lookup, LookupFailed
 from hasnmp.snmp.agentx_pdu import AgentxError, Header, Kind, Reason, write_octets
+from hasnmp.snmp.agentx_sets import Sets, Transactions
 from hasnmp.snmp.ber import Oid
 from hasnmp.snmp.listener import split_address
 from hasnmp.snmp.objects import Syntax, Value
 from hasnmp.snmp.pdus import ErrorStatus
-from hasnmp.snmp.sets import SetError, Status
 
 READ_SIZE = 65536
 PDUS_A_WAKE = 16  # then the loop's other work has its turn
 MAX_WAITING = 256 << 10  # octets that the master has not taken yet
-MAX_TRANSACTIONS = 16  # SETs between their TestSet and their CleanupSet
 TIMEOUT_S = 3  # how long the master may wait for our answers (o.timeout): a SET takes the engine up to 0.9 s
 PRIORITY = 127  # the default of section 6.2.3
 
 Variable = tuple[Oid, Syntax, Value]
-Done = Callable[[int, int], None]  # error-status, error-index
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,31 +51,8 @@ class Times:
     retry: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-class Sets(Protocol):
-    """Who carries a SET out. What test() gives is what the other two are given."""
-
-    def test(self, bindings: list[pdu.Binding]) -> Any:
-        """Raises SetError: it can't be done."""
-
-    def commit(self, tested: Any, done: Done) -> None:
-        """Do it; `done` is called when it is accepted or not."""
-
-    def undo(self, tested: Any, done: Callable[[bool], None]) -> None:
-        """Take back what commit() did; `done` is told whether nothing of it is left."""
-
-
 class Lost(Exception):
     """The session is over, and why."""
-
-
-@dataclass(slots=True)
-class _Transaction:
-    """A SET in its phases. status: what became of its commit; None: that is not known yet."""
-
-    tested: Any
-    begun: bool = False
-    status: int | None = None
-    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +78,22 @@ class Notices(Protocol):
 
 
 def connect_to(address: str) -> tuple[socket.socket, Any]:
-    """A non-blocking socket for a master's address, and what to connect it to: a path, unix:PATH or tcp:HOST:PORT."""
+    """A non-blocking socket for a master's address, and what to connect it to: a path, or tcp:ADDRESS:PORT."""
     if address.startswith("tcp:"):
         host, port = split_address(address.removeprefix("tcp:"))
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK), (host, port)
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK), address.removeprefix("unix:")
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK), address
 
 
 class Subagent:
-    """address, operate: of the configuration. root: the region that is ours, described by `capability`. sets: who carries
+    """address: of the configuration. root: the region that is ours, described by `capability`. sets: who carries
     SETs out. uptime: told the master's sysUpTime, in TimeTicks, whenever the master says it. boot_ns: CLOCK_BOOTTIME when
     that was 0."""
 
     def __init__(
         self,
         address: str,
-        operate: bool,
         name: str,
         root: Oid,
         capability: str,
@@ -133,12 +106,10 @@ class Subagent:
         times: Times = Times(),
     ) -> None:
         self._address = address
-        self._operate = operate
         self._name = name
         self._root = pdu.packed(root)
         self._capability = capability
         self._lookup = lookup
-        self._sets = sets
         self._uptime = uptime
         self._boot_ns = boot_ns
         self._notices = notices
@@ -156,13 +127,8 @@ class Subagent:
         self._reading = False
         self._packets = itertools.count(1)
         self._asked: dict[int, asyncio.Future[tuple[int, int]]] = {}
-        self._transactions: dict[tuple[int, int], _Transaction] = {}
+        self._transactions = Transactions(sets, self._send, log)
         self._something = asyncio.Event()
-
-    @property
-    def ready(self) -> bool:
-        """Is the session open, and our region registered?"""
-        return self._session != 0 and not self._over
 
     def wake(self) -> None:
         """There may be something in `notices`."""
@@ -422,7 +388,8 @@ class Subagent:
         except AgentxError as error:
             self._send(self._close_pdu(Reason.PARSE_ERROR))
             self._lose(f"what came is no AgentX: {error}")
-        self._input = data[pos:]
+        finally:
+            self._input = data[pos:]  # a PDU is taken once, whatever came of it
 
     # ----------------------------------------------------------------------------------------------------- its PDUs
 
@@ -471,13 +438,13 @@ class Subagent:
                 once, repetitions, ranges = pdu.read_bulk(data, start, end, order)
                 self._find(header, ranges, once, repetitions)
             case Kind.TEST_SET:
-                self._test(header, pdu.read_bindings(data, start, end, order))
+                self._transactions.test(header, pdu.read_bindings(data, start, end, order))
             case Kind.COMMIT_SET:
-                self._commit(header)
+                self._transactions.commit(header)
             case Kind.UNDO_SET:
-                self._undo(header)
+                self._transactions.undo(header)
             case Kind.CLEANUP_SET:
-                self._transactions.pop((header.session, header.transaction), None)
+                self._transactions.clean_up(header)
             case _:
                 raise AgentxError(f"PDU of type {header.kind}")
 
@@ -490,75 +457,6 @@ class Subagent:
             self._send(pdu.write_response(header, failed.error, failed.index))
         else:
             self._send(pdu.write_response(header, 0, 0, found))
-
-    # ------------------------------------------------------------------------------------------------------ SETs
-
-    def _test(self, header: Header, bindings: list[pdu.Binding]) -> None:
-        """TestSet (section 7.2.4.1): everything that can be said before anything is done."""
-        key = (header.session, header.transaction)
-        self._transactions.pop(key, None)
-        try:
-            if not self._operate:
-                raise SetError(1, Status.NO_ACCESS, "agentx_access is read")
-            tested = self._sets.test(bindings)
-        except SetError as refused:
-            self._log.info("set_refused", requester="agentx", reason=str(refused))
-            self._send(pdu.write_response(header, refused.status, refused.position))
-            return
-        except Exception as error:
-            self._log.error("set_failed", requester="agentx", error=repr(error))
-            self._send(pdu.write_response(header, ErrorStatus.GEN_ERR, 1))
-            return
-        while len(self._transactions) >= MAX_TRANSACTIONS:
-            del self._transactions[next(iter(self._transactions))]
-        self._transactions[key] = _Transaction(tested)
-        self._send(pdu.write_response(header, 0, 0))
-
-    def _commit(self, header: Header) -> None:
-        """CommitSet (section 7.2.4.2): answered when the engine has taken it."""
-        one = self._transactions.get((header.session, header.transaction))
-        if one is None:
-            self._send(pdu.write_response(header, ErrorStatus.COMMIT_FAILED, 0))
-            return
-        if one.begun:
-            # The master asks again because it waited for long. Doing it twice could undo it: a failover and its way back.
-            if one.status is not None:
-                self._send(_committed(header, one.status, one.index))
-            return
-        one.begun = True
-        connection = self._socket
-
-        def done(status: int, index: int) -> None:
-            one.status, one.index = status, index
-            if self._socket is connection:
-                self._send(_committed(header, status, index))
-
-        self._sets.commit(one.tested, done)
-
-    def _undo(self, header: Header) -> None:
-        """UndoSet (section 7.2.4.3), which also comes after a commit of our own that failed."""
-        one = self._transactions.pop((header.session, header.transaction), None)
-        connection = self._socket
-
-        def done(undone: bool) -> None:
-            if self._socket is connection:
-                self._send(pdu.write_response(header, 0 if undone else ErrorStatus.UNDO_FAILED, 0 if undone else 1))
-
-        if one is None or (one.begun and (one.status is None or one.status in _MAY_HAVE_BEGUN)):
-            done(False)
-        elif one.begun and one.status == ErrorStatus.NO_ERROR:
-            self._sets.undo(one.tested, done)
-        else:
-            done(True)
-
-
-# After these the engine may have done a part of it: a command before the refused one, or one that it has not answered.
-_MAY_HAVE_BEGUN = (ErrorStatus.UNDO_FAILED, ErrorStatus.GEN_ERR)
-
-
-def _committed(header: Header, status: int, index: int) -> bytes:
-    """A CommitSet's answer: it has the one error."""
-    return pdu.write_response(header, ErrorStatus.COMMIT_FAILED if status else 0, index if status else 0)
 
 
 class Refused(Lost):

@@ -16,14 +16,16 @@ from typing import Any
 from hasnmp.settings import Snmp
 from hasnmp.snmp import ber, objects, sets
 from hasnmp.snmp.access import PUBLIC, Principal
-from hasnmp.snmp.agentx import Done, Subagent
+from hasnmp.snmp.agentx import Subagent
 from hasnmp.snmp.agentx_lookup import Lookup
 from hasnmp.snmp.agentx_outlet import AgentxOutlet
 from hasnmp.snmp.agentx_pdu import Binding
+from hasnmp.snmp.agentx_sets import Done
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.objects import Reader, Scalar, TableDef
 from hasnmp.snmp.oids import ROOT
 from hasnmp.snmp.pdus import Requests
+from hasnmp.snmp.responder import SetOutcome
 from hasnmp.snmp.sets import Assignment, SetError
 from hasnmp.snmp.setting import SetRequest, Setting, Tested
 from hasnmp.snmp.standard import CAPABILITIES
@@ -37,16 +39,17 @@ _PRINCIPAL = Principal("agentx", PUBLIC, PUBLIC)
 
 @dataclass(frozen=True, slots=True)
 class _Tested:
-    """A SET that passed its TestSet."""
+    """A SET that passed its TestSet. names: of its variables, in BER."""
 
     assignments: list[Assignment]
     plan: Tested
+    names: list[bytes]
 
 
 class AgentxPart:
     """reader: what is known, for a sysUpTime that was 0 at this time of CLOCK_BOOTTIME. setting: where the agent's SETs are
     done. failed: told of an object whose read raised. outlet: where notifications for the master wait. more: objects of
-    HASNMP-MIB beside those of objects.py."""
+    HASNMP-MIB beside those of objects.py. audit: told of every SET and what came of it."""
 
     def __init__(
         self,
@@ -59,10 +62,13 @@ class AgentxPart:
         more_scalars: tuple[Scalar, ...],
         more_tables: tuple[TableDef, ...],
         log: Any,
+        audit: Callable[[SetOutcome], None] = lambda _: None,
     ) -> None:
         self._address = settings.agentx
         self._reader = reader
         self._setting = setting
+        self._operate = settings.agentx_access == "operate"
+        self._audit = audit
         self._undoing: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -71,8 +77,7 @@ class AgentxPart:
         self._lookup = Lookup(self.store, ROOT)
         capability = next(text for oid, text in CAPABILITIES if oid == ROOT).decode()
         self._subagent = Subagent(
-            settings.agentx, settings.agentx_access == "operate", f"hasnmp {node}", ROOT, capability,
-            self._lookup, self, self._uptime, lambda: self._boot_ns, outlet, log,
+            settings.agentx, f"hasnmp {node}", ROOT, capability, self._lookup, self, self._uptime, lambda: self._boot_ns, outlet, log,
         )  # fmt: skip
         self.run = self._subagent.run
         outlet.attach(self._subagent.wake)
@@ -89,11 +94,22 @@ class AgentxPart:
     # ------------------------------------------------------------------------------------------------------ SETs
 
     def test(self, bindings: list[Binding]) -> _Tested:
-        self.store.begin()
-        assignments = self._requests.assignments(
-            [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], None
-        )
-        return _Tested(assignments, self._setting.test(assignments))
+        names = [self._lookup.raw(name) or b"" for name, _, _ in bindings]
+        try:
+            if not self._operate:
+                raise SetError(1, sets.Status.NO_ACCESS, "agentx_access is read")
+            self.store.begin()
+            assignments = self._requests.assignments(
+                [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], None
+            )
+            return _Tested(assignments, self._setting.test(assignments), names)
+        except SetError as refused:
+            self._record(names, refused.status, refused.position)
+            raise
+
+    def _record(self, names: list[bytes], status: int, index: int) -> None:
+        raw = names[max(index, 1) - 1] if names else b""
+        self._audit(SetOutcome(_PRINCIPAL.tag, self._address, raw, len(names), status))
 
     def _binding(self, position: int, name: bytes, tag: int, value: ber.Value) -> tuple[bytes, int, bytes]:
         raw = self._lookup.raw(name)
@@ -106,8 +122,13 @@ class AgentxPart:
     def commit(self, tested: _Tested, done: Done) -> None:
         """Tested once more in its turn: since the TestSet another may have passed the spin lock, or a node have died."""
         # AgentX does not say which request of which manager this is, so none is taken for the repetition of another.
-        identity = (self._address, "agentx", next(self._numbers), b"")
-        self._setting.take(SetRequest(tested.assignments, _PRINCIPAL, self._address, identity), done)
+        identity = (self._address, _PRINCIPAL.tag, next(self._numbers), b"")
+
+        def told(status: int, index: int) -> None:
+            self._record(tested.names, status, index)
+            done(status, index)
+
+        self._setting.take(SetRequest(tested.assignments, _PRINCIPAL, self._address, identity), told)
 
     def undo(self, tested: _Tested, done: Callable[[bool], None]) -> None:
         task = asyncio.get_running_loop().create_task(self._take_back(tested, done))

@@ -185,16 +185,19 @@ class Store:
 
     def changed(self, view_tables: Iterable[str]) -> None:
         """Rows of these view tables changed: what rests on them is read anew when it is asked for."""
-        for name in view_tables:
+        names = tuple(view_tables)
+        for name in names:
             for rows in self._by_view_table.get(name, ()):
                 rows.dirty = True
         for twin in self.twins:
-            twin.changed(view_tables)
+            twin.changed(names)
 
     def changed_rows(self, view_table: str, changed: Collection[Any]) -> None:
         """These rows of a view table are new or have other values; none is gone."""
         for rows in self._by_view_table.get(view_table, ()):
             rows.replace(changed)
+        for twin in self.twins:
+            twin.changed_rows(view_table, changed)
 
     def changed_all(self) -> None:
         """Everything may have changed: a snapshot came, or what is known became stale."""

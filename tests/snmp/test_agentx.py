@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,7 @@ def test_time_stamps_count_by_the_masters_uptime(agent: AgentProcess, master: Sn
     master_ticks = int(master.ask("snmpget", [*COMMUNITY, "-Oqvt"], SYS_UP_TIME))
     boot_ns = now_ns() - master_ticks * 10_000_000
     changed_ns = now_ns()
-    engine.change({"groups": {"web": row.__class__(**{
-        **{name: getattr(row, name) for name in row.__slots__}, "last_change_ns": changed_ns,
-    })}})  # fmt: skip
+    engine.change({"groups": {"web": replace(row, last_change_ns=changed_ns)}})
     oid = cell("haGroupLastChange", "web")
     value = wait_for(lambda: int(master.ask("snmpget", [*COMMUNITY, "-Oqvt"], oid)))
     assert abs(value - (changed_ns - boot_ns) // 10_000_000) <= 150
@@ -136,6 +135,21 @@ def test_time_stamps_count_by_the_masters_uptime(agent: AgentProcess, master: Sn
     up = int(agent.ask("snmpget", [*V2C_READ, "-Oqvt"], SYS_UP_TIME))
     master_up = int(master.ask("snmpget", [*COMMUNITY, "-Oqvt"], SYS_UP_TIME))
     assert abs((value - ours) - (master_up - up)) <= 150
+
+
+def test_rows_come_change_and_go(agent: AgentProcess, master: Snmpd, engine: FakeEngine) -> None:
+    row = engine.view.tables["services"]["httpd"]
+    state, message = cell("haServiceState", "extra"), cell("haServiceMessage", "extra")
+    assert "No Such Instance" in master.ask("snmpget", COMMUNITY, state)
+    engine.change({"services": {"extra": replace(row, name="extra", message="here")}})
+    wait_for(lambda: "here" in master.ask("snmpget", COMMUNITY, message))
+    engine.change({"services": {"extra": replace(row, name="extra", message="there")}})
+    wait_for(lambda: "there" in master.ask("snmpget", COMMUNITY, message))
+    engine.change({}, {"services": ["extra"]})
+    wait_for(lambda: "No Such Instance" in master.ask("snmpget", COMMUNITY, state))
+    assert dotted((*COLUMNS["haServiceState"], *text_index("httpd"))) in master.ask(
+        "snmpgetnext", COMMUNITY, dotted((*COLUMNS["haServiceState"], 5, 104, 116, 116, 112, 99))
+    )
 
 
 def test_our_capability_stands_in_the_masters_table(agent: AgentProcess, master: Snmpd) -> None:

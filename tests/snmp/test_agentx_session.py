@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hasnmp.model import Verb
-from hasnmp.snmp import agentx, ber, objects
+from hasnmp.snmp import agentx, agentx_sets, ber, objects
 from hasnmp.snmp import agentx_pdu as pdu
 from hasnmp.snmp.agentx import Notice, Subagent, Times
 from hasnmp.snmp.agentx_lookup import ROOM, Lookup
@@ -207,7 +207,7 @@ def test_the_phases_of_a_set(master: FakeMaster, engine: FakeEngine) -> None:
     assert [command["verb"] for command in engine.commands] == [int(Verb.INHIBIT), int(Verb.PERMIT)]
     assert master.get(Kind.UNDO_SET, transaction=43) == (15, 1, [])
     engine.commands.clear()
-    for transaction in range(100, 100 + 2 * agentx.MAX_TRANSACTIONS):
+    for transaction in range(100, 100 + 2 * agentx_sets.MAX_TRANSACTIONS):
         assert master.get(Kind.TEST_SET, wanted, transaction=transaction)[0] == 0
     assert master.get(Kind.COMMIT_SET, transaction=100)[0] == 14  # too many are open: the oldest are given up
     assert not engine.commands
@@ -354,7 +354,7 @@ def a_subagent(path: Path, waiting: Waiting, uptimes: list[int], logs: list[dict
 
     log = structlog.wrap_logger(None, processors=[note])
     return Subagent(
-        str(path), False, "hasnmp", ROOT, "it", lookup, waiting, uptimes.append, lambda: views.BOOT_NS, waiting, log,
+        str(path), "hasnmp", ROOT, "it", lookup, waiting, uptimes.append, lambda: views.BOOT_NS, waiting, log,
         Times(answer=0.3, ping=0.2, retry=(0.01, 0.02)),
     )  # fmt: skip
 
