@@ -15,7 +15,7 @@ from pysnmp.proto.secmod.rfc3826.priv import aes
 
 from hasnmp.settings import SnmpUser
 from hasnmp.snmp import auth, ber, identity, usm
-from hasnmp.snmp.standard import Counters
+from hasnmp.snmp.standard import COUNTER_NAMES, Counters
 from hasnmp.snmp.usm import AUTH, MAX_BOOTS, NO_AUTH, PRIV, Engine, Incoming, Report
 from tests.snmp.snmp_lab import GET, REPORT, Answer, a_pdu, sealed_by
 
@@ -97,7 +97,7 @@ def test_a_level_below_the_users_own_comes_through_and_says_which_it_is() -> Non
         again = receive(engine, engine.send(message, a_pdu(GET, []), level))
         assert again is not None and (again.level, again.user) == (level, message.user)
         assert message.data[message.start :].startswith(b"\4\x11" + ENGINE_ID)
-    assert not any(counters._counts.values())
+    assert not any(counters.value(name) for name in COUNTER_NAMES)
     with pytest.raises(Report):
         receive(engine, a_message(engine, flags=5, digest=bytes(24)))
 
@@ -127,7 +127,7 @@ def test_refusals_their_counters_and_the_level_of_their_reports(what: str) -> No
     with pytest.raises(Report) as caught:
         receive(engine, a_message(engine, **change))  # type: ignore[arg-type]
     assert (caught.value.counter, caught.value.level) == (counter, level)
-    assert [name for name in counters._counts if counters.value(name)] == [counter]
+    assert [name for name in COUNTER_NAMES if counters.value(name)] == [counter]
     report = engine.report(caught.value)
     start, end = ber.expect(report, 0, len(report), 0x30)
     start, _ = ber.expect(report, start + 3, end, 0x30)
