@@ -264,11 +264,13 @@ class Talk:
         if state.leaving:
             flags |= NodeFlag.LEAVING
         echoed = echo or peer.echo
+        # An incarnation that we have only heard, not met: what we have taken in is of the one before, and acknowledges nothing.
+        received = stream.received if echoed[0] == peer.incarnation else 0
         ctx.emit(
             Send(
                 Datagram(
                     kind, state.me, peer.name, state.incarnation, seq, echoed[0], echoed[1], state.holder,
-                    self.config.digest, flags, groups, stream.position if payload else 0, stream.received, payload,
+                    self.config.digest, flags, groups, stream.position if payload else 0, received, payload,
                 ),
                 link, receipt,
             )

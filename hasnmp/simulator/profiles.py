@@ -149,3 +149,13 @@ MIX += (
     ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
     ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2),
 )  # fmt: skip
+
+# What changes.py adds.
+_CHANGES: dict[str, float] = {"change_under_fire": 6, "change_crashes": 5, "change_stopped": 2, "reload": 2, "apply": 2}
+PROFILES |= {
+    "changes": Profile(_CHANGES | {"cut_all": 1, "power_cycle": 1, "operator": 1}, (2, 5), rough=0.2, intervals=(30, 80)),
+    "changes disks": Profile(_CHANGES | {"cut_all": 1, "power_cycle": 1}, (2, 4), disk=True, rough=0.2, intervals=(30, 80)),
+    "shrink": _aimed({"shrink_cut": 1}, (1, 1), nodes=(2,), groups=(1,)),
+    "kept changes": _kept({"apply": 2, "reload": 1}, (1, 1)),
+}  # fmt: skip
+MIX += (("changes", 12), ("changes disks", 4), ("shrink", 2), ("kept changes", 3))

@@ -49,6 +49,8 @@ class Decisions(Protocol):
 
     leases: dict[str, HeldLease]
 
+    kill_ns: int
+
     def extend(self, lease: HeldLease, now_ns: int) -> bool: ...
     def may_run(self, group: str, now_ns: int) -> bool: ...
     def remaining_ns(self, group: str, now_ns: int) -> int: ...
@@ -215,6 +217,7 @@ class World:
         self.max_steps = MAX_STEPS
         self.listen: Listen | None = None  # hears every event that an engine tells: (node, event)
         self.machines: dict[str, Machine] = {}
+        self.documents: dict[str, Config] = {}  # the files that operators have applied
         self.network: Network
         self.disk: Disk
         self.power: Power

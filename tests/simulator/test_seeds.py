@@ -32,6 +32,8 @@ ONCE_BROKEN: tuple[tuple[int, str, str], ...] = (
     (355, "state lost cut", "a promise left for ever that was forgotten with the state file"),
     (69, "state lost cut", "the same, by a node whose own record on the disk was new"),
     (2152, "fence disks", "a token twice, where no record tells what a fenced node had used"),
+    (7, "changes", "two nodes that had met never told each other anything again"),
+    (15, "changes", "the same"),
 )
 
 # What the runs have to meet for their silence to mean anything: event -> how often at least in all of them.
@@ -69,6 +71,9 @@ MET = {
     "fenceFailed": 3,
     "fenceUntested": 5,
     "fault device_bad": 50,
+    "configurations exchanged": 400,
+    "files adopted": 300,
+    "crashed in a change": 20,
 }
 
 
