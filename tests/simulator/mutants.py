@@ -299,6 +299,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("changes",),
     ),
     Mutant(
+        "a late word of a node's former life is taken for its next", 8,
+        (Edit("core/peers.py", "    if not known and peer.incarnation and asked.sent_ns <= peer.met_ns:\n", "    if False:\n"),),
+        ("changes",),
+    ),
+    Mutant(
         "a register is confirmed before it is durable", 11,
         (Edit("core/commands.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
         ("durable",),
