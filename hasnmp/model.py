@@ -238,6 +238,8 @@ class Kind(StrEnum):
     CONFIG_ACCEPTED = "configAccepted"
     WATCHDOG_LOST = "watchdogLost"
     WATCHDOG_RESTORED = "watchdogRestored"
+    STATE_NOT_SAVED = "stateNotSaved"
+    STATE_SAVED = "stateSaved"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -260,6 +262,7 @@ ALARMS: dict[Kind, tuple[Severity, Kind]] = {
     Kind.FENCE_UNTESTED: (Severity.MAJOR, Kind.FENCE_TESTED),
     Kind.CONFIG_REFUSED: (Severity.MAJOR, Kind.CONFIG_ACCEPTED),
     Kind.WATCHDOG_LOST: (Severity.CRITICAL, Kind.WATCHDOG_RESTORED),
+    Kind.STATE_NOT_SAVED: (Severity.MAJOR, Kind.STATE_SAVED),
 }
 
 # The severity of what is neither an alarm nor a clear; INFO where a kind is not named.

@@ -32,6 +32,8 @@ def look(state: State, lease: Lease) -> None:
     if state.config.arbiter.type != "disk":
         (_none if state.config.arbiter.type == "none" else _fence)(state, lease)
         return
+    if lease.farewelled:
+        return
     if lease.call is not None:
         return  # it comes back in any case: the lease i/o process answers within its bound
     if lease.phase in (Phase.HELD, Phase.RELEASING):

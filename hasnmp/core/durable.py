@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from hasnmp.core.context import MS
-from hasnmp.core.events import Exit, Persist, Persisted, Started
+from hasnmp.core.events import Exit, HeldLease, Persist, Persisted, Started
 from hasnmp.core.journal import mapping, number_of
 from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
+from hasnmp.core.running import Stage
 from hasnmp.core.state import State
 from hasnmp.model import Kind
 from hasnmp.wire import NodeFlag
@@ -19,6 +20,8 @@ from hasnmp.wire import NodeFlag
 ROOM = 100  # tokens are made durable this many ahead, so that no takeover waits for the store
 PERSIST_MS = 500  # at most one document each
 COUNTERS_MS = 60_000  # how often the counters alone are made durable
+SILENT_MS = 10_000  # a store that has not answered for so long is told of
+ALARM_AFTER = 2  # failures in a row: a store that died is there again for the next document
 LEAVE_MS = 3000  # beyond the groups' own time limits, how long an orderly leave may take
 
 
@@ -31,6 +34,9 @@ class Durable:
         self.room = 0 if self.config.arbiter.type == "fence" else ROOM
         self.persisting: dict[int, int] = {}  # version of a Persist under way -> the ceiling in it
         self.version = 0
+        self.asked_at = 0  # since when the store owes an answer; 0: it does not
+        self.saved_at = 0  # when it answered well the last time
+        self.failures = 0  # in a row
         self.counters_at = 0
         self.leave_stage = 0
         self.leave_at = 0
@@ -73,6 +79,15 @@ class Durable:
         lease.promised_to, lease.promised_node = str(saved[0]), str(saved[1])
         lease.promised_token, lease.forever_ms, lease.forever_seq = (number_of(x) for x in saved[2:])
 
+    def untold(self, held: HeldLease, document: dict[str, Any]) -> None:
+        """The former engine held this lease. Did it tell that the group has come up? If its last document does not know of this
+        lease, or knows of it as begun, it died before."""
+        state, name = self.state, held.group
+        begun = mapping(document.get("begun"))
+        if document and (name in begun or state.owned.get(name) != held.token):
+            state.untold.add(name)
+            state.board.groups[name].decided_ms = number_of(begun.get(name))
+
     def _needed(self) -> int:
         """The highest token that may be used next, by us or by whom we would promise it to."""
         own = [token for x in self.state.leases.values() for token in (x.next_token(), x.asked_token)]
@@ -80,6 +95,7 @@ class Durable:
 
     def look(self) -> None:
         state, ctx = self.state, self.ctx
+        self._look_store()
         need = self._needed() + self.room // 5
         if need > state.ceiling and need > max(self.persisting.values(), default=0):
             self.persist()
@@ -88,6 +104,25 @@ class Durable:
                 self.persist()
             else:
                 ctx.wake(state.persist_at)
+
+    def _look_store(self) -> None:
+        if not self.asked_at:
+            return
+        silent_at = self.asked_at + SILENT_MS * MS
+        if self.ctx.now >= silent_at:
+            self._unsaved(f"its disk or its store process has not answered for {self.state.seconds(self.asked_at)}")
+        else:
+            self.ctx.wake(silent_at)
+
+    def _unsaved(self, why: str) -> None:
+        """Groups run on: leases do not wait for this disk. But what is not on it is forgotten by a restart."""
+        state = self.state
+        last = f"for {state.seconds(self.saved_at)}" if self.saved_at else "since its start"
+        state.journal.happened(
+            self.ctx, Kind.STATE_NOT_SAVED,
+            f"the state of {state.me} is not saved {last}: {why}; groups run on, but a restart forgets what is new; make room on "
+            "that disk, or mend it", of=state.me,
+        )  # fmt: skip
 
     def persist(self) -> None:
         state, ctx = self.state, self.ctx
@@ -98,6 +133,7 @@ class Durable:
         state.persist_version = self.version
         ceiling = max(self._needed() + self.room, state.ceiling)
         self.persisting[self.version] = ceiling
+        self.asked_at = self.asked_at or ctx.now
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
             "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
@@ -105,6 +141,10 @@ class Durable:
             "forever": {
                 n: [x.promised_to, x.promised_node, x.promised_token, x.forever_ms, x.forever_seq]
                 for n, x in state.leases.items() if x.forever_ms
+            },
+            "begun": {
+                n: state.board.groups[n].decided_ms
+                for n, x in state.running.items() if x.stage is not Stage.IDLE and not x.announced
             },
             "role": int(state.role), "holder": state.holder,
             "left_in_order": self.leave_stage > 0 or self.retired,
@@ -118,8 +158,11 @@ class Durable:
         ceiling = self.persisting.get(event.version, 0)
         for version in [v for v in self.persisting if v <= event.version]:
             del self.persisting[version]
+        self.asked_at = ctx.now if self.persisting else 0
         ctx.dirty = True
         if event.ok:
+            self.saved_at, self.failures = ctx.now, 0
+            state.journal.clear(ctx, Kind.STATE_SAVED, state.me, f"the state of {state.me} is saved again")
             state.ceiling = max(state.ceiling, ceiling)
             state.persisted_version = max(state.persisted_version, event.version)
             if self.leave_stage == 2 and event.version >= self.leave_version:
@@ -128,6 +171,9 @@ class Durable:
                     lease.forever_durable = lease.forever_ms > 0
                 ctx.beat = True
         else:
+            self.failures += 1
+            if self.failures >= ALARM_AFTER:
+                self._unsaved(event.text or "it could not be written")
             state.journal.changed = True
             state.persist_at = ctx.now + 1000 * MS
 
@@ -142,8 +188,9 @@ class Durable:
                 if lease.phase is Phase.TAKING:
                     lease.abandon(ctx, f"{state.me} is stopping")
             if any(x.phase is not Phase.NONE for x in state.leases.values()):
-                if ctx.now < self.leave_at + limit * MS:
-                    ctx.wake(self.leave_at + limit * MS)
+                end = max(self.leave_at, state.lingered_ns) + limit * MS
+                if ctx.now < end:
+                    ctx.wake(end)
                     return
                 self._exit("stopped with groups that could not be stopped in order; the guardian ends them by force")
                 return

@@ -181,6 +181,7 @@ class Engine:
                 ctx.dirty = True
             case Shutdown():
                 state.leaving = ctx.dirty = ctx.beat = True
+                state.leaving_ns = state.leaving_ns or ctx.now
                 self.durable.leave_at = self.durable.leave_at or ctx.now
 
     # ------------------------------------------------------------------------------------------------------ start
@@ -202,6 +203,7 @@ class Engine:
                 state.unclean.add(held.group)  # the guardian is about to end it
             elif held.group in state.leases:
                 state.leases[held.group].adopt(held, ctx.now)
+                self.durable.untold(held, mapping(event.durable))
                 state.owned[held.group] = held.token
                 state.last_owner[held.group] = self.state.me
         for adopted in event.adopted:

@@ -204,10 +204,11 @@ class CommandIn:
 
 @dataclass(frozen=True, slots=True)
 class Persisted:
-    """The document of Persist(version) is on the disk (ok), or could not be written."""
+    """The document of Persist(version) is on the disk (ok), or could not be written, and why."""
 
     version: int
     ok: bool = True
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,7 @@ class Lease:
     slot_state: SlotState = SlotState.IDLE  # as last written, or as it may have been written
     call: ArbiterCall | None = None  # the one that is under way
     called_at: int = 0
+    farewelled: bool = False  # our slot says that this holder is gone: nothing is written over that
     rewrite: bool = False  # a write failed or an older one landed after it: nobody knows what our slot says
     arbiter_until: int = 0
     read_at: int = 0  # when the slots were last read
@@ -342,6 +343,7 @@ class Lease:
         """The guardian confirmed: nothing runs. From here on others may be promised, and the slot says idle."""
         self.phase, self.released_token = Phase.NONE, self.token
         self.until = self.told = self.acked = self.arbiter_until = 0
+        self.renew_at = 0  # a record that stands is withdrawn at once: the next owner waits for that
         self.promises.clear()
         self.left.clear()  # a release voids every promise for it, those left for ever too
         ctx.dirty = ctx.beat = True
@@ -383,6 +385,7 @@ class Lease:
 
     def farewell(self, ctx: Context) -> None:
         """This node stops in order with nobody to leave the group to: its slot says that its holder is gone."""
+        self.farewelled = True
         self.slot_seq += 1
         self.slot_state = SlotState.IDLE
         self._call(ctx, Slot(self.group.name, self.me, self.slot_seq, SlotState.IDLE, "0" * 16, self.token_floor, 0))

@@ -167,8 +167,9 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         state.journal.changed = True
         state.persist_at = 0  # at once: a node that dies now must know afterwards that it had the group
         running.start(ctx, state.adopted.pop(name, {}))
-        running.announced |= name in state.kept
+        running.announced = (running.announced or name in state.kept) and name not in state.untold
         state.kept.discard(name)
+        state.untold.discard(name)
         return
     move = state.moves.get(name)
     if running.stage is Stage.STOPPING:
@@ -281,7 +282,15 @@ def _drain(state: State, group: Group) -> None:
     if frozen and not state.leaving:
         state.decided(group.name, f"stays on {state.me} although {text}: it is frozen ({frozen})")
         return
-    if others or state.leaving:
+    coming, until = state.arriving(group.name) if state.leaving and not others else ("", 0)
+    if coming:
+        # A rolling restart: to stop now would leave the group to nobody for as long as that start takes.
+        state.lingered_ns = state.ctx.now
+        state.ctx.wake(until)
+        state.decided(
+            group.name, f"stays on {state.me} for a moment although {text}: {coming} has just started or left"
+        )
+    elif others or state.leaving:
         begin_move(state, group, Move(others[0] if others else "", reason, text))
     else:
         state.decided(group.name, f"stays on {state.me} although {text}: {why_not_others(state, group)}")
@@ -376,6 +385,7 @@ def came_up(state: State, group: Group) -> None:
         group=name, state=int(state.running[name].state()), reason=before,
     )  # fmt: skip
     state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} runs again, on {state.me}", group=name)
+    state.persist_at = 0  # at once: an engine that follows this one is not to tell it again
 
 
 def heard_handover(state: State, group: str, sender: str, token: int) -> None:

@@ -13,10 +13,11 @@ from hasnmp.core.journal import Journal
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Peer
 from hasnmp.core.running import Running
-from hasnmp.model import ArbiterState, GroupState, Reason, Role
+from hasnmp.model import ArbiterState, GroupState, NodeState, Reason, Role
 from hasnmp.settings import Config, Service
-from hasnmp.wire import GroupFlag
+from hasnmp.wire import GroupFlag, NodeFlag
 
+LINGER_MS = 6000  # how long at most a node that stops goes on serving for a peer that is just starting
 EPOCH_MS = 1_577_836_800_000  # 2020-01-01, so that a token of the time fits an Unsigned32 until 2053
 
 
@@ -78,6 +79,8 @@ class State:
     started_ns: int = 0
     starting: bool = True
     leaving: bool = False
+    leaving_ns: int = 0  # since when
+    lingered_ns: int = 0  # leaving: when it last waited for a peer that is starting
     resumed: bool = False  # a change of the configuration brought this engine: the node was never away
     role: Role = Role.UNKNOWN
     role_changes: int = 0
@@ -106,6 +109,7 @@ class State:
         default_factory=dict
     )  # group -> service -> pid, before the group's start
     retiring: frozenset[str] = frozenset()  # groups that a new configuration does not have: stopped, and not released
+    untold: set[str] = field(default_factory=set)  # groups that the former engine took over and did not come to tell of
     kept: set[str] = field(default_factory=set)  # groups held through a change of the configuration, before their start
     decisions: dict[str, list[Decision]] = field(default_factory=dict)
     fit_since: dict[str, int] = field(default_factory=dict)  # node -> since when it is up, for failback
@@ -223,6 +227,31 @@ class State:
         unheard = any(n != self.me and not self.peers[n].heard() for n in nodes)
         bound = lease.promise_stands(self.ctx.now) or self.me not in nodes
         return GroupState.UNKNOWN if unheard and bound else GroupState.STOPPED
+
+    def arriving(self, group: str) -> tuple[str, int]:
+        """This node stops and nobody is able to take the group yet: a node that has just started and may be able in a
+        moment, and until when to go on serving for it; "" when there is none."""
+        hb, now, registers = self.config.heartbeat, self.ctx.now, self.board.registers.get
+        bound = self.leaving_ns + min(2 * hb.dead_after_ms + hb.startup_wait_ms, LINGER_MS) * MS
+        # One that left in order may be back at this very moment: its first heartbeat is then on its way.
+        glance = self.leaving_ns + 2 * hb.interval_ms * MS
+        for name in self.config.group(group).nodes:
+            peer = self.peers.get(name)
+            if (
+                peer is None
+                or registers(STANDBY, name)
+                or registers(RECOVERING, name)
+                or registers(EXCLUDED, f"{group}/{name}")
+            ):
+                continue
+            left = peer.state is NodeState.LEFT or (peer.heard() and peer.flags & NodeFlag.LEAVING)
+            if left and now < glance:
+                return name, glance
+            # Up for a moment only: its first document is not durable yet, or its first check has not come back.
+            fresh = peer.state is NodeState.STARTING or now < peer.changed_ns + 2 * hb.dead_after_ms * MS
+            if peer.heard() and fresh and not left and peer.digest == self.config.digest and now < bound:
+                return name, bound
+        return "", 0
 
     def unserved_since(self, group: str) -> int:
         """Since when nobody that this node knows of has the group, neither by its word nor by a record; 0: somebody has."""

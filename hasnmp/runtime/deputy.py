@@ -80,14 +80,14 @@ class Deputy:
             g.ending.go_on(now)
         g._reap()
         g._renew_addresses()
-        if g.feed_at_ns <= now:
-            g._feed(now)
+        if g.feeder.feed_at_ns <= now:
+            g.feeder.feed(now)
         if now >= self.limit_ns:
             self._give_up(f"the new code was not ready within {READY_NS // S} s")
         at = min(
             g.guard.next_deadline_ns(),
             g.ending.retry_at_ns,
-            g.feed_at_ns,
+            g.feeder.feed_at_ns,
             g.addresses.next_deadline_ns(),
             self.limit_ns,
         )
@@ -99,7 +99,7 @@ class Deputy:
     def _obey(self, message: Message) -> None:
         match message:
             case Extend(leases):
-                self.guardian._extend(leases)
+                self.guardian.orders.extend(leases)
             case Alive():
                 pass
             case _:

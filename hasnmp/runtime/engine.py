@@ -375,7 +375,7 @@ class Loop:
             self._log.error("state_not_saved", version=version, why=text)
         if self._store.idle():
             self._stored.set()
-        self.tell(Persisted(version, ok))
+        self.tell(Persisted(version, ok, text))
 
     def _signalled(self, event: Event | None) -> None:
         if event is not None:

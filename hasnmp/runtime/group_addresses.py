@@ -80,6 +80,5 @@ class GroupAddresses:
         for address in self.held.values():
             lease = self.guard.leases.get(address.group)
             if self.kernel and lease and address.group not in self.guard.ending:
-                if self.kernel.grows(address.service, lease.until_ns):
-                    at = min(at, self.kernel.renew_at_ns(address.service))
+                at = min(at, self.kernel.renew_at_ns(address.service, lease.until_ns))
         return at

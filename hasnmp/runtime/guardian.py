@@ -21,7 +21,6 @@ import secrets
 import selectors
 import signal
 import socket
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -31,23 +30,15 @@ from typing import Any
 
 from hasnmp.arbiters.pills import Pill
 from hasnmp.core.events import (
-    Adopt,
-    Extend,
-    Extended,
-    GiveUp,
-    HeldLease,
-    Outcome,
-    Release,
     Released,
-    Reload,
     ReloadEnded,
-    Stage,
     Staged,
 )
 from hasnmp.core.guard import NEVER, Guard
-from hasnmp.runtime import handover
+from hasnmp.runtime import handover, leftovers
 from hasnmp.runtime.cgroups import open_cgroups
 from hasnmp.runtime.ending import RETRY_NS, Ending, certain
+from hasnmp.runtime.feeder import Feeder
 from hasnmp.runtime.group_addresses import GroupAddresses
 from hasnmp.runtime.handover import Handover
 from hasnmp.runtime.kernel import (
@@ -56,56 +47,40 @@ from hasnmp.runtime.kernel import (
     boot_id,
     boottime_ns,
     lock_memory,
-    notifier,
     prefer_this_process,
     set_name,
     set_oom_score,
     start_time,
 )
-from hasnmp.runtime.kernel_address import AddressError, KernelAddresses
+from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import (
-    Address,
-    AddressDone,
     AddressLost,
-    AddressOp,
     Alarm,
-    Alive,
     Channel,
-    End,
     Exited,
     FromGuardian,
     Hello,
     MessageError,
-    Purpose,
-    Run,
-    RunFailed,
     Running,
-    Signal,
     Stop,
     channel_pair,
 )
 from hasnmp.runtime.mounts import GroupMounts
+from hasnmp.runtime.orders import Orders
 from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
-from hasnmp.runtime.watchdog import RETRY_S, Watchdog
+from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
 
 __all__ = ["Children", "Guardian", "run"]
 
-RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
 SILENT_NS = 5 * S  # an engine that says nothing for this long hangs; counted from its fork
 STOP_TRIES = 4  # engines that may die in a row before a stop in order becomes one by force
 KEPT = 1000  # messages kept while no engine lives
 PER_TURN = 64  # messages taken before the loop looks at everything else
 EXIT_LOCKED = 75  # another guardian runs this node: EX_TEMPFAIL of sysexits.h
-
-
-@dataclass(slots=True)
-class PendingRelease:
-    token: int
-    until_ns: int
 
 
 def run(config: Config, node: str, children: Children) -> int:
@@ -130,7 +105,7 @@ def run(config: Config, node: str, children: Children) -> int:
         log("guardian_failed", logging.ERROR, traceback=traceback.format_exc())
         return 1
     finally:
-        guardian.finish()
+        leftovers.finish(guardian)
 
 
 @dataclass(slots=True)
@@ -146,6 +121,7 @@ class Guardian:
     mounts: GroupMounts = field(init=False)
     ending: Ending = field(init=False)
     watchdog: Watchdog = field(init=False)
+    feeder: Feeder = field(init=False)
     reload: Reloader = field(init=False)
     holder: str = field(default_factory=lambda: secrets.token_hex(8))
     boot: str = field(default_factory=boot_id)
@@ -154,22 +130,16 @@ class Guardian:
     handover: Handover = field(init=False)
     family: Family = field(init=False)
     pills: PillBox | None = None
-    releases: dict[str, PendingRelease] = field(default_factory=dict)
+    orders: Orders = field(init=False)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
     cleaned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    next_run: int = 1
     engine_deaths: int = 0
     heard_ns: int = 0  # when the engine said something last, or was forked
     stopping: bool = False
     finished: bool = False
     timer: BootTimer = field(default_factory=BootTimer)
     wake: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
-    notify: Callable[[str], None] = field(init=False)
-    feed_every_ns: int = 0  # systemd's watchdog; 0 = none
-    feed_at_ns: int = NEVER
-    feed_failed: str = ""
-    arm_at_ns: int = NEVER  # when the hardware watchdog is tried again
     worst_late_us: int = 0
 
     # ---------------------------------------------------------------------------------------------------------- start
@@ -177,24 +147,24 @@ class Guardian:
     def start(self, handed: socket.socket | None = None) -> None:
         """handed: the deputy's socket: this is new code in the place of a guardian, and takes over all that it has."""
         config, node = self.config, self.node
-        self.obey, self.handover = self._obey, Handover(self)
-        self.notify = notifier(os.environ.get("NOTIFY_SOCKET"))
-        self.feed_every_ns = int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2
+        self.orders, self.handover = Orders(self), Handover(self)
+        self.obey = self.orders.obey
         self.guard = Guard(config.heartbeat.kill_ms * MS)
         set_name("hasnmpd")
         adopt_orphans()
         self.family = Family.make(config, node, self.children)
         if not handed:
-            self._end_former_engine()
+            leftovers.end_former_engine(self)
         cgroups = open_cgroups(config, node)
         self.programs = Programs(mark_of(config, node), cgroups, self.selector, self._tell)
         self.family.close_in_child += [self.wake[0].close, self.wake[1].close, self.timer.close, self.selector.close]
         self.family.close_in_child += [self.programs.close_all, lambda: self.channel.close() if self.channel else None]
         notes = [] if cgroups else [NO_CGROUP]
         self.watchdog = Watchdog(config.watchdog)
+        self.feeder = Feeder(self)
         self.family.close_in_child.append(self.watchdog.forget)
         self.mounts = GroupMounts(config)
-        cleaned = [] if handed else [*self._clean(), *self.mounts.cut_all(5000)[0]]
+        cleaned = [] if handed else [*leftovers.clean(self), *self.mounts.cut_all(5000)[0]]
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(
             self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
@@ -221,14 +191,14 @@ class Guardian:
         if handed:
             handover.take_over(self, handed)
             self._take_pills()
-            self._feed(boottime_ns())
+            self.feeder.feed(boottime_ns())
             return
         self._take_pills()
         for child in self.family.others:
             self.family.fork(child)
         self._fork_engine()
-        self.notify("READY=1")
-        self._feed(boottime_ns())
+        self.feeder.notify("READY=1")
+        self.feeder.feed(boottime_ns())
 
     def _open_addresses(self, handed: bool = False) -> tuple[str, ...]:
         """Protect every address that the configuration has; gives a line for each that was up and is removed."""
@@ -264,32 +234,6 @@ class Guardian:
                 {"holder": self.holder, "boot_id": self.boot, "pid": os.getpid(), "handover": handover.FORM}, file
             )
 
-    def _engine_record(self) -> Path:
-        return Path(self.config.run_dir, f"{self.node}.engine")
-
-    def _end_former_engine(self) -> None:
-        """The engine of a guardian that died may still be ending its groups, or be frozen: it must not meet ours."""
-        try:
-            pid, started, boot = self._engine_record().read_text().split()
-        except (OSError, ValueError):
-            return
-        deadline = time.monotonic() + 5
-        while boot == self.boot and start_time(int(pid)) == int(started) and time.monotonic() < deadline:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(pid), signal.SIGKILL)
-            time.sleep(0.002)
-
-    def _clean(self) -> list[str]:
-        """End what a former guardian left; at most 5 s, then go on and say what is left."""
-        found: dict[str, None] = {}
-        deadline = time.monotonic() + 5
-        while lines := self.programs.clean():
-            found.update(dict.fromkeys(lines))
-            if time.monotonic() > deadline:
-                return [*found, *(f"NOT ENDED: {line}" for line in lines)]
-            time.sleep(0.002)
-        return list(found)
-
     def _watch_signals(self) -> None:
         for sock in self.wake:
             sock.setblocking(False)
@@ -303,13 +247,13 @@ class Guardian:
     def _fork_engine(self) -> None:
         """A new engine, with a new channel, told what there is."""
         mine, its = channel_pair()
-        self._arm_watchdog(boottime_ns())
+        self.feeder.arm(boottime_ns())
         hello = Hello(
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
                   for p in self.programs.running.values() if p.status is None and not p.silent),
             tuple(self.addresses.held.values()),
-            self.cleaned, self.notes, self.next_run, self.engine_deaths,
+            self.cleaned, self.notes, self.orders.next_run, self.engine_deaths,
             self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
         )  # fmt: skip
 
@@ -322,7 +266,7 @@ class Guardian:
         self.family.fork(self.family.engine)
         its.close()
         with contextlib.suppress(OSError):
-            self._engine_record().write_text(
+            leftovers.engine_record(self).write_text(
                 f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
             )
         self.listen_to(mine)
@@ -358,7 +302,7 @@ class Guardian:
             if signal.SIGTERM in numbers or signal.SIGINT in numbers:
                 if not self.stopping:
                     log("stop_ordered")
-                    self.notify("STOPPING=1")
+                    self.feeder.notify("STOPPING=1")
                 self.stopping = True
                 self.family.engine.start_at_ns = min(self.family.engine.start_at_ns, boottime_ns())
                 if self.channel:
@@ -398,7 +342,7 @@ class Guardian:
             self.channel.close()
             self.channel = None
         self.engine_deaths += 1
-        self.releases.clear()
+        self.orders.releases.clear()
         self.reload.engine_ended(code)
         # Nobody waits for their answers; the next engine asks anew.
         self.programs.end_questions()
@@ -462,117 +406,9 @@ class Guardian:
             self.heard_ns = boottime_ns()
             self.obey(message)
 
-    def _obey(self, message: object) -> None:
-        match message:
-            case Extend(leases):
-                self._extend(leases)
-            case Release(group, token):
-                self._release(group, token)
-            case Run():
-                self._run(message)
-            case Signal(run, number):
-                self.programs.signal(run, number)
-            case End(run):
-                self.programs.end(run)
-            case Address(AddressOp.ADD):
-                self._add_address(message)
-            case Address():
-                self._remove_address(message)
-            case Alive():
-                pass
-            case Reload(command):
-                self.reload.ask(command)
-            case Stage(ident, document):
-                self.reload.stage(ident, document)
-            case Adopt(ident, command):
-                self.reload.adopt(ident, command)
-            case GiveUp(text):
-                self.reload.given_up(text)
-            case _:
-                log("message_refused", logging.WARNING, why=f"an engine does not say {type(message).__name__}")
-
-    def _extend(self, leases: tuple[HeldLease, ...]) -> None:
-        taken: list[HeldLease] = []
-        refused: list[HeldLease] = []
-        for lease in leases:
-            # Also while a release waits for what is left: a group is stopped in order only while its lease is renewed,
-            # and nothing can be started by it (_run and the addresses look at the releases themselves).
-            free = "/" not in lease.group
-            (taken if free and self.guard.extend(lease, boottime_ns()) else refused).append(lease)
-        if taken:
-            self._tell(Extended(tuple(taken), True))
-            for lease in taken if self.config.log.level == "debug" else ():
-                log("lease_told", logging.DEBUG, group=lease.group, token=lease.token, until_ns=lease.until_ns,
-                    now_ns=boottime_ns())  # fmt: skip
-        if refused:
-            self._tell(Extended(tuple(refused), False))
-
-    def _run(self, message: Run) -> None:
-        self.next_run = max(self.next_run, message.run + 1)
-        group, fence = message.group, message.purpose is Purpose.FENCE
-        free = fence or message.purpose is Purpose.CHECK  # it needs no lease
-        refusal = ""
-        if message.run in self.programs.running:
-            refusal = f"run {message.run} is in use"
-        elif "/" in group + message.service or group in self.guard.ending or group in self.releases:
-            refusal = f"group {group} is being ended"
-        elif fence and group:
-            refusal = "a fence agent is of no group"
-        elif not free and not self.guard.may_run(group, boottime_ns()):
-            refusal = f"no live lease of group {group}"
-        if refusal:
-            self._tell(RunFailed(message.run, Outcome.REFUSED, refusal))
-            return
-        if message.purpose is Purpose.SERVICE and self.programs.occupied(group, message.service):
-            text = f"a program of {message.service} still runs"
-            self._tell(RunFailed(message.run, Outcome.FAILED, text))
-            return
-        try:
-            not_after = NEVER if free else self.guard.leases[group].until_ns - self.guard.kill_ns
-            self.programs.start(message, not_after)
-        except OSError as error:
-            self._tell(RunFailed(message.run, Outcome.FAILED, f"not started: {error}"))
-        self._end_what_is_due(boottime_ns())  # it may have been stopped between the look at the lease and the deed
-
     def _ended(self, group: str) -> None:
         """Of what was ended by force: an engine that started meanwhile was told that the group is unclean."""
         self._tell(Released(group, 0, True))
-
-    def _release(self, group: str, token: int) -> None:
-        lease = self.guard.leases.get(group)
-        if group in self.guard.ending:
-            self._tell(Released(group, token, False, "the lease ended; the group is being ended by force"))
-        elif lease and lease.token != token:
-            self._tell(Released(group, token, False, f"the lease is another one: token {lease.token}"))
-        else:
-            self.programs.end_checks(group)
-            self.releases[group] = PendingRelease(token, boottime_ns() + RELEASE_NS)
-            self._poll_releases(boottime_ns())
-
-    def _poll_releases(self, now: int) -> None:
-        for group, pending in tuple(self.releases.items()):
-            left = self.ending.left_of(group)
-            if left and now < pending.until_ns:
-                continue
-            del self.releases[group]
-            if not left:
-                self.guard.ended(group)
-                self.programs.group_folder_removed(group)
-            self._tell(Released(group, pending.token, not left, ("still there: " if left else "") + ", ".join(left)))
-
-    # ---------------------------------------------------------------------------------------------------- addresses
-
-    def _add_address(self, message: Address) -> None:
-        if message.group in self.releases or not self.guard.may_run(message.group, boottime_ns()):
-            text = f"refused: no live lease of group {message.group}"
-        else:
-            text = self.addresses.add(message)
-        self._end_what_is_due(boottime_ns())  # as in _run: before the engine is told that it may announce it
-        self._tell(AddressDone(message.service, AddressOp.ADD, not text, text))
-
-    def _remove_address(self, message: Address) -> None:
-        text = self.addresses.remove(message.service)
-        self._tell(AddressDone(message.service, AddressOp.REMOVE, not text, text))
 
     def _renew_addresses(self) -> None:
         for service, why in self.addresses.renew():
@@ -587,7 +423,7 @@ class Guardian:
             for group in self.guard.due(now):
                 if group not in self.ending.until:
                     until = self.guard.leases[group].until_ns
-                    self.releases.pop(group, None)
+                    self.orders.releases.pop(group, None)
                     log("lease_ended", logging.WARNING, group=group, next="end by force", left_ms=(until - now) // MS)
                     self._kill_engine(f"the lease of {group} ends")
                     self.ending.begin(group, until)
@@ -613,7 +449,7 @@ class Guardian:
             lease = self.guard.leases.get(group)
             if group not in self.ending.until and (lease or self.ending.left_of(group)):
                 self.guard.ending.add(group)
-                self.releases.pop(group, None)
+                self.orders.releases.pop(group, None)
                 until = max(lease.until_ns if lease else 0, now + self.guard.kill_ns)
                 self.ending.begin(group, until, f"a poison pill of {pill.attacker}")
         self.ending.go_on(now)
@@ -628,39 +464,6 @@ class Guardian:
             self.pills.ended(self.holder)
             self.family.engine.start_at_ns = boottime_ns()
 
-    # ------------------------------------------------------------------------------------------------------- watchdogs
-
-    def _arm_watchdog(self, now: int) -> None:
-        """Open the hardware watchdog, if there is one and nothing is left here that it would be fed in spite of."""
-        if not self.watchdog.wanted or self.watchdog.fd >= 0 or self.stopping:
-            return
-        before = self.watchdog.error
-        if self.ending.until:
-            self.watchdog.error = f"not armed while groups are not ended: {', '.join(self.ending.until)}"
-        elif self.watchdog.arm():
-            if self.pills:
-                self.pills.armed(self.watchdog.timeout_ms)
-            log("watchdog_armed", device=self.config.watchdog.device, timeout_ms=self.watchdog.timeout_ms)
-            self._feed(now)
-        self.arm_at_ns = NEVER if self.watchdog.fd >= 0 else now + RETRY_S * S
-        if self.watchdog.error not in ("", before):
-            log("watchdog_not_armed", logging.ERROR, why=self.watchdog.error, next=f"tried again every {RETRY_S} s")
-
-    def _feed(self, now: int) -> None:
-        """Systemd's watchdog and the machine's: only while no group is left whose lease has ended."""
-        armed = self.watchdog.fd >= 0
-        every = min(self.feed_every_ns or NEVER, self.watchdog.every_ns if armed else NEVER)
-        if every == NEVER:
-            self.feed_at_ns = NEVER
-        elif self.ending.overdue(now):
-            self.feed_at_ns = now + RETRY_NS
-        else:
-            self.notify("WATCHDOG=1")
-            if armed and not self.watchdog.feed() and self.feed_failed != self.watchdog.error:
-                self.feed_failed = self.watchdog.error
-                self._alarm(f"{self.watchdog.error}; this machine may be reset in {self.watchdog.timeout_ms / 1000} s")
-            self.feed_at_ns = now + every
-
     # ----------------------------------------------------------------------------------------------------------- loop
 
     def loop(self) -> None:
@@ -670,16 +473,13 @@ class Guardian:
             if self.ending.retry_at_ns <= now:
                 self.ending.go_on(now)
             self.programs.poll(now)
-            if self.releases:
-                self._poll_releases(now)
+            if self.orders.releases:
+                self.orders.poll_releases(now)
             self._renew_addresses()
             self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
-            if self.arm_at_ns <= now:
-                self._arm_watchdog(now)
-            if self.feed_at_ns <= now:
-                self._feed(now)
+            self.feeder.poll(now)
             self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())
             self.timer.set(deadline if deadline < NEVER else 0)
@@ -691,10 +491,10 @@ class Guardian:
                 key.data()
 
     def _next_deadline_ns(self, now: int) -> int:
-        at = min(self.guard.next_deadline_ns(), self.ending.retry_at_ns, self.feed_at_ns, self.arm_at_ns,
+        at = min(self.guard.next_deadline_ns(), self.ending.retry_at_ns, self.feeder.next_deadline_ns(),
                  self.programs.next_deadline_ns(now), self.addresses.next_deadline_ns(),
                  self.reload.next_deadline_ns(now), self.handover.next_deadline_ns())  # fmt: skip
-        if self.releases:
+        if self.orders.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
             if not child.pid:
@@ -705,47 +505,3 @@ class Guardian:
     def _watch_engine(self, now: int) -> None:
         if self.channel and now - self.heard_ns >= SILENT_NS:
             self._kill_engine(f"it hangs: silent for {SILENT_NS // S} s")
-
-    # ----------------------------------------------------------------------------------------------------------- finish
-
-    def finish(self) -> None:
-        """End everything that is left. After an engine that left in order there is nothing but the other processes."""
-        if not hasattr(self, "ending"):
-            return  # it failed before anything was there
-        self.finished = True
-        self._kill_engine("the guardian stops")
-        self.programs.end_questions()
-        groups = {group.name for group in self.config.groups} | {""}  # fence agents are of no group
-        for group in groups:
-            self.programs.end_group(group)
-        for child in self.family.others:
-            if child.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 1
-        hard = deadline + 1
-        while time.monotonic() < hard:
-            self._reap()
-            self.programs.poll(boottime_ns())
-            left = [line for group in groups for line in self.programs.leftovers(group)]
-            for child in self.family.others:
-                if child.pid and time.monotonic() > deadline:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(child.pid, signal.SIGKILL)
-            for group in groups if left else ():
-                self.programs.end_group(group)
-            if not left and not any(child.pid for child in self.family.all()):
-                break
-            time.sleep(0.005)
-        if self.addresses.kernel:
-            with contextlib.suppress(OSError, AddressError):
-                self.addresses.kernel.uninstall()
-        _, left = self.mounts.cut_all(2000)
-        left += self.programs.clean()
-        for line in left:
-            log("not_ended", logging.ERROR, what=line)
-        if self.stopping and not left:
-            self.watchdog.disarm()
-        with contextlib.suppress(OSError):
-            self._engine_record().unlink()
-        log("guardian_ended", worst_late_us=self.worst_late_us)

@@ -36,6 +36,7 @@ from hasnmp.runtime import kernel
 from hasnmp.runtime.kernel import boot_id, boottime_ns
 from hasnmp.runtime.kernel_address import Live
 from hasnmp.runtime.messages import Channel, HeldAddress, Message, Purpose, Run, decode, encode
+from hasnmp.runtime.orders import PendingRelease
 from hasnmp.runtime.processes import MS, S, log
 from hasnmp.runtime.programs import Program, is_dead
 from hasnmp.settings import Config
@@ -95,9 +96,9 @@ def picture(guardian: Guardian, said: Sequence[Message]) -> dict[str, Any]:
         "leases": [[lease.group, lease.token, lease.until_ns] for lease in g.guard.leases.values()],
         "last_token": g.guard.last_token, "ending": sorted(g.guard.ending), "until": g.ending.until,
         "found": sorted(g.ending.found), "why": g.ending.why,
-        "releases": {group: [pending.token, pending.until_ns] for group, pending in g.releases.items()},
+        "releases": {group: [pending.token, pending.until_ns] for group, pending in g.orders.releases.items()},
         "programs": [_program(program) for program in g.programs.running.values()],
-        "next_run": g.next_run, "engine_deaths": g.engine_deaths, "cleaned": g.cleaned, "stopping": g.stopping,
+        "next_run": g.orders.next_run, "engine_deaths": g.engine_deaths, "cleaned": g.cleaned, "stopping": g.stopping,
         "family": {child.name: [child.pid, child.started_ns, child.start_at_ns] for child in g.family.all()},
         "pairs": {name: [sock.fileno() for sock in pair] for name, pair in g.family.pairs.items()},
         "channel": g.channel.fileno() if g.channel else -1,
@@ -119,8 +120,6 @@ def _program(program: Program) -> dict[str, Any]:
 
 def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
     """Make it all one's own. Gives what the engine said and is to be obeyed now. Raises HandoverError."""
-    from hasnmp.runtime.guardian import PendingRelease
-
     g = guardian
     if values["form"] != FORM or values["boot"] != g.boot:
         raise HandoverError(f"what is handed over has form {values['form']} of boot {values['boot']}")
@@ -130,7 +129,7 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
     g.ending.until, g.ending.found = dict(values["until"]), set(values["found"])
     g.ending.why = dict(values.get("why", {}))
     g.ending.retry_at_ns = boottime_ns() if g.ending.until else NEVER
-    g.releases = {group: PendingRelease(token, until) for group, (token, until) in values["releases"].items()}
+    g.orders.releases = {group: PendingRelease(token, until) for group, (token, until) in values["releases"].items()}
     for row in values["programs"]:
         run = decode(row.pop("run").encode())
         folder, tail = row.pop("folder"), base64.b64decode(row.pop("tail"))
@@ -138,7 +137,7 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
         g.programs.take_over(
             Program(run=run, folder=Path(folder) if folder else None, tail=tail, **_known(Program, row))
         )
-    g.next_run, g.engine_deaths, g.stopping = values["next_run"], values["engine_deaths"], values["stopping"]
+    g.orders.next_run, g.engine_deaths, g.stopping = values["next_run"], values["engine_deaths"], values["stopping"]
     g.cleaned = tuple(values["cleaned"])
     for child in g.family.all():
         child.pid, child.started_ns, child.start_at_ns = values["family"].get(child.name, (0, 0, 0))
@@ -377,7 +376,7 @@ class Handover:
     def _renew(self, name: str, now: int) -> None:
         g = self.guardian
         child = next(c for c in g.family.all() if c.name == name)
-        busy = g.releases or any(p.run.purpose is Purpose.STOP for p in g.programs.running.values())
+        busy = g.orders.releases or any(p.run.purpose is Purpose.STOP for p in g.programs.running.values())
         if name == "engine" and busy and now < self.until_ns:
             return  # its answer is awaited by this engine; the next one would ask again
         del self.to_renew[0]

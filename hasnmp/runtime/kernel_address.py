@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from hasnmp.core.guard import NEVER
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.netlink import NETLINK_ROUTE, Netlink, addresses, delete_address, set_address
 from hasnmp.runtime.packet_filter import Damaged, Lapsed, PacketFilter
@@ -170,18 +171,24 @@ class KernelAddresses:
             raise AddressError(f"{live.ip} ended: its renewal failed: {error}") from None
 
     def renew_due(self, service: str, until_ns: int) -> bool:
-        """Is a renewal worth its price: has the lease grown, and half of what the element was given passed?"""
-        return self.grows(service, until_ns) and self._clock() >= self.renew_at_ns(service)
+        """Is a renewal up to until_ns worth its price now?"""
+        return self._clock() >= self.renew_at_ns(service, until_ns)
 
-    def grows(self, service: str, until_ns: int) -> bool:
-        """Would a renewal up to until_ns give the address more than it has?"""
-        live = self._live[service]
-        return live.retry_ns > 0 or until_ns - live.until_ns >= 1_000_000  # elements count milliseconds
+    def renew_at_ns(self, service: str, until_ns: int) -> int:
+        """When the next renewal up to until_ns is worth its price; NEVER: not before the lease grows.
 
-    def renew_at_ns(self, service: str) -> int:
-        """When half of the element's life will have passed."""
+        One that gives more: when half of the element's life will have passed. One that gives no more, too, shortly before
+        the valid lifetime ends: it counts whole seconds, so it may end up to one before a lease that nobody extends.
+        """
         live = self._live[service]
-        return live.retry_ns or (live.armed_ns + live.until_ns) // 2
+        at = NEVER
+        if live.retry_ns:
+            at = live.retry_ns
+        elif until_ns - live.until_ns >= 1_000_000:  # elements count milliseconds
+            at = (live.armed_ns + live.until_ns) // 2
+        if live.valid_ns - VALID_EARLY_NS < until_ns:
+            at = min(at, live.valid_ns - 2 * VALID_EARLY_NS)
+        return at
 
     def remove(self, service: str) -> None:
         """End the address now: silent first, then off the interface. Idempotent. Raises AddressError: it may be there."""

@@ -85,7 +85,7 @@ class Reloader:
 
     def _read(self, command: int, job: Callable[[], Loaded]) -> None:
         self._command = command
-        self._guardian.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._guardian.feeder.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self._loader = Loader(self._guardian.family, self._guardian.selector, job, self._loaded)
         except OSError as error:
@@ -264,7 +264,7 @@ class Reloader:
         self._send(ReloadEnded(command, int(code), text[:1000]))
 
     def _go_on(self) -> None:
-        self._guardian.notify("READY=1")
+        self._guardian.feeder.notify("READY=1")
         if self._next is not None:
             command, self._next = self._next, None
             self.ask(command)

@@ -57,11 +57,21 @@ def main(sock: socket.socket, path: str) -> int:
             try:
                 save(path, version, document)
             except OSError as error:
-                ok, text = False, f"{error.strerror or error}: {path}"
+                ok, text = False, f"{error.strerror or error}: {path}{_room(path, len(document))}"
             sock.send(json.dumps({"persisted": version, "ok": ok, "text": text}).encode())
             events.take(json.loads(document))
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the engine is gone; what it handed over is written
+
+
+def _room(path: str, octets: int) -> str:
+    """How much there was to write, and how much room its file system has, for the message of a failure."""
+    try:
+        room = os.statvfs(os.path.dirname(path) or ".")
+    except OSError:
+        return ""
+    mode = ", mounted read-only" if room.f_flag & os.ST_RDONLY else ""
+    return f" ({octets} octets to write, {room.f_bavail * room.f_frsize} free and {room.f_favail} inodes free{mode})"
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, bytes]:

@@ -23,6 +23,7 @@ class Profile:
     early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
     keep: bool = False  # nothing may interrupt any group
     taken: bool = False  # one owner fails for good, in whatever way, and its groups must be taken soon
+    rolled: bool = False  # one node is restarted in order, and the owner right after it
     drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
     mixed: float = 0.0  # the share of runs whose nodes have different lease times
     intervals: tuple[int, int] = (18, 48)  # length of the safety phase, in heartbeats
@@ -98,6 +99,7 @@ PROFILES: dict[str, Profile] = {
     "handover": _aimed({"move_stopped": 1}, (2, 4)),
     "durable": _aimed({"inhibit_then_crash": 1, "store_bad": 0.5}, (1, 4)),
     "taken": _aimed({}, (0, 0), taken=True),
+    "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
     # One fault class that must interrupt nothing.
     "kept arbiter": _kept({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, (3, 10)),
     "kept link": _kept({"cut_link": 1}, (2, 6), links=(2,)),
@@ -148,6 +150,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
     ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2),
+    ("rolled", 2),
 )  # fmt: skip
 
 # What changes.py adds.

@@ -176,7 +176,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     early = rng.random() < profile.early
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
-    if profile.keep or profile.taken:
+    if profile.keep or profile.taken or profile.rolled:
         while truth.unsettled() and world.now < 50 * interval:
             world.run_until(world.now + interval)
         start, end = world.now, world.now + end - start
@@ -184,6 +184,9 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         truth.keep_all()
     if profile.taken:
         _must_be_taken(world, config, faults)
+        end = world.now
+    if profile.rolled:
+        _must_roll(world, config)
         end = world.now
     faults.schedule(start, end - 5 * interval)
     world.run_until(end)
@@ -215,6 +218,30 @@ def _must_be_taken(world: World, config: Config, faults: Changes) -> None:
     for group in groups:
         if not any(world.truth.runs(m, group) for m in world.machines.values() if m is not owner):
             raise Broken("is taken", f"{bound} ms after {owner.name} failed, {group} does not run elsewhere")
+
+
+def _must_roll(world: World, config: Config) -> None:
+    """An operator restarts two nodes, the second as soon as the first has come up, and no other is there: so the first listens
+    for long. No group is left to nobody meanwhile."""
+    first, second, *others = world.rng.sample(list(world.machines.values()), len(world.machines))
+    for machine in others:
+        machine.engine.shut_down()
+        world.run_until(world.now + 2 * config.heartbeat.dead_after_ms * MS)
+        machine.power_off()
+    first.engine.shut_down()
+    while not first.stopped:
+        world.run_until(world.now + 10 * MS)
+    world.run_until(world.now + world.between(0, 3 * config.heartbeat.dead_after_ms * MS))
+    first.start_stack()
+    world.run_until(world.now + world.between(MS, 200 * MS))
+    second.engine.shut_down()
+    gone, bound_ms = dict.fromkeys(world.truth.groups, 0), 500 + 4 * config.arbiter.io_timeout_ms
+    while not second.stopped or world.truth.unsettled():
+        world.run_until(world.now + 10 * MS)
+        for group in gone:
+            gone[group] += 0 if world.truth.owner(group) else 10
+            if gone[group] > bound_ms:
+                raise Broken("rolls", f"{group} ran nowhere for more than {bound_ms} ms while {second.name} stopped")
 
 
 def _settle(world: World, config: Config, profile: Profile) -> None:

@@ -7,6 +7,7 @@ product's patience. `doubles` are probe periods in which both servers answered.
 from __future__ import annotations
 
 import math
+import random
 import signal
 import statistics
 import sys
@@ -124,6 +125,8 @@ def suffer(product: Product, fault: Fault, numbers: Numbers) -> None:
         product.steady()
         owner = product.settled(watch)
         other = next(node for node in NODES if node != owner)
+        # At no phase of anyone's heartbeat: what was just awaited came with one, and the next is then a whole interval off.
+        time.sleep(random.uniform(0, 0.2))
         fault_ns = fault.strike(product, owner, other)
         until = time.monotonic() + product.patience_s * (2 if fault.name in MOVING else 1)
         while time.monotonic() < until:

@@ -2,12 +2,13 @@
 
     python disk.py IMAGE MOUNTPOINT...       each mount point is an empty file, and becomes that host's view of the image
 
-Commands on standard input, one a line: "NUMBER ok|gone|frozen|readonly|slow MS|image PATH", NUMBER counting mount points
-from 0.
+Commands on standard input, one a line: "NUMBER ok|gone|frozen|readonly|slow MS|corrupt OFFSET|image PATH", NUMBER counting
+mount points from 0.
     gone        every open, read and write fails with EIO
     frozen      reads, writes and syncs hang until the next command; a process in one can't be killed, as with a real disk
     readonly    a write, and an open for writing, fails with EROFS; reads work
     slow MS     each takes so much longer, and a write reaches the image only at the end of that time
+    corrupt OFFSET   from there on other octets are read than were written, however often they are written
     image PATH  what is read and written is another image, as if the disk had been exchanged under the host
 End of file on standard input ends it; whoever started it unmounts.
 
@@ -49,7 +50,7 @@ class View:
 
     def __init__(self, image: int, target: str) -> None:
         self.own = self.image = image
-        self.mode, self.slow_s = "ok", 0.0
+        self.mode, self.slow_s, self.sound = "ok", 0.0, 1 << 62
         self.held: list[tuple[float, bytes]] = []  # when to serve it, and the request
         self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = f"fd={self.fd},rootmode=100600,user_id=0,group_id=0,allow_other,default_permissions"
@@ -62,6 +63,7 @@ class View:
             os.close(self.image)
         self.image = os.open(argument, os.O_RDWR | os.O_CLOEXEC) if mode == "image" else self.own
         self.mode, self.slow_s = mode, int(argument) / 1000 if mode == "slow" else 0.0
+        self.sound = int(argument) if mode == "corrupt" else 1 << 62  # octets before the first that is damaged
         if mode != "frozen":
             self.held = [(min(at, time.monotonic() + self.slow_s), request) for at, request in self.held]
 
@@ -114,7 +116,9 @@ class View:
             return struct.pack("<QII", 0, 1 | 1 << 6, 0)
         if opcode == READ:
             _, offset, size = struct.unpack_from("<QQI", request)
-            return os.pread(self.image, size, offset)
+            octets = os.pread(self.image, size, offset)
+            sound = max(0, self.sound - offset)
+            return octets[:sound] + bytes(octet ^ 0x5A for octet in octets[sound:])
         if opcode == WRITE:
             _, offset, size = struct.unpack_from("<QQI", request)
             return struct.pack("<II", os.pwrite(self.image, request[40 : 40 + size], offset), 0)

@@ -650,7 +650,7 @@ class Driver:
         ok = words[0] == "ok"
         if ok:
             self.saved = json.loads(json.dumps(done.document))
-        self.step(Persisted(done.version, ok))
+        self.step(Persisted(done.version, ok, "" if ok else "No space left on device"))
 
     def do_result(self, words: list[str], _: dict[str, str]) -> None:
         if words[0] not in self.acts:

@@ -341,7 +341,7 @@ def test_the_lease_disk_and_the_store_answer(tmp_path: Path) -> None:
         assert bench.core.got(ArbiterAnswer)[0].attempt == 9 and bench.core.got(ArbiterAnswer)[0].error
         bench.store.send(b'{"persisted": 3, "ok": false, "text": "disk full"}')
         await bench.until(lambda: bench.core.got(Persisted))
-        assert bench.core.got(Persisted)[0] == Persisted(3, False)
+        assert bench.core.got(Persisted)[0] == Persisted(3, False, "disk full")
 
     play(tmp_path, story)
 

@@ -1,0 +1,75 @@
+"""What is told again and again that this guardian lives: systemd's watchdog, and the machine's (watchdog.py).
+
+Neither hears anything while a group is left whose lease has ended: then it is for them to end this node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hasnmp.core.guard import NEVER
+from hasnmp.runtime.ending import RETRY_NS
+from hasnmp.runtime.kernel import notifier
+from hasnmp.runtime.processes import S, log
+from hasnmp.runtime.watchdog import RETRY_S
+
+if TYPE_CHECKING:
+    from hasnmp.runtime.guardian import Guardian
+
+
+@dataclass(slots=True)
+class Feeder:
+    """notify(text): to systemd (sd_notify). every_ns: how often systemd is to hear; 0 = it does not wait for it."""
+
+    guardian: Guardian
+    notify: Callable[[str], None] = field(default_factory=lambda: notifier(os.environ.get("NOTIFY_SOCKET")))
+    every_ns: int = field(default_factory=lambda: int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2)
+    feed_at_ns: int = NEVER
+    arm_at_ns: int = NEVER  # when the hardware watchdog is tried again
+    failed: str = ""
+
+    def arm(self, now: int) -> None:
+        """Open the hardware watchdog, if there is one and nothing is left here that it would be fed in spite of."""
+        g, dog = self.guardian, self.guardian.watchdog
+        if not dog.wanted or dog.fd >= 0 or g.stopping:
+            return
+        before = dog.error
+        if g.ending.until:
+            dog.error = f"not armed while groups are not ended: {', '.join(g.ending.until)}"
+        elif dog.arm():
+            if g.pills:
+                g.pills.armed(dog.timeout_ms)
+            log("watchdog_armed", device=dog.settings.device, timeout_ms=dog.timeout_ms)
+            self.feed(now)
+        self.arm_at_ns = NEVER if dog.fd >= 0 else now + RETRY_S * S
+        if dog.error not in ("", before):
+            log("watchdog_not_armed", logging.ERROR, why=dog.error, next=f"tried again every {RETRY_S} s")
+
+    def feed(self, now: int) -> None:
+        """Both, while no group is left whose lease has ended."""
+        g, dog = self.guardian, self.guardian.watchdog
+        armed = dog.fd >= 0
+        every = min(self.every_ns or NEVER, dog.every_ns if armed else NEVER)
+        if every == NEVER:
+            self.feed_at_ns = NEVER
+        elif g.ending.overdue(now):
+            self.feed_at_ns = now + RETRY_NS
+        else:
+            self.notify("WATCHDOG=1")
+            if armed and not dog.feed() and self.failed != dog.error:
+                self.failed = dog.error
+                g._alarm(f"{dog.error}; this machine may be reset in {dog.timeout_ms / 1000} s")
+            self.feed_at_ns = now + every
+
+    def poll(self, now: int) -> None:
+        if self.arm_at_ns <= now:
+            self.arm(now)
+        if self.feed_at_ns <= now:
+            self.feed(now)
+
+    def next_deadline_ns(self) -> int:
+        return min(self.feed_at_ns, self.arm_at_ns)
