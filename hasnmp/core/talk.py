@@ -175,7 +175,11 @@ class Talk:
                     period_ms = self.config.heartbeat.dead_after_ms
                     promises.append(GroupEntry(entry.group, GroupFlag.PROMISE, entry.token, period_ms))
                 continue
-            if lease is None or not entry.flags & GroupFlag.ASK or peer.name not in lease.group.nodes:
+            if lease is None or not entry.flags & GroupFlag.ASK:
+                continue
+            # One that may not take it while its nodes change may have it: by what was before, or comes after.
+            may = peer.name in lease.group.nodes or (peer.name in lease.group.also and entry.flags & GroupFlag.OWNER)
+            if not may:
                 continue
             if not same and not entry.flags & GroupFlag.OWNER:
                 continue  # while configurations differ nobody acquires, and owners keep what they have
