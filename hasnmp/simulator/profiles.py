@@ -161,4 +161,4 @@ PROFILES |= {
     "shrink": _aimed({"shrink_cut": 1}, (1, 1), nodes=(2,), groups=(1,)),
     "kept changes": _kept({"apply": 2, "reload": 1}, (1, 1)),
 }  # fmt: skip
-MIX += (("changes", 12), ("changes disks", 4), ("shrink", 2), ("kept changes", 3))
+MIX += (("changes", 5), ("changes disks", 2), ("shrink", 1), ("kept changes", 1))
