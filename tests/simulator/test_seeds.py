@@ -72,9 +72,9 @@ MET = {
     "fenceFailed": 3,
     "fenceUntested": 5,
     "fault device_bad": 50,
-    "configurations exchanged": 400,
-    "files adopted": 300,
-    "crashed in a change": 20,
+    "configurations exchanged": 150,
+    "files adopted": 120,
+    "crashed in a change": 8,
 }
 
 
