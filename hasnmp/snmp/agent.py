@@ -22,7 +22,7 @@ import structlog
 
 import hasnmp
 from hasnmp import protocol
-from hasnmp.model import CommandRow, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
+from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
 from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
 from hasnmp.snmp import access_tables, identity, objects, receivers, standard
@@ -36,8 +36,9 @@ from hasnmp.snmp.listener import Listener
 from hasnmp.snmp.notifier import COLD_START, WARM_START, Notifier, counter_names, receiver_names
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.outlet import Figures, Surroundings
-from hasnmp.snmp.pdus import Requests
-from hasnmp.snmp.responder import Responder
+from hasnmp.snmp.pdus import ErrorStatus, Requests
+from hasnmp.snmp.record import Record, shown
+from hasnmp.snmp.responder import Responder, SetOutcome
 from hasnmp.snmp.setting import Setting
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine
 
@@ -134,15 +135,16 @@ class Agent:
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
             self.store, self.requests, communities, engine, counters, self._in_loop(self.setting.take), time.monotonic,
-            self._in_loop(self._notifier.unauthentic),
+            self._in_loop(self._notifier.unauthentic), audit=self._in_loop(self._audit),
         )  # fmt: skip
+        self._record = Record(time.monotonic())
         self._agentx: AgentxPart | None = None
         if config.snmp.agentx:
             outlet = self._notifier.outlets[AGENTX]
             assert isinstance(outlet, AgentxOutlet)
             self._agentx = AgentxPart(
                 config.snmp, node, self._reader, self.setting, self._read_failed, outlet, receivers.scalars(board),
-                receivers.tables(board), self._log,
+                receivers.tables(board), self._log, self._audit,
             )  # fmt: skip
             self.store.twins.append(self._agentx.store)
         self._listeners = [
@@ -404,6 +406,18 @@ class Agent:
 
         return call
 
+    def _audit(self, outcome: SetOutcome) -> None:
+        """Have a SET put on record: by the log always, and one that was refused here by the engine too."""
+        with self.lock:
+            name = shown(self.store.column(outcome.name), outcome.name)
+        status = ErrorStatus(outcome.status).name.lower()
+        self._log.info("set_answered", requester=outcome.who, address=outcome.host, object=name, result=status,
+                       variables=outcome.variables)  # fmt: skip
+        row = self._record.refused(outcome, name, time.monotonic())
+        if row is not None and self._writer is not None and not self._writer.is_closing():
+            self._writer.write(protocol.encode({**row, "type": "command", "id": None, "requester": f"snmp:{outcome.who}",
+                                                "address": outcome.host}))  # fmt: skip
+
     async def _command(
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float
     ) -> CommandRow | str | None:
@@ -418,7 +432,9 @@ class Agent:
             self._writer.write(protocol.encode({
                 **command, "type": "command", "id": number, "requester": f"snmp:{requester}", "address": host,
             }))  # fmt: skip
-            return await asyncio.wait_for(future, timeout_s)
+            answer = await asyncio.wait_for(future, timeout_s)
+            self._record.known = isinstance(answer, CommandRow) and answer.state is CommandState.REFUSED
+            return answer
         except TimeoutError:
             return "no answer in time"
         finally:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tests.bench import agentx, detection, faults, idle, notifications
+from tests.bench import agentx, detection, faults, idle, notifications, snmp
 from tests.bench.faults import FAULTS, MOVING, Fault, Numbers, say
 from tests.bench.pacemaker import Pacemaker
 from tests.bench.products import Address, Hasnmp, Keepalived, Product
@@ -128,11 +128,11 @@ def main() -> int:
     names = [fault.name for fault in FAULTS]
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", action="append", choices=("faults", "idle", "detection", "agentx", "notifications", *names), metavar="PART",
-                        help=f"faults, idle, detection, agentx, notifications, or one fault: {', '.join(names)}")  # fmt: skip
+    parser.add_argument("--only", action="append", choices=("faults", "idle", "detection", "snmp", "agentx", "notifications", *names), metavar="PART",
+                        help=f"faults, idle, detection, snmp, agentx, notifications, or one fault: {', '.join(names)}")  # fmt: skip
     parser.add_argument("--busy-s", type=float, default=detection.BUSY_S, help="how long detection is watched")
     arguments = parser.parse_args()
-    parts = arguments.only or ["faults", "idle", "detection", "agentx", "notifications"]
+    parts = arguments.only or ["faults", "idle", "detection", "snmp", "agentx", "notifications"]
     chosen = FAULTS if "faults" in parts else tuple(fault for fault in FAULTS if fault.name in parts)
     met: list[Goal] = []
     begun = time.monotonic()
@@ -142,6 +142,8 @@ def main() -> int:
         met += ten_services()
     if "detection" in parts:
         met += detection.busy(arguments.busy_s)
+    if "snmp" in parts:
+        met += snmp.run()
     if "agentx" in parts:
         met += agentx.side_by_side()
     if "notifications" in parts:

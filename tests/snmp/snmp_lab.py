@@ -149,6 +149,7 @@ class FakeEngine:
         self.path = path
         self.view = view
         self.commands: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []
         self.verdict: CommandState | None = CommandState.ACCEPTED  # None: say nothing at all
         self.verdicts: list[CommandState] = []  # for the next commands, one each
         self.beating = True
@@ -195,6 +196,9 @@ class FakeEngine:
         with contextlib.suppress(OSError, ValueError), client.makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
+                if message["verb"] == Verb.SET:  # nothing to do: a SET that the agent refused, for the record
+                    self.records.append(message)
+                    continue
                 self.commands.append(message)
                 verdict = self.verdicts.pop(0) if self.verdicts else self.verdict
                 if verdict is None:
