@@ -19,6 +19,7 @@ from tests.bench.pacemaker import Pacemaker
 from tests.bench.products import Address, Hasnmp, Keepalived, Product
 
 ROUNDS = 3
+PARTS = ("faults", "idle", "detection", "snmp", "agentx", "notifications")
 NOTHING_MS = 50.0  # a gap below this is the probe's and the machine's own: nobody was out
 Goal = tuple[str, str, str, bool]  # what, measured, goal, met
 
@@ -128,11 +129,11 @@ def main() -> int:
     names = [fault.name for fault in FAULTS]
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", action="append", choices=("faults", "idle", "detection", "snmp", "agentx", "notifications", *names), metavar="PART",
-                        help=f"faults, idle, detection, snmp, agentx, notifications, or one fault: {', '.join(names)}")  # fmt: skip
+    parser.add_argument("--only", action="append", choices=(*PARTS, *names), metavar="PART",
+                        help=f"{', '.join(PARTS)}, or one fault: {', '.join(names)}")  # fmt: skip
     parser.add_argument("--busy-s", type=float, default=detection.BUSY_S, help="how long detection is watched")
     arguments = parser.parse_args()
-    parts = arguments.only or ["faults", "idle", "detection", "snmp", "agentx", "notifications"]
+    parts = arguments.only or list(PARTS)
     chosen = FAULTS if "faults" in parts else tuple(fault for fault in FAULTS if fault.name in parts)
     met: list[Goal] = []
     begun = time.monotonic()
