@@ -90,6 +90,8 @@ class Cells:
 
 Cursor = tuple[Cells, int]
 
+KEPT = 20_000  # answers that a window remembers of each kind, of 200 octets or so
+
 _HEADS = [bytes((ber.SEQUENCE, size)) for size in range(0x80)]
 _NAMES = [bytes((ber.OID, size)) for size in range(0x80)]
 
@@ -105,14 +107,28 @@ class Scope(Protocol):
 
 
 class Window:
-    """A view over a store's columns: most are in it or not, and are asked for only once."""
+    """A view over a store's columns: most are in it or not, and are asked for only once.
 
-    __slots__ = ("_counter64", "_known", "_scope")
+    found, after: what a name was answered with by GET and by GETNEXT since the last change of anything: a console asks for
+    the same again and again, and nothing is as quick as one look into a dict.
+    """
+
+    __slots__ = ("_counter64", "_known", "_scope", "after", "found")
 
     def __init__(self, scope: Scope | None, counter64: bool) -> None:
+        self.found: dict[bytes, bytes] = {}
+        self.after: dict[bytes, bytes] = {}
         self._scope = scope
         self._counter64 = counter64
         self._known: dict[Cells, bool | None] = {}
+
+    def forget(self) -> None:
+        self.found.clear()
+        self.after.clear()
+
+    def keep(self, kept: dict[bytes, bytes], raw: bytes, column: Cells, varbind: bytes) -> None:
+        if not column.volatile and len(kept) < KEPT:
+            kept[raw] = varbind
 
     def of(self, column: Cells) -> bool | None:
         """True, False: all its instances are seen, or none; None: some are."""
@@ -161,14 +177,16 @@ class Store:
         self._lengths = sorted({len(column.raw) for column in columns}, reverse=True)
         self._windows: dict[tuple[Scope | None, bool], Window] = {}
 
-    def window(self, scope: Scope | None, counter64: bool = True) -> Window | None:
-        """What is seen of this store through a view; None: all of it. counter64 False: SNMPv1, which has none of these."""
-        if scope is None and (counter64 or not any(column.syntax == ber.COUNTER64 for column in self.columns)):
-            return None
+    def window(self, scope: Scope | None, counter64: bool = True) -> Window:
+        """What is seen of this store through a view; scope None: all of it. counter64 False: SNMPv1, which has none."""
         found = self._windows.get((scope, counter64))
         if found is None:
             found = self._windows[scope, counter64] = Window(scope, counter64)
         return found
+
+    def _forget(self) -> None:
+        for window in self._windows.values():
+            window.forget()
 
     def _rows(
         self,
@@ -184,17 +202,20 @@ class Store:
 
     def changed(self, view_tables: Iterable[str]) -> None:
         """Rows of these view tables changed: what rests on them is read anew when it is asked for."""
+        self._forget()
         for name in view_tables:
             for rows in self._by_view_table.get(name, ()):
                 rows.dirty = True
 
     def changed_rows(self, view_table: str, changed: Collection[Any]) -> None:
         """These rows of a view table are new or have other values; none is gone."""
+        self._forget()
         for rows in self._by_view_table.get(view_table, ()):
             rows.replace(changed)
 
     def changed_all(self) -> None:
         """Everything may have changed: a snapshot came, or what is known became stale."""
+        self._forget()
         for rows in self._all:
             rows.dirty = True
 
@@ -260,7 +281,10 @@ class Store:
         at = rows.index.get(raw[len(column.raw) :])
         if at is None or (window is not None and not window.shows(column, at)):
             return None
-        return column.cells[at] or self.varbind(column, at)
+        found = column.cells[at] or self.varbind(column, at)
+        if window is not None and found is not None:
+            window.keep(window.found, raw, column, found)
+        return found
 
     def missing(self, raw: bytes, window: Window | None = None) -> bytes:
         """The variable binding that a GET answers of a name that find() has nothing for (RFC 3416 4.2.1).

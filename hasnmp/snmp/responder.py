@@ -187,14 +187,20 @@ class Responder:
         found: list[bytes | None] = []
         try:
             if tag == GET:
-                found = [store.find(raw, window) for raw in names]
+                found = [*map(window.found.get, names)]
                 if not all(found):
-                    return None
+                    found = [kept or store.find(raw, window) for raw, kept in zip(names, found, strict=True)]
+                    if not all(found):
+                        return None
             elif tag == NEXT:
-                places = [store.settle(store.after(raw), window) for raw in names]
-                found = [place and place[0] for place in places]
-                if not all(found):
-                    return None
+                found = [*map(window.after.get, names)]
+                for at, kept in enumerate(found):
+                    if kept is None:
+                        place = store.settle(store.after(names[at]), window)
+                        if place is None:
+                            return None
+                        window.keep(window.after, names[at], place[1], place[0])
+                        found[at] = place[0]
             elif tag == BULK and version:
                 walked: list[bytes] = []
                 self._requests.walk(names, first, second, window, room, walked)

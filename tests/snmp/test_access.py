@@ -97,7 +97,7 @@ def test_a_window_on_a_store_shows_what_the_view_has() -> None:
         view(f"{dotted(GROUPS)}.1.*.{dotted(WEB)}", "haSystem"), view("internet", exclude=(f"{dotted(INHIBIT)}.{dotted(WEB)}",)),
     ):  # fmt: skip
         window = store.window(chosen)
-        assert window is not None and store.window(chosen) is window
+        assert store.window(chosen) is window
         assert names(window) == {name for name in whole if chosen.has(name)}
         for name in whole:
             assert (store.find(ber.encode_oid(name), window) is not None) == chosen.has(name)

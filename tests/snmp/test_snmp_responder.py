@@ -466,6 +466,27 @@ def test_who_is_not_who_he_says_is_told_of_once_a_second(bench: Bench) -> None:
     assert len(bench.unauthentic) == 3
 
 
+def test_what_a_window_remembers_is_forgotten_at_any_change(bench: Bench) -> None:
+    """Of GET and GETNEXT, and never what may change unsaid."""
+    once, always = (*ROOT, 1, 4, 0), (*ROOT, 1, 5, 0)
+    assert [bench.ask(tag, names).values for tag, names in ((GET, [once, always]), (NEXT, [(*ROOT, 1, 4), once]))] == [
+        [1, 2], [1, 3],
+    ]  # fmt: skip
+    for expected, change in enumerate((lambda: None, lambda: bench.store.changed(["nodes"]), bench.store.changed_all)):
+        change()
+        first = bench.ask(GET, [once]).values[0]
+        assert (first > 1) == (expected == 2)
+        assert bench.ask(NEXT, [(*ROOT, 1, 4)]).values == [first]
+        assert bench.ask(GET, [always]).values != bench.ask(GET, [always]).values
+    before = bench.ask(NEXT, [(*COLUMN, 2)]).names
+    bench.rows.insert(0, (0,))
+    bench.store.changed(["nodes"])
+    assert bench.ask(NEXT, [(*COLUMN, 2)]).names == [(*COLUMN, 2, 0)] != before
+    # It keeps no more than it may, whatever is asked for.
+    windows = list(bench.store._windows.values())
+    assert windows and all(len(kept) <= 20_000 for window in windows for kept in (window.found, window.after))
+
+
 def test_a_row_that_changes_is_read_anew_and_its_neighbours_are_not(bench: Bench) -> None:
     reads: list[Any] = []
 
