@@ -29,14 +29,15 @@ demo:
 	@tools/setup venv console
 	@exec .venv/bin/hasnmp demo --once
 
-# First what may run side by side, then what wants the machine to itself. All always run, so that one report tells all.
+# First what the processors set the pace of; then what waits most of its time, as real daemons and whole machines do; at last what
+# wants the machine to itself. All always run, so that one report tells all.
 test:
 	@tools/setup venv debian
 ifeq ($(TESTS),tests)
 	@failed=0; \
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not serial" --ignore tests/cluster tests || failed=1; \
-	$(PY) -m pytest -q -m serial --ignore tests/cluster tests || failed=1; \
-	$(PY) -m pytest -q tests/cluster || failed=1; \
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "serial and not alone" tests || failed=1; \
+	$(PY) -m pytest -q -m alone tests || failed=1; \
 	exit $$failed
 else
 	@$(PY) -m pytest -q $(TESTS)

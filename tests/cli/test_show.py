@@ -136,6 +136,7 @@ def test_a_reader_that_has_enough(engine: FakeEngine) -> None:
 
 
 @pytest.mark.serial
+@pytest.mark.alone
 def test_status_is_quick(engine: FakeEngine) -> None:
     """Under 250 ms with the start of Python, with a full ring of events (events.keep: 1000)."""
     for i in range(100, 1100):
