@@ -191,6 +191,15 @@ class Reason(IntEnum):
     SPLIT_BRAIN = 24
 
 
+class ReceiverState(IntEnum):
+    """A receiver of notifications. unknown: nothing acknowledges a trap, and nothing was heard against it."""
+
+    UP = 1
+    DOWN = 2
+    UNKNOWN = 3
+    DISABLED = 4
+
+
 class Kind(StrEnum):
     """Every notification: the trap, the log line, the event row and the console message share this name."""
 

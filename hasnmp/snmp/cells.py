@@ -155,6 +155,7 @@ class Store:
         self, scalars: Iterable[Scalar], tables: Iterable[TableDef], make_reader: Callable[[], Reader]
     ) -> None:
         self._make_reader = make_reader
+        self.twins: list[Store] = []  # stores of the same view for other readers; they are told of every change too
         self._reader: Reader | None = None
         self._by_view_table: dict[str, list[Rows]] = {}
         self._all: list[Rows] = []
@@ -203,21 +204,28 @@ class Store:
     def changed(self, view_tables: Iterable[str]) -> None:
         """Rows of these view tables changed: what rests on them is read anew when it is asked for."""
         self._forget()
-        for name in view_tables:
+        names = tuple(view_tables)
+        for name in names:
             for rows in self._by_view_table.get(name, ()):
                 rows.dirty = True
+        for twin in self.twins:
+            twin.changed(names)
 
     def changed_rows(self, view_table: str, changed: Collection[Any]) -> None:
         """These rows of a view table are new or have other values; none is gone."""
         self._forget()
         for rows in self._by_view_table.get(view_table, ()):
             rows.replace(changed)
+        for twin in self.twins:
+            twin.changed_rows(view_table, changed)
 
     def changed_all(self) -> None:
         """Everything may have changed: a snapshot came, or what is known became stale."""
         self._forget()
         for rows in self._all:
             rows.dirty = True
+        for twin in self.twins:
+            twin.changed_all()
 
     def begin(self) -> None:
         """A request begins: one moment in time for all its values."""
