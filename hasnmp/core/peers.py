@@ -46,6 +46,7 @@ class Peer:
     links: dict[str, Link]
     state: NodeState = NodeState.UNKNOWN
     incarnation: int = 0
+    met_ns: int = 0  # when that one was first heard
     retired: list[int] = field(default_factory=list)  # incarnations that were followed by another
     holder: str = ""
     digest: str = ""
@@ -107,10 +108,14 @@ def take_in(peer: Peer, link: str, datagram: Datagram, incarnation: int, ctx: Co
     if asked is None or ctx.now - asked.sent_ns > hb.dead_after_ms * MS:
         # Not a word to count; but a heartbeat gets a bare answer to echo, or no two would ever begin, nor begin again.
         return STALE, "stale" if datagram.echo_seq else ""
+    if not known and peer.incarnation and asked.sent_ns <= peer.met_ns:
+        # One of the two is over, and this may be the word of that one, come late. The one that lives will echo what we sent
+        # since: whoever was over when the other was heard can't.
+        return STALE, "stale"
     if not known:
         if peer.incarnation:
             peer.retired = [*peer.retired[-15:], peer.incarnation]
-        peer.incarnation, peer.seq = datagram.incarnation, 0
+        peer.incarnation, peer.seq, peer.met_ns = datagram.incarnation, 0, ctx.now
         peer.forget()
         for other in peer.links.values():
             other.seq = 0

@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING
 from hasnmp.core.events import (
     Act,
     Action,
+    Adopt,
     AgentResult,
     Event,
     Extend,
     Extended,
+    Forward,
+    GiveUp,
     HeldLease,
     Outcome,
     Release,
     Released,
+    Reload,
     ServiceExited,
+    Stage,
 )
+from hasnmp.simulator.reloader import Reloader
 from hasnmp.simulator.world import MS, NEVER, Decisions, NewGuard, Process, World
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ class Guardian(Process):
         self.timer_at = NEVER
         self.ending: set[str] = set()  # groups that are being ended by force
         self.channel = 0  # the socket to the engine keeps the order
+        self.reloader = Reloader(self)
 
     # ------------------------------------------------------------------------------------------ start and end
 
@@ -49,6 +56,8 @@ class Guardian(Process):
         self.begin()
         world, machine = self.world, self.machine
         self.holder = f"{world.rng.getrandbits(64):016x}"
+        machine.take(machine.file)
+        self.reloader = Reloader(self)
         self.guard = self.new_guard(machine.kill_ns)
         self.timer_at = NEVER
         self.ending.clear()
@@ -68,14 +77,17 @@ class Guardian(Process):
 
     def start_engine(self) -> None:
         machine, now = self.machine, self.machine.clock()
-        if machine.engine.alive:
+        if machine.engine.alive or self.reloader.holds():
             return
         self.end_due()
         leases = tuple(h for g, h in self.guard.leases.items() if self.guard.may_run(g, now))
         machine.lease_io.begin()
         machine.store.begin()
-        machine.engine.start(self.holder, leases, self.cleaned, tuple(g for g in self.guard.leases if g in self.ending))
+        unclean = tuple(g for g in self.guard.leases if g in self.ending)
+        news, self.reloader.reloaded = self.reloader.reloaded, ("", 0)
+        machine.engine.start(self.holder, leases, self.cleaned, unclean, news)
         self.cleaned = ()
+        self.reloader.engine_forked()
 
     def engine_gone(self) -> None:
         """SIGCHLD."""
@@ -130,13 +142,15 @@ class Guardian(Process):
 
     # ------------------------------------------------------------------------------------------ the engine's words
 
-    def obey(self, effect: Extend | Release | Act, life: int) -> None:
+    def obey(self, effect: Extend | Release | Act | Reload | Stage | Adopt | Forward | GiveUp, life: int) -> None:
         """A message of the engine of that life; it may be dead by now, and its words still in the socket."""
         self.end_due()
         if isinstance(effect, Extend):
             self.extend(effect, life)
         elif isinstance(effect, Release):
             self.check_release(effect, life)
+        elif not isinstance(effect, Act):
+            self.reloader.obey(effect)
         elif effect.action is Action.START:
             self.at_point("start", self.start_service, effect, life)
         elif effect.action is Action.STOP:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hasnmp.core.events import (
     Act,
+    Adopt,
     Adopted,
     ArbiterCall,
     CommandIn,
@@ -14,16 +15,20 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Fence,
+    Forward,
+    GiveUp,
     HeldLease,
     Notify,
     Persist,
     Persisted,
     Received,
     Release,
+    Reload,
     Reply,
     Send,
     Sent,
     Shutdown,
+    Stage,
     Started,
     Tick,
 )
@@ -66,8 +71,9 @@ class EngineProcess(Process):
         self.doom: Doom | None = None  # an end that waits for it between two effects
 
     def start(
-        self, holder: str, leases: tuple[HeldLease, ...], cleaned: tuple[str, ...], unclean: tuple[str, ...]
-    ) -> None:
+        self, holder: str, leases: tuple[HeldLease, ...], cleaned: tuple[str, ...], unclean: tuple[str, ...],
+        reloaded: tuple[str, int] = ("", 0),
+    ) -> None:  # fmt: skip
         self.begin()
         self.timer_at, self.doom = NEVER, None
         world, machine = self.world, self.machine
@@ -81,7 +87,7 @@ class EngineProcess(Process):
             Started(
                 random(64), holder, f"boot-{machine.name}-{machine.boot}", random(64), world.wall_ms(),
                 leases, tuple(adopted), cleaned, watchdog_ms=machine.watchdog_ms if machine.armed else 0, unclean=unclean,
-                durable=machine.store.load(),
+                reloaded=reloaded[0], reload_command=reloaded[1], durable=machine.store.load(),
             )
         )  # fmt: skip
         assert core is self.core
@@ -130,7 +136,7 @@ class EngineProcess(Process):
                 world.network.send(effect.datagram, effect.link)
                 if effect.receipt:
                     world.post(15_000, self, self.sent, effect.datagram.seq)
-            elif isinstance(effect, (Extend, Release, Act)):
+            elif isinstance(effect, (Extend, Release, Act, Reload, Stage, Adopt, Forward, GiveUp)):
                 at_ns = world.now + 20_000 + int(world.rng.random() * 150_000)
                 self.channel = at_ns = max(at_ns, self.channel + 1)
                 world.post_at(at_ns, machine.guardian, machine.guardian.obey, effect, self.epoch)
@@ -153,6 +159,8 @@ class EngineProcess(Process):
                 if effect.force:
                     machine.end_everything()
                     machine.kill_engine()
+                elif effect.retired:
+                    machine.retired()
                 else:
                     machine.left()
                 return
@@ -220,12 +228,8 @@ class Machine:
     def __init__(self, world: World, config: Config, name: str, new_core: NewCore, new_guard: NewGuard) -> None:
         self.world = world
         self.name = name
-        self.config = config
-        self.kill_ns = config.heartbeat.kill_ms * MS
-        self.group_of = {s.name: s.group for s in config.services()}
-        self.addresses = tuple(s.name for s in config.services() if s.agent == "address")
-        # Run and watched by others: no program here.
-        self.passive = tuple(s.name for s in config.services() if s.agent == "passive")
+        self.file = config  # what lies on its disk; config: what is in force
+        self.take(config)
         self.takes_ns: dict[str, int] = {}  # service -> how long its start takes; not named: a moment, drawn
         self.powered = False
         self.stopped = False  # the stack left in order, and init leaves it at that
@@ -236,7 +240,6 @@ class Machine:
         self.pids = 100
         self.programs: dict[str, Program] = {}
         self.elements: dict[str, int] = {}  # group -> when the kernel ends its address, by this clock
-        self.disks = frozenset(g.name for g in config.groups if g.disk)
         self.dirty: set[str] = set()  # groups of which pages may still be written from here
         self.watchdog_ms = 0
         self.armed = False
@@ -249,6 +252,22 @@ class Machine:
         self.woken = 0  # how often it was put to sleep
         self.lease_io = LeaseIo(world, self)
         self.store = Store(world, self)
+
+    # ------------------------------------------------------------------------------------------ configuration
+
+    def take(self, config: Config) -> None:
+        self.config = config
+        self.kill_ns = config.heartbeat.kill_ms * MS
+        self.group_of = {s.name: s.group for s in config.services()}
+        self.addresses = tuple(s.name for s in config.services() if s.agent == "address")
+        # Run and watched by others: no program here.
+        self.passive = tuple(s.name for s in config.services() if s.agent == "passive")
+        self.disks = frozenset(g.name for g in config.groups if g.disk)
+
+    def configure(self, config: Config) -> None:
+        """Another configuration is in force from here on, under the same guardian."""
+        self.take(config)
+        self.guardian.guard.kill_ns = self.kill_ns
 
     # ------------------------------------------------------------------------------------------ clock
 
@@ -307,6 +326,14 @@ class Machine:
             self.store.kill()
             self.world.count("engines killed")
             self.world.post(100_000, self.guardian, self.guardian.engine_gone)
+
+    def retired(self) -> None:
+        """The engine made room for another configuration: its guardian sees that by its exit status."""
+        self.engine.kill()
+        self.store.kill()
+        self.world.count("engines retired")
+        at = max(self.world.now + 100_000, self.engine.channel + 1)  # what it said before is read first
+        self.world.post_at(at, self.guardian, self.guardian.reloader.engine_ended)
 
     def begin_lease_io(self) -> None:
         if not self.lease_io.alive and self.engine.alive:

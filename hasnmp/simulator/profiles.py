@@ -156,3 +156,24 @@ MIX += (
     ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
     ("rolled", 2), ("long fence", 1),
 )  # fmt: skip
+
+# What changes.py adds.
+_CHANGES: dict[str, float] = {"change_under_fire": 6, "change_crashes": 5, "change_stopped": 2, "reload": 2, "apply": 2}
+PROFILES |= {
+    "changes": Profile(_CHANGES | {"cut_all": 1, "power_cycle": 1, "operator": 1}, (2, 5), rough=0.2, intervals=(30, 80)),
+    "changes disks": Profile(_CHANGES | {"cut_all": 1, "power_cycle": 1}, (2, 4), disk=True, rough=0.2, intervals=(30, 80)),
+    "shrink": _aimed({"shrink_cut": 1}, (1, 1), nodes=(2,), groups=(1,)),
+    "kept changes": _kept({"apply": 2, "reload": 1}, (1, 1)),
+}  # fmt: skip
+MIX += (("changes", 5), ("changes disks", 2), ("shrink", 1), ("kept changes", 1))
+
+# Groups that get other nodes.
+PROFILES |= {
+    "members": Profile(
+        {"members_under_fire": 5, "members_cut": 6, "members": 2, "change_crashes": 1, "cut_all": 1, "power_cycle": 1}, (2, 5),
+        nodes=(3,), rough=0.2, intervals=(40, 100),
+    ),
+    "members cut": _aimed({"members_cut": 1}, (1, 3), nodes=(3,), groups=(1,)),
+    "kept members": _kept({"members": 1}, (1, 1), nodes=(3,)),
+}  # fmt: skip
+MIX += (("members", 3), ("members cut", 2), ("kept members", 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from hasnmp.core.engine import Engine
 from hasnmp.core.guard import Guard
-from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb, View
+from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb
 from hasnmp.settings import (
     Arbiter,
     Check,
@@ -21,13 +21,14 @@ from hasnmp.settings import (
     OnFailure,
     Service,
 )
+from hasnmp.simulator.changes import Changes
 from hasnmp.simulator.faults import Faults
 from hasnmp.simulator.invariants import Truth
 from hasnmp.simulator.machine import Machine
-from hasnmp.simulator.malice import Malice
 from hasnmp.simulator.outside import attend, with_passive
 from hasnmp.simulator.power import Power
 from hasnmp.simulator.profiles import MIX, PROFILES, Profile
+from hasnmp.simulator.reloader import digest_of
 from hasnmp.simulator.storage import Disk
 from hasnmp.simulator.world import MS, Broken, Network, NewCore, NewGuard, Say, World
 
@@ -81,7 +82,7 @@ def make_config(rng: random.Random, profile: Profile) -> Config:
                 on_stop_failure="fence" if profile.disk and rng.random() < 0.5 else "block",
             )
         )  # fmt: skip
-    return Config(
+    config = Config(
         "sim",
         nodes,
         Heartbeat(5405, interval, 250, dead, 1000, 10000, kill, (b"k" * 32,)),
@@ -94,8 +95,8 @@ def make_config(rng: random.Random, profile: Profile) -> Config:
         recovery_automatic=rng.random() < 0.4,
         fencing=Fencing(test_every_s=5, test_alarm_s=20),
         events_keep=50,
-        digest="d" * 16,
     )
+    return replace(config, digest=digest_of(config))
 
 
 def _levels(rng: random.Random, profile: Profile) -> tuple[FenceLevel, ...]:
@@ -170,7 +171,8 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         world.network.double, world.network.slow = rng.choice((0.0, 0.1)), rng.choice((0.0, 0.05))
         world.network.slow_ns = rng.choice((30, 200, 600)) * MS
     attend(world, config)
-    faults = Malice(world, profile, inhibits=rng.random() < 0.3)
+    faults = Changes(world, profile, inhibits=rng.random() < 0.3)
+    world.documents[""] = config
     early = rng.random() < profile.early
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
@@ -188,18 +190,24 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         end = world.now
     faults.schedule(start, end - 5 * interval)
     world.run_until(end)
+    if faults.written and profile.keep:
+        world.run_until(end + 4000 * MS)  # an apply takes its time
+        faults.agreed()
     if profile.keep:
         truth.kept()
     faults.heal()
+    if faults.written:
+        faults.agree(lambda machine: _administer(world, machine))
+        config = faults.meant
     if mixed:  # whoever repairs a cluster gives it one configuration
         for machine in world.machines.values():
             machine.power_off()
-            machine.config = common
+            machine.file = common
             machine.power_on()
     _settle(world, config, profile)
 
 
-def _must_be_taken(world: World, config: Config, faults: Malice) -> None:
+def _must_be_taken(world: World, config: Config, faults: Changes) -> None:
     """An owner fails for good: every group of it runs elsewhere after the lease has ended and another was claimed."""
     owner = faults.owner()
     groups = [g for g in world.truth.groups if world.truth.runs(owner, g)]
@@ -266,13 +274,15 @@ def _settle(world: World, config: Config, profile: Profile) -> None:
             for machine in world.machines.values():
                 if machine.stopped:
                     machine.start_stack()
-                view = machine.engine.view()
-                if view is not None and world.now % (9 * interval) < 3 * interval:
-                    _administer(world, machine, view)
+                if world.now % (9 * interval) < 3 * interval:
+                    _administer(world, machine)
 
 
-def _administer(world: World, machine: Machine, view: View) -> None:
+def _administer(world: World, machine: Machine) -> None:
     """Undo what operators and failed services left behind: that is no matter of liveness."""
+    view = machine.engine.view()
+    if view is None:
+        return
     faults = Faults(world, PROFILES["chaos"])
     me = view.tables["nodes"].get(machine.name)
     if isinstance(me, NodeRow) and me.recovering:

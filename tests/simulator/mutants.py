@@ -284,6 +284,31 @@ MUTANTS: tuple[Mutant, ...] = (
         ("long fence", "shoot"),
     ),
     Mutant(
+        "what was promised under a configuration with longer times is forgotten with it", 9,
+        (Edit("core/durable.py", "longest = max(hb.dead_after_ms, number_of(document.get(\"dead_after_ms\")))", "longest = hb.dead_after_ms"),),
+        ("shrink",),
+    ),
+    Mutant(
+        "a file is gone by before every node has judged it", 9,
+        (Edit("core/apply.py", "        if not mine.waiting:\n            mine.committed", "        if True:\n            mine.committed"),),
+        ("kept changes",),
+    ),
+    Mutant(
+        "a new configuration stops what it leaves as it was", 9,
+        (Edit("core/reload.py", "if name in state.retiring or r.settings.name in event.services]", "if True]"),),
+        ("kept changes",),
+    ),
+    Mutant(
+        "what a former life of a node said is acknowledged to its next", 8,
+        (Edit("core/talk.py", "        received = stream.received if echoed[0] == peer.incarnation else 0\n", "        received = stream.received\n"),),
+        ("changes",),
+    ),
+    Mutant(
+        "a late word of a node's former life is taken for its next", 8,
+        (Edit("core/peers.py", "    if not known and peer.incarnation and asked.sent_ns <= peer.met_ns:\n", "    if False:\n"),),
+        ("changes",),
+    ),
+    Mutant(
         "a register is confirmed before it is durable", 11,
         (Edit("core/commands.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
         ("durable",),

@@ -36,6 +36,9 @@ ONCE_BROKEN: tuple[tuple[int, str, str], ...] = (
     (107730, "state lost cut", "a node that had lost its state file, and had forgotten that in its next life"),
     (163, "state lost twice", "the same once more"),
     (2152, "fence disks", "a token twice, where no record tells what a fenced node had used"),
+    (7, "changes", "two nodes that had met never told each other anything again"),
+    (15, "changes", "the same"),
+    (314, "changes", "a late word of a node's former life, and nothing of its present one was ever heard again"),
 )
 
 # What the runs have to meet for their silence to mean anything: event -> how often at least in all of them.
@@ -73,6 +76,9 @@ MET = {
     "fenceFailed": 3,
     "fenceUntested": 5,
     "fault device_bad": 50,
+    "configurations exchanged": 150,
+    "files adopted": 120,
+    "crashed in a change": 8,
 }
 
 
