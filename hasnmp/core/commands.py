@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hasnmp.core import fencing, placement
+from hasnmp.core import fence_acts, placement
 from hasnmp.core.apply import Apply
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
@@ -340,9 +340,9 @@ class Commands:
         state = self.state
         node = self._known(row.target, [n.name for n in state.config.nodes], "node")
         if row.verb is Verb.FENCE_CONFIRM:
-            return self._kept(row, fencing.confirm(state, node, row.requester, row.reason))
-        fencing.test(state, node)
-        limit = sum(level.timeout_ms + fencing.GRACE_MS for level in state.config.node(node).fence)
+            return self._kept(row, fence_acts.confirm(state, node, row.requester, row.reason))
+        fence_acts.test(state, node)
+        limit = sum(level.timeout_ms + fence_acts.GRACE_MS for level in state.config.node(node).fence)
         follow = Follow(row, fence=node, until_ns=state.ctx.now + 2 * limit * MS)
         return self._running(row, f"asking the fence devices of {node}", follow)
 
@@ -527,10 +527,10 @@ class Commands:
 
     def _look_fence(self, follow: Follow) -> None:
         state = self.state
-        if fencing.testing(state, follow.fence) and state.ctx.now < follow.until_ns:
+        if fence_acts.testing(state, follow.fence) and state.ctx.now < follow.until_ns:
             state.ctx.wake(follow.until_ns)
             return
-        good, text = fencing.tested(state, follow.fence, follow.row.asked_wall_ms)
+        good, text = fence_acts.tested(state, follow.fence, follow.row.asked_wall_ms)
         outcome = (CommandState.DONE, Code.DONE) if good else (CommandState.FAILED, Code.FENCE_FAILED)
         self._end(follow, *outcome, text)
 

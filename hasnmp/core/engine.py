@@ -17,7 +17,7 @@ wants to be called again; being called earlier, or late, is always allowed, and 
 
 from __future__ import annotations
 
-from hasnmp.core import arbitration, fencing, placement, split_brain, view
+from hasnmp.core import arbitration, fence_acts, fencing, placement, split_brain, view
 from hasnmp.core.board import EXCLUDED, RECOVERING, Board, GroupFacts, ServiceFacts
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS, NEVER, Context
@@ -160,7 +160,7 @@ class Engine:
                     if not state.over(name):
                         running.exited(event.service, event.pid, event.message, ctx)
             case Fenced():
-                fencing.answered(state, event)
+                fence_acts.answered(state, event)
             case CommandIn():
                 self.commands.asked(event)
                 ctx.dirty = True
@@ -272,7 +272,7 @@ class Engine:
             arbitration.look(state, lease)
             self._note_group(group.name, lease, running)
         self.state.grant()
-        fencing.look(state)
+        fence_acts.look(state)
         self.commands.look()
         self.commands.apply.look()
         arbitration.refresh(state)

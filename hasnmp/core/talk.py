@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hasnmp.core import arbitration, fencing, placement
+from hasnmp.core import arbitration, fence_acts, fencing, placement
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS
 from hasnmp.core.events import Send
@@ -221,7 +221,7 @@ class Talk:
                 fencing.suspected(state, name, value.get("suspects"))
                 arbitration.told_floor(state, name, peer.name, value.get("seq"))
             elif kind == "f":
-                fencing.told(state, name, value)
+                fence_acts.told(state, name, value)
             else:
                 self.commands.told(key, value, peer.name)
         except (TypeError, ValueError, KeyError, IndexError, StopIteration, OverflowError):

@@ -260,8 +260,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a fence that failed, or was not answered in time, has happened", 7,
         (
-            Edit("core/fencing.py", "        _failed(state, event.node, attempt, event.text)\n    elif attempt.action", "        _succeeded(state, event.node, attempt, event.text)\n    elif attempt.action"),
-            Edit("core/fencing.py", "            _failed(state, node, attempt, \"no answer within its time limit\")", "            _succeeded(state, node, attempt, \"\")"),
+            Edit("core/fence_acts.py", "        _failed(state, event.node, attempt, event.text)\n    elif attempt.action", "        _succeeded(state, event.node, attempt, event.text)\n    elif attempt.action"),
+            Edit("core/fence_acts.py", "            _failed(state, node, attempt, \"no answer within its time limit\")", "            _succeeded(state, node, attempt, \"\")"),
         ),
         ("disks", "fence disks"),
     ),
