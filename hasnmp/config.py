@@ -33,6 +33,7 @@ from hasnmp.settings import (
     Group,
     Heartbeat,
     Log,
+    MibView,
     NodeSettings,
     OnFailure,
     Receiver,
@@ -219,6 +220,7 @@ def _service(group: str, service: Section, options: dict[str, Section]) -> Servi
 
 
 def _snmp(snmp: Section) -> Snmp:
+    views = {name: MibView(name, v["include"], v["exclude"]) for name, v in (snmp["views"] or {}).items()}
     users = tuple(
         SnmpUser(
             u["name"],
@@ -227,10 +229,23 @@ def _snmp(snmp: Section) -> Snmp:
             u["access"],
             u["auth_file"].octets,
             u["priv_file"].octets if u["priv"] else b"",
+            views.get(u["view"]),
+            views.get(u["write_view"]),
+            u["from"],
         )
         for u in snmp["users"]
     )
-    communities = tuple(Community(c["access"], c["from"], c["name_file"].octets) for c in snmp["communities"])
+    communities = tuple(
+        Community(
+            c["access"],
+            c["from"],
+            c["name_file"].octets,
+            c["label"] or f"community-{number}",
+            views.get(c["view"]),
+            views.get(c["write_view"]),
+        )
+        for number, c in enumerate(snmp["communities"], 1)
+    )
     notify = tuple(
         Receiver(
             n["to"],
@@ -243,7 +258,12 @@ def _snmp(snmp: Section) -> Snmp:
     )
     plain = {name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s")}
     return Snmp(
-        users=users, communities=communities, notify=notify, throttle=Throttle(**snmp["throttle"].values), **plain
+        users=users,
+        communities=communities,
+        notify=notify,
+        throttle=Throttle(**snmp["throttle"].values),
+        views=tuple(views.values()),
+        **plain,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from hasnmp import config_fence as fence
 from hasnmp import config_schema as schema
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
+from hasnmp.config_views import judge_access
 from hasnmp.config_yaml import Node, join, show
 
 # What wire.py makes of a heartbeat; a test holds these three to it.
@@ -353,21 +354,30 @@ def _judge_snmp(snmp: Section, context: Context) -> None:
                     f"{user['name']} is given twice, first on line {lines[user['name']]}; a user's name is unique",
                 )
             lines.setdefault(user["name"], line)
+        judge_access(user, snmp, context)
         if user["priv"] == "" and "priv_file" in user.lines:
             context.tell(user, ["priv_file"], "is given, but priv is not; write priv: aes128, or leave it out")
-        if user["priv"] == "aes128" and "priv_file" not in user.lines:
+        if user["priv"] not in ("", BAD) and "priv_file" not in user.lines:
             context.tell(
                 user,
                 ["priv_file", "priv"],
                 "missing, and priv needs it; allowed: the path of a file with a passphrase",
             )
     seen: dict[bytes, str] = {}
+    labels: dict[str, int] = dict(lines)
     for community in snmp["communities"] if snmp.good("communities") else ():
-        if community["access"] == "operate" and snmp["allow_insecure_set"] is False:
+        judge_access(community, snmp, context)
+        label = community["label"]
+        if isinstance(label, str):
+            line, path = community.at("label")
+            if label in labels:
+                context.fault(line, path, f"{label} is given twice, first on line {labels[label]}; label it otherwise")
+            labels.setdefault(label, line)
+        if community["access"] in ("operate", "admin") and snmp["allow_insecure_set"] is False:
             context.tell(
                 community,
                 ["access"],
-                "operate lets everybody who can read the network SET; use an SNMPv3 user, "
+                f"{community['access']} lets everybody who can read the network SET; use an SNMPv3 user, "
                 "or write snmp.allow_insecure_set: true",
             )
         name = community["name_file"]

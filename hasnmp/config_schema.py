@@ -23,6 +23,7 @@ from hasnmp.config_read import (
     section,
     text,
 )
+from hasnmp.config_views import VIEW
 
 NAME = matching(
     "name of this form",
@@ -165,21 +166,28 @@ GROUP = section(
     Key("services", list_of(SERVICE, 1, 1000), REQUIRED, "started in this order, stopped in reverse"),
 )
 
+RIGHTS = choice("read", "operate", "admin")
 USER = section(
     Key("name", NAME, REQUIRED, "the USM user's name"),
-    Key("auth", choice("sha256", later=dict.fromkeys(
-        ("md5", "sha", "sha1", "sha224", "sha384", "sha512"), "use sha256")), "sha256", "HMAC-SHA-256 (RFC 7860)"),
+    Key("auth", choice("md5", "sha", "sha224", "sha256", "sha384", "sha512"), "sha256",
+        "HMAC with SHA-2 (RFC 7860); md5 and sha (RFC 3414) are weak, for managers that have nothing else"),
     Key("auth_file", PASSPHRASE, REQUIRED, "holds the passphrase, 8 characters or more"),
-    Key("priv", choice("aes128", later=dict.fromkeys(("des", "aes192", "aes256", "aes192c", "aes256c"), "use aes128")),
-        "", "aes128 (RFC 3826) encrypts; without it, what this user sends and reads is authenticated but not secret"),
+    Key("priv", choice("des", "aes128", "aes192", "aes256", "aes192c", "aes256c"), "",
+        "aes128 (RFC 3826) encrypts; aes192 and aes256 are Net-SNMP's AES-192 and AES-256, with c its AES-192-C and AES-256-C; "
+        "des (RFC 3414) is weak; without it, what this user sends and reads is authenticated but not secret"),
     Key("priv_file", PASSPHRASE, None, "holds the passphrase; REQUIRED with priv"),
-    Key("access", choice("read", "operate", later={"admin": "use operate"}), "read", "read | operate (may SET)"),
+    Key("access", RIGHTS, "read", "read | operate (may SET) | admin (sees users, communities and views too)"),
+    Key("view", NAME, None, "one of `views`: all that it may read and be told of; default: what `access` gives"),
+    Key("write_view", NAME, None, "one of `views`: all that it may SET; default: what `access` gives"),
+    Key("from", list_of(NETWORK, 0, 64, unique=True), (), "networks that it may be used from; empty: anywhere"),
 )
 
-RIGHTS = choice("read", "operate", later={"admin": "use read"})
 LISTENERS = section(
     Key("name_file", COMMUNITY, REQUIRED, "holds the community's name"),
-    Key("access", RIGHTS, "read", "operate needs allow_insecure_set: true"),
+    Key("label", NAME, None, "how logs, events and commands call it, for its name is a secret; default: community-N"),
+    Key("access", RIGHTS, "read", "operate and admin need allow_insecure_set: true"),
+    Key("view", NAME, None, "one of `views`: all that it may read; default: what `access` gives"),
+    Key("write_view", NAME, None, "one of `views`: all that it may SET; default: what `access` gives"),
     Key("from", list_of(NETWORK, 0, 64, unique=True), (), "networks that may use it; empty: anywhere"),
 )
 
@@ -200,6 +208,7 @@ THROTTLE = section(
 
 SNMP = section(
     Key("listen", list_of(LISTEN, 1, 16, unique=True), ("127.0.0.1:1161",), "where the agent answers"),
+    Key("views", named(VIEW, NAME, 0, 32), None, "parts of the MIB, for users and communities"),
     Key("users", list_of(USER, 0, 64), (), "SNMPv3 users"),
     Key("communities", list_of(LISTENERS, 0, 64), (), "SNMPv2c communities"),
     Key("notify", list_of(NOTIFY, 0, 32), (), "who is told"),

@@ -114,20 +114,36 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class MibView:
+    """A part of the MIB: subtrees by the names of config_views.SUBTREES or by OID, where * is any number. The longest
+    subtree that fits a name decides."""
+
+    name: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SnmpUser:
     name: str
-    auth: str  # "sha256"
-    priv: str  # "aes128" | "" (authNoPriv is accepted; noAuthNoPriv never)
-    access: str  # "read" | "operate"
+    auth: str  # md5 | sha | sha224 | sha256 | sha384 | sha512
+    priv: str  # des | aes128 | aes192 | aes256 | aes192c | aes256c | "" (authNoPriv is accepted; noAuthNoPriv never)
+    access: str  # "read" | "operate" | "admin"
     auth_secret: bytes = field(default=b"", repr=False)
     priv_secret: bytes = field(default=b"", repr=False)
+    view: MibView | None = None  # what it may read and be told; None: what `access` gives
+    write_view: MibView | None = None  # what it may SET, if `access` lets it SET at all
+    networks: tuple[str, ...] = ()  # from: source networks; () = anywhere
 
 
 @dataclass(frozen=True, slots=True)
 class Community:
-    access: str  # "read" | "operate"
+    access: str  # "read" | "operate" | "admin"
     networks: tuple[str, ...]  # from: source networks; () = anywhere
     secret: bytes = field(default=b"", repr=False)
+    label: str = ""  # how it is called where its name, a secret, must not stand; "" = community-N
+    view: MibView | None = None
+    write_view: MibView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +176,7 @@ class Snmp:
     allow_insecure_set: bool = False
     alive_s: int = 0
     throttle: Throttle = Throttle()
+    views: tuple[MibView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hasnmp.core.context import MS
 from hasnmp.core.events import Exit, HeldLease, Persist, Persisted, Started
-from hasnmp.core.journal import mapping, number_of
+from hasnmp.core.journal import mapping, number_of, strings
 from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.running import Stage
 from hasnmp.core.state import State
@@ -54,8 +54,10 @@ class Durable:
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         if self.config.arbiter.type == "disk":
             state.arbiter.uuid = str(document.get("arbiter_uuid") or "")
-            if event.durable is None:
-                state.forgot = set(state.leases)  # until the disk shows that there is nothing to have forgotten
+            # Until the disk shows that there is nothing to have forgotten; not only for this life (seed 107730).
+            state.forgot = (
+                set(state.leases) if event.durable is None else strings(document.get("forgot")) & set(state.leases)
+            )
         nodes = {n.name for n in self.config.nodes}
         state.fencing.restore(mapping(document.get("fencing")), event.holder, ctx.now, nodes)
         state.last_owner = {
@@ -146,6 +148,7 @@ class Durable:
                 n: state.board.groups[n].decided_ms
                 for n, x in state.running.items() if x.stage is not Stage.IDLE and not x.announced
             },
+            "forgot": sorted(state.forgot) if state.unheard() else [],
             "role": int(state.role), "holder": state.holder,
             "left_in_order": self.leave_stage > 0 or self.retired,
             "fencing": state.fencing.document(state.holder),

@@ -290,7 +290,8 @@ def holds_back(state: State, group: Group) -> str:
         armed = _armed(state, node, suspect.holder)
         if armed and ctx.now >= (end := since + armed * MS * TAKER_PART // 100):
             state.decided(name, f"{node} is clean: its watchdog, armed with {armed} ms, has passed")
-            fencing.dead.setdefault(node, set()).add(suspect.holder)
+            # Of this group alone: a guardian that ended it feeds its watchdog, and may have others still (seed 121539).
+            fencing.clean[name][node, suspect.holder] = suspect.token
             _forget(state, name, node)
         elif armed:
             ctx.wake(end)

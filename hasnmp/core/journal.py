@@ -60,6 +60,11 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def strings(value: Any) -> set[str]:
+    """The strings of a list out of a durable document; empty for anything else."""
+    return {text for text in value if isinstance(text, str)} if isinstance(value, list) else set()
+
+
 @dataclass(slots=True)
 class Journal:
     node: str

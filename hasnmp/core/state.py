@@ -167,10 +167,10 @@ class State:
             return f"{self.me} is loading a configuration without it"
         if self.starting:
             return f"{self.me} has just started and still listens"
-        if self.forgot and not all(p.heard_ns or p.name in self.fencing.ended for p in self.peers.values()):
-            silent = ", ".join(p.name for p in self.peers.values() if not p.heard_ns)
+        if self.forgot and self.unheard():
+            silent = ", ".join(self.unheard())
             return (
-                f"{self.me} has no state file, so it does not know what it may have promised, and the lease disk is not known to be "
+                f"{self.me} has lost its state file, so it does not know what it may have promised, and the lease disk is not known to be "
                 f"new: it takes nothing before it has heard {silent}; start {silent}, or if it is off for certain: "
                 f"hasnmp fence confirm {silent}"
             )
@@ -199,6 +199,10 @@ class State:
         if unfit:
             return f"{self.me} can't run it: {unfit}"
         return ""
+
+    def unheard(self) -> list[str]:
+        """The other nodes that this life has never heard, and that are not known to be off either."""
+        return [p.name for p in self.peers.values() if not p.heard_ns and p.name not in self.fencing.ended]
 
     def able(self, group: str, node: str) -> bool:
         """Could that node take the group, by its own fresh word? (For this node: by our own knowledge.)"""

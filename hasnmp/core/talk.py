@@ -264,7 +264,7 @@ class Talk:
         if state.leaving:
             flags |= NodeFlag.LEAVING
         echoed = echo or peer.echo
-        # An incarnation that we have only heard, not met: what we have taken in is of the one before, and acknowledges nothing.
+        # To a new incarnation, before it is known: what was received was of the former's stream (seed 122348).
         received = stream.received if echoed[0] == peer.incarnation else 0
         ctx.emit(
             Send(

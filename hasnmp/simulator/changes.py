@@ -150,6 +150,16 @@ class Changes(Malice):
         self.apply() if self.world.rng.random() < 0.6 else self.reload()
         self.machine().guardian.trap = ("load", self.world.rng.randrange(3), self.some())
 
+    def apply_slow(self) -> None:
+        """Every engine starts anew at about the same time, and what the former ones said comes late."""
+        network = self.world.network
+        self.calm_at_last(network.slow, network.slow_ns)
+        network.slow, network.slow_ns = 0.5, 250 * MS
+        self.apply()
+
+    def calm_at_last(self, slow: float, slow_ns: int) -> None:
+        self.later(4000 * MS, self.calm, dict(self.world.network.loss), slow, slow_ns)
+
     def shrink_cut(self) -> None:
         """Promises were for long; the file that makes them short comes into force, and nobody hears anybody. Rule 2."""
         rng, owner = self.world.rng, self.owner()

@@ -149,6 +149,19 @@ class Malice(Aimed):
         self.cut_node(machine, self.some() + 1500 * MS)
         self.soon(300 * MS, self.forget, machine, None)
 
+    def state_lost_twice(self) -> None:
+        """A node leaves in order, comes back alone without its state file, and once more, with the one of that short life."""
+        machine, wait = self.other(self.owner()), 400 * MS
+        engine = machine.engine
+        self.world.post(MS, engine, engine.shut_down)
+        self.later(wait, self.cut_node, machine, 4 * self.some() + 4000 * MS)
+        self.later(wait + 10 * MS, self.forget, machine, None)
+        self.later(wait + self.some() + 1500 * MS, self.forget_nothing, machine)
+
+    def forget_nothing(self, machine: Machine) -> None:
+        machine.power_off()
+        self.world.post(self.some(), None, machine.power_on)
+
     # ------------------------------------------------------------------------------------------ outside agents
 
     def outside_bad(self) -> None:

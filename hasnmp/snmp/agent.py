@@ -20,17 +20,18 @@ import structlog
 
 import hasnmp
 from hasnmp import protocol
-from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
+from hasnmp.model import CommandRow, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
 from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
-from hasnmp.snmp import identity, objects, sets, standard
+from hasnmp.snmp import access_tables, identity, objects, standard
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.listener import Listener
 from hasnmp.snmp.notices import notification_varbinds
 from hasnmp.snmp.objects import Reader
-from hasnmp.snmp.responder import Done, ErrorStatus, Responder, SetRequest
-from hasnmp.snmp.sets import Assignment, SetError
+from hasnmp.snmp.pdus import Requests
+from hasnmp.snmp.responder import Responder
+from hasnmp.snmp.setting import Setting
 from hasnmp.snmp.throttle import Throttle
 from hasnmp.snmp.told import Told
 from hasnmp.snmp.traps import Originator
@@ -40,10 +41,6 @@ MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trust
 KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
 DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
 START_GRACE_S = 10.0  # but not while this node is only starting
-SET_TIMEOUT_S = 0.9  # below the second after which managers repeat a request
-SETS_WAITING = 16
-REPEAT_S = 5.0  # a SET that comes again within this, with nothing between, is the same one: its answer was lost
-REQUESTERS = 64  # whose last SET is remembered
 EVENTS_WAITING = 1000  # until the originator is warm
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -72,11 +69,6 @@ class Agent:
         self._told = Told(Path(config.run_dir) / f"{node}.told")
         self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
         self._next_id = 0
-        # Another value at each start, so that nobody's value of before is good again (RFC 2579 section 2, TestAndIncr).
-        self._spin_lock = int.from_bytes(os.urandom(4), "big") & 0x7FFFFFFF
-        self._sets: deque[tuple[SetRequest, Done]] = deque()
-        self._set_arrived = asyncio.Event()
-        self._answered: dict[str, tuple[object, int, int, float]] = {}  # host -> its last SET, the answer, and when
 
         engine_id, boots, trouble = identity.start(config.state_dir, node)
         if trouble:
@@ -86,12 +78,16 @@ class Agent:
             engine_id, boots, self._seconds, MAX_MESSAGE, hasnmp.__version__, node, counters
         )
         self.store = Store(
-            (*objects.SCALARS, *standard.scalars(self._identity)), (*objects.TABLES, *standard.TABLES), self._reader
+            (*objects.SCALARS, *standard.scalars(self._identity), *access_tables.scalars()),
+            (*objects.TABLES, *standard.TABLES, *access_tables.tables(config.snmp, engine_id)),
+            self._reader,
         )
         engine = Engine(engine_id, boots, self._seconds, config.snmp.users, counters)
         communities = Communities(config.snmp)
+        self.requests = Requests(self.store, self._read_failed)
+        self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
-            self.store, communities, engine, counters, self._take_set, time.monotonic, self._read_failed
+            self.store, self.requests, communities, engine, counters, self.setting.take, time.monotonic, lambda _: None
         )
         self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
         self._originator = Originator(config.snmp, engine_id, boots, self._seconds) if config.snmp.notify else None
@@ -112,7 +108,7 @@ class Agent:
 
     def _reader(self) -> Reader:
         return Reader(
-            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self._spin_lock, self._config.events_keep,
+            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self.setting.spin_lock, self._config.events_keep,
             self._node,
         )  # fmt: skip
 
@@ -131,7 +127,7 @@ class Agent:
                 self._listen(),
                 self._follow(),
                 self._watch(),
-                self._serve_sets(),
+                self.setting.serve(),
                 self._warm_up(),
                 self._send_all(),
             )
@@ -383,84 +379,12 @@ class Agent:
 
     # ------------------------------------------------------------------------------------------------------ SETs
 
-    def _take_set(self, request: SetRequest, done: Done) -> None:
-        """Queue a SET: one at a time, so that two can't pass the same spin lock."""
-        if any(waiting.identity == request.identity for waiting, _ in self._sets):
-            return  # a manager that repeats itself while the engine thinks: the one answer is for both
-        identity, status, index, at_s = self._answered.get(request.host, (None, 0, 0, 0.0))
-        if identity == request.identity and time.monotonic() - at_s < REPEAT_S:
-            # A failover done twice would be a failover back.
-            done(status, index)
-            return
-        if len(self._sets) >= SETS_WAITING:
-            done(ErrorStatus.RESOURCE_UNAVAILABLE, 1)
-            return
-        self._sets.append((request, done))
-        self._set_arrived.set()
+    def _objects_changed(self) -> None:
+        self.store.changed_all()
 
-    async def _serve_sets(self) -> None:
-        while True:
-            await self._set_arrived.wait()
-            self._set_arrived.clear()
-            while self._sets:
-                request, done = self._sets[0]
-                try:
-                    status, index = await self._set(request)
-                except SetError as refused:
-                    status, index = int(refused.status), refused.position
-                    self._log.info("set_refused", requester=request.principal.tag, reason=str(refused))
-                except Exception as error:
-                    self._log.error("set_failed", error=repr(error))
-                    status, index = ErrorStatus.GEN_ERR, 1
-                self._sets.popleft()
-                self._answered.pop(request.host, None)
-                self._answered[request.host] = (request.identity, status, index, time.monotonic())
-                if len(self._answered) > REQUESTERS:
-                    del self._answered[next(iter(self._answered))]
-                self.store.begin()
-                done(status, index)
-
-    async def _set(self, request: SetRequest) -> tuple[int, int]:
-        """Test everything, then have the engine do it. Returns error-status and error-index. Raises SetError."""
-        self.store.begin()
-        reader = self._reader()
-        serial: int | None = None
-        ours: list[Assignment] = []
-        positions: list[int] = []
-        for position, assignment in enumerate(request.assignments, 1):
-            if assignment.target.name == "snmpSetSerialNo":
-                if assignment.index != (0,):
-                    raise SetError(position, sets.Status.NO_CREATION, "snmpSetSerialNo has the one instance .0")
-                serial = standard.check_serial(self._identity, assignment, position)
-            else:
-                ours.append(assignment)
-                positions.append(position)
-        try:
-            plan = sets.plan(reader, ours)
-        except SetError as refused:
-            raise SetError(positions[refused.position - 1], refused.status, refused.text) from None
-
-        deadline = time.monotonic() + SET_TIMEOUT_S
-        for number, command in enumerate(plan.commands):
-            index = positions[plan.positions[number] - 1]
-            answer = await self._command(command, request, deadline - time.monotonic())
-            if isinstance(answer, CommandRow) and answer.state != CommandState.REFUSED:
-                continue
-            self._log.info("command_not_accepted", command=command, answer=str(answer))
-            if number:
-                # The engine has begun on the ones before, and what it did can't be undone from here.
-                return ErrorStatus.UNDO_FAILED, 0
-            if isinstance(answer, CommandRow):
-                return ErrorStatus.INCONSISTENT_VALUE, index
-            return (ErrorStatus.RESOURCE_UNAVAILABLE if answer is None else ErrorStatus.GEN_ERR), index
-        if serial is not None:
-            self._identity.serial = serial
-        if plan.spin_lock != self._spin_lock:
-            self._spin_lock = plan.spin_lock
-            self.store.changed_all()
-        return ErrorStatus.NO_ERROR, 0
-
-    async def _command(self, command: dict[str, Any], request: SetRequest, timeout_s: float) -> CommandRow | str | None:
+    async def _command(
+        self, command: dict[str, Any], requester: str, host: str, timeout_s: float
+    ) -> CommandRow | str | None:
         """The engine's answer: a row, or why there is none as text; None: it is not there to be asked."""
         if self._writer is None or self._writer.is_closing():
             return None
@@ -470,12 +394,11 @@ class Agent:
         self._replies[number] = future
         try:
             self._writer.write(protocol.encode({
-                **command, "type": "command", "id": number, "requester": f"snmp:{request.principal.tag}",
-                "address": request.host,
+                **command, "type": "command", "id": number, "requester": f"snmp:{requester}", "address": host,
             }))  # fmt: skip
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
-            return f"no answer within {SET_TIMEOUT_S} s"
+            return "no answer in time"
         finally:
             del self._replies[number]
 

@@ -37,7 +37,7 @@ Value = int | bytes | Oid | None
 
 # Unsigned types: (tag, octets of contents at most, values below).
 _UNSIGNED = {COUNTER32: (5, 1 << 32), UNSIGNED32: (5, 1 << 32), TIMETICKS: (5, 1 << 32), COUNTER64: (9, 1 << 64)}
-_KNOWN = frozenset((INTEGER, OCTETS, NULL, OID, IPADDRESS, OPAQUE, 0x80, 0x81, 0x82, *_UNSIGNED))
+VALUES = frozenset((INTEGER, OCTETS, NULL, OID, IPADDRESS, OPAQUE, 0x80, 0x81, 0x82, *_UNSIGNED))
 
 
 class BerError(HasnmpError):
@@ -193,10 +193,18 @@ def encode_value(tag: int, value: Value) -> bytes:
     raise BerError(f"{value!r} is no value of tag 0x{tag:02x}")
 
 
-def check_tag(tag: int) -> None:
-    """Raises BerError: no value of a variable binding has this tag."""
-    if tag not in _KNOWN:
-        raise BerError(f"tag 0x{tag:02x} is of no SNMP type")
+def split_varbind(varbind: bytes) -> tuple[bytes, int, bytes]:
+    """One encoded variable binding: its name's octets, its value's tag and contents.
+
+    Raises: BerError: it is none, or something follows it.
+    """
+    end = len(varbind)
+    start, stop = expect(varbind, 0, end, SEQUENCE)
+    name, name_stop = expect(varbind, start, stop, OID)
+    tag, value, value_stop = tlv(varbind, name_stop, stop)
+    if stop != end or value_stop != stop:
+        raise BerError("octets after a variable binding")
+    return varbind[name:name_stop], tag, varbind[value:value_stop]
 
 
 def decode_value(tag: int, contents: bytes) -> Value:
@@ -224,7 +232,7 @@ def decode_value(tag: int, contents: bytes) -> Value:
         if size == 4:
             return contents
         raise BerError("IpAddress of other than four octets")
-    if tag in _KNOWN:
+    if tag in VALUES:
         if size:
             raise BerError("NULL with contents")
         return None

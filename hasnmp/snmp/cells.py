@@ -2,8 +2,8 @@
 
 A request names objects in raw BER octets, and they are looked up as such: a column's octets in one dict, a row's in
 another. Only a name that is not an instance is taken apart, to bisect. A scalar is a column with the one row `.0`, so
-the whole agent is one sorted list of columns. The rows of a table are listed again, and its encoded cells dropped, at
-the first request after a change of a view table that it rests on: a change that nobody asks about costs nothing.
+the whole agent is one sorted list of columns. A changed row drops its own encoded cells; where rows come or go, the table is
+listed again at the first request after it: a change that nobody asks about costs next to nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, cast
 
 from hasnmp.model import View
 from hasnmp.snmp import ber
@@ -76,6 +76,44 @@ class Cells:
 Cursor = tuple[Cells, int]
 
 
+class Scope(Protocol):
+    """A MIB view (RFC 3415 section 2.4): which variables somebody may see, or may set."""
+
+    def covers(self, prefix: Oid) -> bool | None:
+        """True: everything below this OID is in the view; False: nothing; None: has() must be asked."""
+
+    def has(self, oid: Oid) -> bool:
+        """Is this variable in the view?"""
+
+
+class Window:
+    """A view over a store's columns: most are in it or not, and are asked for only once."""
+
+    __slots__ = ("_counter64", "_known", "_scope")
+
+    def __init__(self, scope: Scope | None, counter64: bool) -> None:
+        self._scope = scope
+        self._counter64 = counter64
+        self._known: dict[Cells, bool | None] = {}
+
+    def of(self, column: Cells) -> bool | None:
+        """True, False: all its instances are seen, or none; None: some are."""
+        if column not in self._known:
+            if column.syntax == ber.COUNTER64 and not self._counter64:
+                self._known[column] = False
+            else:
+                self._known[column] = True if self._scope is None else self._scope.covers(column.oid)
+        return self._known[column]
+
+    def shows(self, column: Cells, at: int) -> bool:
+        """Is this instance seen?"""
+        seen = self.of(column)
+        if seen is None:
+            assert self._scope is not None  # else of() knows
+            return self._scope.has(column.oid + column.rows.keys[at])
+        return seen
+
+
 class Store:
     """The agent's objects. make_reader is called at most once a request, and only if a value must be read."""
 
@@ -103,6 +141,16 @@ class Store:
         self._oids = [column.oid for column in columns]
         self._by_raw = {column.raw: column for column in columns}
         self._lengths = sorted({len(column.raw) for column in columns}, reverse=True)
+        self._windows: dict[tuple[Scope | None, bool], Window] = {}
+
+    def window(self, scope: Scope | None, counter64: bool = True) -> Window | None:
+        """What is seen of this store through a view; None: all of it. counter64 False: SNMPv1, which has none of these."""
+        if scope is None and (counter64 or not any(column.syntax == ber.COUNTER64 for column in self.columns)):
+            return None
+        found = self._windows.get((scope, counter64))
+        if found is None:
+            found = self._windows[scope, counter64] = Window(scope, counter64)
+        return found
 
     def _rows(self, define: Callable[[View], Iterable[tuple[Oid, Any]]], view_tables: Iterable[str]) -> Rows:
         rows = Rows(define)
@@ -140,17 +188,16 @@ class Store:
                 return column
         return None
 
-    def exists(self, column: Cells, raw: bytes) -> bool:
-        """Is this instance of the column there now?"""
+    def has_row(self, column: Cells, raw: bytes) -> bool:
+        """Is the row of this instance of the column there now?"""
         if column.rows.dirty:
             column.rows.refresh(self.reader().view)
-        at = column.rows.index.get(raw[len(column.raw) :])
-        return at is not None and self.varbind(column, at) is not None
+        return raw[len(column.raw) :] in column.rows.index
 
     def varbind(self, column: Cells, at: int) -> bytes | None:
         """The encoded variable binding of one instance; None: that row has no such value now. The rows are fresh.
 
-        Raises: whatever the object's `read` raises; BerError when its value isn't of its syntax.
+        Raises: whatever the object's `read` raises; ValueError: its value isn't of its syntax.
         """
         cell = column.cells[at]
         if cell is None:
@@ -163,27 +210,40 @@ class Store:
                 name = ber.encode(ber.OID, column.raw + suffix)
                 if column.volatile:
                     column.names[suffix] = name
-            cell = ber.encode(ber.SEQUENCE, name + ber.encode_value(column.syntax, value))
+            try:
+                cell = ber.encode(ber.SEQUENCE, name + ber.encode_value(column.syntax, value))
+            except ber.BerError as error:  # not to be taken for octets of a request that are none
+                raise ValueError(f"{column.target.name}: {error}") from None
             if not column.volatile:
                 column.cells[at] = cell
         return cell
 
-    def get(self, raw: bytes) -> bytes:
-        """The encoded variable binding that a GET of this name answers, an exception included (RFC 3416 4.2.1).
+    def find(self, raw: bytes, window: Window | None = None) -> bytes | None:
+        """The encoded variable binding of this instance; None: there is none, or it is not seen.
 
-        Raises: BerError: the octets are no OID; else as varbind().
+        Raises: as varbind().
         """
         column = self.column(raw)
-        if column is not None:
-            if column.rows.dirty:
-                column.rows.refresh(self.reader().view)
-            at = column.rows.index.get(raw[len(column.raw) :])
-            if at is not None:
-                found = self.varbind(column, at)
-                if found is not None:
-                    return found
+        if column is None:
+            return None
+        rows = column.rows
+        if rows.dirty:
+            rows.refresh(self.reader().view)
+        at = rows.index.get(raw[len(column.raw) :])
+        if at is None or (window is not None and not window.shows(column, at)):
+            return None
+        return column.cells[at] or self.varbind(column, at)
+
+    def missing(self, raw: bytes, window: Window | None = None) -> bytes:
+        """The variable binding that a GET answers of a name that find() has nothing for (RFC 3416 4.2.1).
+
+        Raises: BerError: the octets are no OID.
+        """
         ber.decode_oid(raw)  # what is no instance has not been checked yet: it must at least be an OID
-        return exception(raw, ber.NO_SUCH_OBJECT if column is None else ber.NO_SUCH_INSTANCE)
+        column = self.column(raw)
+        if column is None or (window is not None and window.of(column) is False):
+            return exception(raw, ber.NO_SUCH_OBJECT)
+        return exception(raw, ber.NO_SUCH_INSTANCE)
 
     def after(self, raw: bytes) -> Cursor | None:
         """Where the first instance after this name may be: settle() finds it.
@@ -203,19 +263,56 @@ class Store:
         at = bisect_right(self._oids, oid)
         return (self.columns[at], 0) if at < len(self.columns) else None
 
-    def settle(self, cursor: Cursor | None) -> tuple[bytes, Cells, int] | None:
-        """The first instance at or after the cursor: its variable binding and place; None: the end of the MIB."""
+    def settle(self, cursor: Cursor | None, window: Window | None = None) -> tuple[bytes, Cells, int] | None:
+        """The first instance at or after the cursor that is seen: its variable binding and place; None: the end of the MIB.
+
+        Raises: as varbind().
+        """
         if cursor is None:
             return None
         column: Cells | None = cursor[0]
         at = cursor[1]
         while column is not None:
+            seen = True if window is None else window.of(column)
+            if seen is not False:
+                if column.rows.dirty:
+                    column.rows.refresh(self.reader().view)
+                for place in range(at, len(column.cells)):
+                    if window is None or seen or window.shows(column, place):
+                        found = column.cells[place] or self.varbind(column, place)
+                        if found is not None:
+                            return found, column, place
+            column, at = column.following, 0
+        return None
+
+    def run(self, cursor: Cursor, count: int, window: Window | None = None) -> tuple[list[bytes], Cells, int] | None:
+        """The next `count` variable bindings from the cursor on, and the place of the last one, where that is simple.
+
+        None: it is not; settle() step by step gives the same. Raises: as varbind().
+        """
+        column: Cells | None = cursor[0]
+        at = cursor[1]
+        out: list[bytes | None] = []  # by its end without None
+        while column is not None:
+            if window is not None:
+                seen = window.of(column)
+                if seen is None:
+                    return None
+                if not seen:
+                    column, at = column.following, 0
+                    continue
             if column.rows.dirty:
                 column.rows.refresh(self.reader().view)
-            for place in range(at, len(column.cells)):
-                found = column.cells[place] or self.varbind(column, place)
-                if found is not None:
-                    return found, column, place
+            part: list[bytes | None] = column.cells[at : at + count - len(out)]
+            if not all(part):
+                for place, cell in enumerate(part):
+                    found = cell or self.varbind(column, at + place)
+                    if found is None:
+                        return None
+                    part[place] = found
+            out = out + part if out else part
+            if len(out) >= count:
+                return cast(list[bytes], out), column, at + len(part) - 1
             column, at = column.following, 0
         return None
 

@@ -18,8 +18,11 @@ from hasnmp.snmp.objects import TABLES, Column, Oid, Reader, Scalar, Syntax, Val
 class Status(IntEnum):
     """error-status of a SET (RFC 3416 section 4.2.5), as far as this module gives it."""
 
+    GEN_ERR = 5
+    NO_ACCESS = 6
     WRONG_TYPE = 7
     WRONG_LENGTH = 8
+    WRONG_ENCODING = 9
     WRONG_VALUE = 10
     NO_CREATION = 11
     INCONSISTENT_VALUE = 12
@@ -67,12 +70,12 @@ def plan(reader: Reader, assignments: list[Assignment]) -> Plan:
     Raises SetError: the first assignment, in the order of RFC 3416 section 4.2.5, that can't be done.
     """
     for position, assignment in enumerate(assignments, 1):
-        _test_form(reader, position, assignment)
+        test_form(reader, position, assignment)
     return _Set(reader, assignments).plan()
 
 
-def _test_form(reader: Reader, position: int, a: Assignment) -> None:
-    """What can be said of one assignment alone, in the RFC's order: (2), (3), (4), (6), (7)."""
+def test_form(reader: Reader, position: int, a: Assignment, exists: bool | None = None) -> None:
+    """What can be said of one assignment alone, in the RFC's order: (2), (3), (4), (6), (7). exists: its row; None: look."""
     t = a.target
     if not t.write:
         raise SetError(position, Status.NOT_WRITABLE, f"{t.name} is {t.access}")
@@ -92,9 +95,9 @@ def _test_form(reader: Reader, position: int, a: Assignment) -> None:
             raise SetError(position, Status.WRONG_VALUE, f"{t.name}: has control characters")
     elif a.value not in t.allowed:
         raise SetError(position, Status.WRONG_VALUE, f"{t.name}: {a.value!r} is none of its values")
-    if isinstance(t, Scalar):
+    if exists is None and isinstance(t, Scalar):
         exists = a.index == (0,)
-    else:
+    elif exists is None:
         exists = any(index == a.index for index, _ in _TABLE_OF[t.name].rows(reader.view))
     if not exists:
         raise SetError(position, Status.NO_CREATION, f"{t.name} has no such instance")
@@ -134,7 +137,7 @@ class _Set:
 
     def _text(self, name: str, index: Oid = (0,)) -> tuple[int, str]:
         position, value = self.at.get((name, index), (0, b""))
-        assert isinstance(value, bytes)  # _test_form saw to it
+        assert isinstance(value, bytes)  # test_form saw to it
         return position, value.decode()
 
     def _spin_lock(self) -> int:

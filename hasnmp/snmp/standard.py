@@ -56,6 +56,8 @@ CAPABILITIES: tuple[tuple[Oid, bytes], ...] = (
     ((1, 3, 6, 1, 6, 3, 10, 3, 1, 1), b"The SNMP Management Architecture MIB (RFC 3411)"),
     ((1, 3, 6, 1, 6, 3, 11, 3, 1, 1), b"The MIB for Message Processing and Dispatching (RFC 3412)"),
     ((1, 3, 6, 1, 6, 3, 15, 2, 1, 1), b"The management information definitions for the SNMP User-based Security Model (RFC 3414)"),
+    ((1, 3, 6, 1, 6, 3, 16, 2, 1, 1), b"View-based Access Control Model for SNMP (RFC 3415), read-only"),
+    ((1, 3, 6, 1, 6, 3, 18, 2, 1, 1), b"SNMP-COMMUNITY-MIB (RFC 3584), read-only, without the communities' names"),
     (ROOT,                            b"The MIB module of hasnmp, SNMP-integrated high availability"),
 )
 # fmt: on

@@ -1,4 +1,4 @@
-"""SNMPv3 messages and the User-based Security Model: RFC 3412 section 7, RFC 3414, RFC 7860 (HMAC-SHA-256-192), RFC 3826.
+"""SNMPv3 messages and the User-based Security Model: RFC 3412 section 7, RFC 3414; its algorithms are auth.py's.
 
     Engine.receive(octets) -> Incoming           an authentic, decrypted message
                            raises Report         what the sender is to be told, if it may be told anything
@@ -10,25 +10,20 @@ This engine is always the authoritative one: it answers, and its own notificatio
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hasnmp.settings import SnmpUser
 from hasnmp.snmp import ber
-from hasnmp.snmp.access import Principal
+from hasnmp.snmp.access import principal_of
+from hasnmp.snmp.auth import Digest, cipher, localize, password_to_key
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.standard import Counters
 
 MAX_BOOTS = 2147483647  # RFC 3414 section 2.2.1: an engine that reached it is in nobody's time window any more
 TIME_WINDOW_S = 150
 MAX_MESSAGE = 65507  # octets of a UDP datagram over IPv4
-DIGEST = 24  # octets of HMAC-SHA-256-192
 USM = 3
 
 NO_AUTH, AUTH, PRIV = 1, 2, 3  # security levels as RFC 3411 numbers them
@@ -52,60 +47,17 @@ REPORTS = {
 }
 
 
-def password_to_key(secret: bytes) -> bytes:
-    """A passphrase as a 32-octet key: SHA-256 over 2**20 octets of its repetition (RFC 3414 A.2, RFC 7860 section 9.3)."""
-    size = 1 << 20
-    return hashlib.sha256((secret * (size // len(secret) + 1))[:size]).digest()
-
-
-def localize(key: bytes, engine_id: bytes) -> bytes:
-    """A user's key as this engine alone knows it (RFC 3414 section 2.6)."""
-    return hashlib.sha256(key + engine_id + key).digest()
-
-
 class User:
-    """One user's keys, ready for use: hash states to be copied, a cipher that is kept."""
+    """One user, the keys ready for use."""
 
     def __init__(self, settings: SnmpUser, engine_id: bytes) -> None:
         self.name = settings.name.encode()
         self.level = PRIV if settings.priv else AUTH
-        self.principal = Principal(settings.name, settings.access == "operate")
-        key = localize(password_to_key(settings.auth_secret), engine_id).ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes(octet ^ 0x36 for octet in key))
-        self._outer = hashlib.sha256(bytes(octet ^ 0x5C for octet in key))
-        # ECB of single blocks is what CFB is made of (RFC 3826 section 3.1.3); a kept ECB context needs no new set-up for
-        # each message's initialisation vector, which would cost several times the work itself.
-        self._block: Callable[[bytes], bytes] | None = None
-        if settings.priv:
-            key = localize(password_to_key(settings.priv_secret), engine_id)[:16]
-            cipher: Any = Cipher(algorithms.AES(key), modes.ECB())
-            self._block = cipher.encryptor().update
-
-    def digest(self, message: bytes) -> bytes:
-        """HMAC-SHA-256-192 of a whole message whose authentication parameters are zeroes."""
-        inner = self._inner.copy()
-        inner.update(message)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return outer.digest()[:DIGEST]
-
-    def decrypt(self, data: bytes, vector: bytes) -> bytes:
-        """AES-128 in CFB mode: every key block is the cipher of the ciphertext before, so all are made in one call."""
-        assert self._block is not None
-        size = len(data)
-        chain = vector + data
-        stream = self._block(chain[: (size + 15) // 16 * 16])[:size]
-        return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(size, "big")
-
-    def encrypt(self, data: bytes, vector: bytes) -> bytes:
-        assert self._block is not None
-        out = []
-        for at in range(0, len(data), 16):
-            part = data[at : at + 16]
-            stream = self._block(vector)[: len(part)]
-            vector = (int.from_bytes(part, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(part), "big")
-            out.append(vector)
-        return b"".join(out)
+        self.principal = principal_of(settings, settings.name)
+        self.digest = Digest(
+            localize(password_to_key(settings.auth_secret, settings.auth), engine_id, settings.auth), settings.auth
+        )
+        self.cipher = cipher(settings.priv_secret, engine_id, settings.auth, settings.priv) if settings.priv else None
 
 
 @dataclass(slots=True)
@@ -147,8 +99,6 @@ class Engine:
         self.seconds = seconds
         self.users = {user.name: user for user in (User(settings, engine_id) for settings in users)}
         self._counters = counters
-        # Unique under a key for as long as (boots, time) is the same: it counts, from a random start (RFC 3826 3.1.2.1).
-        self._salt = int.from_bytes(os.urandom(8), "big")
 
     def _refuse(self, counter: str, message: Incoming, level: int = NO_AUTH) -> Report:
         self._counters.add(counter)
@@ -206,9 +156,9 @@ class Engine:
             message.user, message.data, message.start, message.stop = user, data, start, stop
             return message
         # (6) authentic?
-        if auth_end - auth_at != DIGEST:
+        if auth_end - auth_at != user.digest.size:
             raise self._refuse("usm_wrong_digests", message)
-        blank = data[:auth_at] + bytes(DIGEST) + data[auth_end:]
+        blank = data[:auth_at] + bytes(user.digest.size) + data[auth_end:]
         if not hmac.compare_digest(user.digest(blank), data[auth_at:auth_end]):
             raise self._refuse("usm_wrong_digests", message)
         message.user = user
@@ -217,14 +167,14 @@ class Engine:
             raise self._refuse("usm_not_in_window", message, AUTH)
         # (8) decrypt.
         if level == PRIV:
-            if len(salt) != 8:
+            assert user.cipher is not None  # else its level is lower
+            if len(salt) != user.cipher.salt_size:
                 raise self._refuse("usm_decryption_errors", message)
-            vector = boots.to_bytes(4, "big") + time_s.to_bytes(4, "big") + salt
-            data = user.decrypt(data[start:stop], vector)
             try:
-                # No padding is added in CFB mode, but a sender may have (RFC 3826 section 3.1.4): what follows is ignored.
+                data = user.cipher.decrypt(data[start:stop], boots, time_s, salt)
+                # DES needs padding, and in CFB mode a sender may have added some (RFC 3826 section 3.1.4): it is ignored.
                 start, stop = ber.expect(data, 0, len(data), ber.SEQUENCE)
-            except BerError:
+            except (BerError, ValueError):
                 # Authentic, yet no scoped PDU: the two ends have different privacy keys.
                 raise self._refuse("usm_decryption_errors", message) from None
         message.data, message.start, message.stop = data, start, stop
@@ -235,17 +185,17 @@ class Engine:
         scoped = ber.encode(ber.SEQUENCE, ber.encode(ber.OCTETS, self.id) + b"\x04\x00" + pdu)
         user, proven = message.user, level > NO_AUTH
         seconds = self.seconds()
-        salt = b""
+        salt, blank = b"", b""
         if level == PRIV:
+            assert user is not None and user.cipher is not None
+            scoped, salt = user.cipher.encrypt(scoped, self.boots, seconds)
+            scoped = ber.encode(ber.OCTETS, scoped)
+        if proven:
             assert user is not None
-            self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
-            salt = self._salt.to_bytes(8, "big")
-            vector = self.boots.to_bytes(4, "big") + seconds.to_bytes(4, "big") + salt
-            scoped = ber.encode(ber.OCTETS, user.encrypt(scoped, vector))
+            blank = bytes(user.digest.size)
         params = (
             ber.encode(ber.OCTETS, self.id) + ber.encode_integer(self.boots) + ber.encode_integer(seconds)
-            + ber.encode(ber.OCTETS, user.name if user is not None else b"")
-            + ber.encode(ber.OCTETS, bytes(DIGEST) if proven else b"")
+            + ber.encode(ber.OCTETS, user.name if user is not None else b"") + ber.encode(ber.OCTETS, blank)
         )  # fmt: skip
         privacy = ber.encode(ber.OCTETS, salt)
         header = ber.encode(
@@ -257,8 +207,8 @@ class Engine:
         whole = ber.encode(ber.SEQUENCE, b"\x02\x01\x03" + header + security + scoped)
         if proven:
             assert user is not None
-            at = len(whole) - len(scoped) - len(privacy) - DIGEST
-            whole = whole[:at] + user.digest(whole) + whole[at + DIGEST :]
+            at = len(whole) - len(scoped) - len(privacy) - len(blank)
+            whole = whole[:at] + user.digest(whole) + whole[at + len(blank) :]
         return whole
 
     def report(self, refused: Report, request_id: int = 0) -> bytes:

@@ -134,8 +134,9 @@ groups:
 recovery: automatic
 snmp:
   listen: ["0.0.0.0:161", "[::]:161"]
-  users: [{name: u, auth: sha256, auth_file: f, access: operate}]
-  communities: [{name_file: f, access: operate, from: [10.0.0.0/8, "2001:db8::/32", 192.0.2.9]}]
+  views: {web: {include: [haGroupTable, "1.3.*.5"], exclude: [1.3.6.1.2.1.1]}, one: {include: [system]}}
+  users: [{name: u, auth: sha256, auth_file: f, access: operate, view: web, write_view: one, from: [192.0.2.0/24]}]
+  communities: [{name_file: f, label: old, access: admin, view: one, write_view: web, from: [10.0.0.0/8, "2001:db8::/32", 192.0.2.9]}]
   notify: [{to: "[2001:DB8::5]:162", version: "3", user: u, type: trap}, {to: "192.0.2.5:162", version: 2c, community_file: f}]
   allow_insecure_set: true
   alive_s: 60
@@ -152,6 +153,8 @@ log: {format: json, level: debug}
 """
     )
     address = {"ip": "2001:db8::100/64", "interface": "eth0.5", "reach": ("2001:db8::1",)}
+    web = settings.MibView("web", ("haGroupTable", "1.3.*.5"), ("1.3.6.1.2.1.1",))
+    one = settings.MibView("one", ("system",))
     program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "stop_signal": "KILL",
                "stop_command": ("/bin/true",)}  # fmt: skip
     plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": ()}
@@ -200,10 +203,10 @@ log: {format: json, level: debug}
         watchdog=settings.Watchdog("/dev/wd", 3),
         snmp=settings.Snmp(
             ("0.0.0.0:161", "[::]:161"),
-            (settings.SnmpUser("u", "sha256", "", "operate"),),
-            (settings.Community("operate", ("10.0.0.0/8", "2001:db8::/32", "192.0.2.9/32")),),
+            (settings.SnmpUser("u", "sha256", "", "operate", view=web, write_view=one, networks=("192.0.2.0/24",)),),
+            (settings.Community("admin", ("10.0.0.0/8", "2001:db8::/32", "192.0.2.9/32"), b"", "old", one, web),),
             (settings.Receiver("[2001:db8::5]:162", "3", "u"), settings.Receiver("192.0.2.5:162", "2c")),
-            True, 60, settings.Throttle(0, 1),
+            True, 60, settings.Throttle(0, 1), (web, one),
         ),
         control=settings.Control("/run/x/control.sock", "wheel"),
         events_keep=10,
@@ -572,7 +575,7 @@ def test_the_example_shows_the_true_defaults() -> None:
     """The value shown is the default, says its head: for every key that has one and is not marked otherwise."""
     text = EXAMPLE.read_text()
     marked = {"listen", "nodes", "env", "reach", "group", "users", "communities", "notify", "from", "stop_command", "user",
-              "priv", "access", "fence"}  # fmt: skip
+              "priv", "access", "fence", "exclude"}  # fmt: skip
     shown = 0
     for path, key in known_keys().items():
         name = path.rpartition(".")[2]
@@ -630,6 +633,7 @@ def _document() -> Any:
         "arbiter": {"type": "disk", "device": "d"},
         "groups": {"g": {"services": services, "failover_limit": {}}},
         "snmp": {
+            "views": {"v": {"include": ["system"]}},
             "users": [{"name": "u", "auth_file": "f"}],
             "communities": [{"name_file": "f"}],
             "notify": [{"to": "192.0.2.1:162", "version": 3, "user": "u"}],

@@ -351,6 +351,10 @@ class Driver:
         if d.incarnation != peer.incarnation_heard:
             peer.incarnation_heard, peer.received, peer.position = d.incarnation, 0, 0
         peer.sent_to.append((self.now, d.seq))
+        if d.echo_incarnation == peer.incarnation:
+            assert d.ack <= peer.position, (
+                f"{d.ack} acknowledged of this incarnation of {peer.name}, which has sent {peer.position}"
+            )
         said = " ".join(entry_text(e) for e in d.groups)
         if d.kind is DatagramKind.HEARTBEAT:
             flags = ",".join(str(f.name).lower() for f in NodeFlag if d.flags & f)

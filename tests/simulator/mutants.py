@@ -120,6 +120,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("restart",),
     ),
     Mutant(
+        "that a node has lost its state file is forgotten with that very life", 1,
+        (Edit("core/durable.py", "sorted(state.forgot) if state.unheard() else []", "[]"),),
+        ("state lost twice",),
+    ),
+    Mutant(
         "promises are counted from the answer, not from the ask", 2,
         (Edit("core/talk.py", "asked_of.promised(peer.name, entry, heard.asked_ns)", "asked_of.promised(peer.name, entry, ctx.now)"),),
         ("late",),
@@ -301,7 +306,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a late word of a node's former life is taken for its next", 8,
         (Edit("core/peers.py", "    if not known and peer.incarnation and asked.sent_ns <= peer.met_ns:\n", "    if False:\n"),),
-        ("changes",),
+        ("slow changes",),
     ),
     Mutant(
         "a register is confirmed before it is durable", 11,

@@ -405,6 +405,18 @@ def v2c(pdu: bytes, community: bytes = READ) -> bytes:
     return ber.encode(ber.SEQUENCE, b"\x02\x01\x01" + ber.encode(ber.OCTETS, community) + pdu)
 
 
+def sealed_by(user: Any, data: bytes, boots: int, seconds: int, salt: bytes) -> bytes:
+    """AES-CFB with a salt of the sender's choice."""
+    vector = boots.to_bytes(4, "big") + seconds.to_bytes(4, "big") + salt
+    out = []
+    for at in range(0, len(data), 16):
+        part = data[at : at + 16]
+        stream = user.cipher._block(vector)[: len(part)]
+        vector = bytes(a ^ b for a, b in zip(part, stream, strict=True))
+        out.append(vector)
+    return b"".join(out)
+
+
 class Answer:
     """A Response or Report of v2c, or the PDU of a v3 one."""
 

@@ -111,7 +111,7 @@ def test_a_walk_returns_every_readable_object_and_nothing_else(agent: AgentProce
     others = {oid for oid in seen if not oid.startswith(below)}
     identity = standard.Identity(b"", 1, lambda: 0, 0, "", "", standard.Counters())
     assert others == {dotted((*s.oid, 0)) for s in standard.scalars(identity)} | {
-        f"1.3.6.1.2.1.1.9.1.{column}.{row}" for column in (2, 3, 4) for row in range(1, 6)
+        f"1.3.6.1.2.1.1.9.1.{column}.{row}" for column in (2, 3, 4) for row in range(1, len(standard.CAPABILITIES) + 1)
     }
 
 
@@ -237,13 +237,30 @@ def test_unknown_contexts_and_engines(agent: AgentProcess) -> None:
     assert agent.counter("1.3.6.1.6.3.11.2.1.3.0") == before + 1
 
 
-def test_wrong_community_and_v1_get_no_answer(agent: AgentProcess) -> None:
-    before = agent.counter(BAD_NAMES)
-    assert "Timeout" in refusal(agent, "-v2c", "-c", "wrong")
-    assert agent.counter(BAD_NAMES) == before + 1
-    before = agent.counter("1.3.6.1.2.1.11.3.0")
-    assert "Timeout" in refusal(agent, "-v1", "-c", READ.decode())
-    assert agent.counter("1.3.6.1.2.1.11.3.0") == before + 1
+def test_a_wrong_community_gets_no_answer(agent: AgentProcess) -> None:
+    for version in ("-v1", "-v2c"):
+        before = agent.counter(BAD_NAMES)
+        assert "Timeout" in refusal(agent, version, "-c", "wrong")
+        assert agent.counter(BAD_NAMES) == before + 1
+
+
+def test_version_1_reads_walks_and_sets(agent: AgentProcess, engine: FakeEngine) -> None:
+    v1 = ["-v1", "-c", READ.decode()]
+    plain, one = (rows_of(agent.ask("snmpwalk", auth, dotted(ROOT))) for auth in (V2C_READ, v1))
+    assert list(plain) == list(one) and len(one) > 200
+    assert error_of(agent.run("snmpget", v1, SYS_UP_TIME, cell("haGroupOwner", "nobody"))) == (
+        "noSuchName", cell("haGroupOwner", "nobody"),
+    )  # fmt: skip
+    write = ["-v1", "-c", WRITE.decode()]
+    before = len(engine.commands)
+    agent.ask("snmpset", write, cell("haGroupInhibit", "web"), "i", "1")
+    assert [c["verb"] for c in engine.commands[before:]] == [Verb.INHIBIT]
+    for words, status in (
+        ([ACTION, "i", "99"], "badValue"), ([ACTION, "s", "2"], "badValue"), ([SYS_UP_TIME, "t", "1"], "noSuchName"),
+        ([cell("haGroupInhibit", "nobody"), "i", "1"], "noSuchName"),
+    ):  # fmt: skip
+        assert error_of(agent.run("snmpset", write, *words))[0] == status
+    assert error_of(agent.run("snmpset", v1, ACTION, "i", "2"))[0] == "noSuchName"
 
 
 WRITABLE = [(s.name, dotted((*s.oid, 0)), s.syntax) for s in objects.SCALARS if s.write] + [
@@ -373,11 +390,37 @@ def test_what_the_engine_refuses_is_an_error_that_blames_the_right_variable(
         del engine.commands[:]
         line = [SPIN_LOCK, "i", lock, REASON, "s", "why", cell("haGroupAction", "web"), "i", "2"]
         line += [cell("haGroupFreeze", "database"), "i", "1"]
-        assert error_of(agent.run("snmpset", OPERATE, *line)) == ("inconsistentValue", cell("haGroupAction", "web"))
-        assert len(engine.commands) == 1, "nothing follows what was refused"
+        # What can be taken back goes first.
+        assert error_of(agent.run("snmpset", OPERATE, *line)) == (
+            "inconsistentValue",
+            cell("haGroupFreeze", "database"),
+        )
+        assert [c["verb"] for c in engine.commands] == [Verb.FREEZE], "nothing follows what was refused"
         assert agent.value(WATCH, SPIN_LOCK) == lock
+        # Refused later: what was done is undone.
+        del engine.commands[:]
+        engine.verdicts = [CommandState.ACCEPTED, CommandState.REFUSED, CommandState.ACCEPTED]
+        line[-1] = "1"
+        assert error_of(agent.run("snmpset", [*OPERATE, "-r0"], *line)) == (
+            "commitFailed",
+            cell("haGroupAction", "web"),
+        )
+        done = [(c["verb"], c["target"]) for c in engine.commands]
+        assert done == [(Verb.FREEZE, "database"), (Verb.FAILOVER, "web"), (Verb.THAW, "database")]
+        # What was so before is so afterwards: nothing to undo.
+        del engine.commands[:]
         engine.verdicts = [CommandState.ACCEPTED, CommandState.REFUSED]
-        assert error_of(agent.run("snmpset", OPERATE, *line))[0] == "undoFailed"
+        line[-1] = "2"
+        assert error_of(agent.run("snmpset", OPERATE, *line))[0] == "commitFailed"
+        assert [c["verb"] for c in engine.commands] == [Verb.THAW, Verb.FAILOVER]
+        # An undo that is refused too, and a failover, which nothing can undo.
+        engine.verdicts = [CommandState.ACCEPTED, CommandState.REFUSED]
+        line[-1] = "1"
+        assert error_of(agent.run("snmpset", OPERATE, *line)) == ("undoFailed", "")
+        engine.verdicts = [CommandState.ACCEPTED, CommandState.REFUSED, CommandState.ACCEPTED]
+        two = [cell("haGroupAction", "web"), "i", "2", cell("haGroupAction", "database"), "i", "2"]
+        assert error_of(agent.run("snmpset", OPERATE, *two)) == ("undoFailed", "")
+        assert agent.value(WATCH, SPIN_LOCK) == lock
     finally:
         engine.verdict, engine.verdicts = CommandState.ACCEPTED, []
 

@@ -17,7 +17,9 @@ from hasnmp.snmp import ber
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.objects import Column, Index, Reader, Scalar, Syntax, TableDef
-from hasnmp.snmp.responder import Done, Responder, SetRequest
+from hasnmp.snmp.pdus import Requests
+from hasnmp.snmp.responder import Responder
+from hasnmp.snmp.setting import Done, SetRequest
 from hasnmp.snmp.standard import Counters
 from hasnmp.snmp.usm import Engine, Incoming
 from tests.snmp.snmp_lab import (
@@ -36,6 +38,7 @@ from tests.snmp.snmp_lab import (
     Answer,
     a_pdu,
     binding,
+    sealed_by,
     v2c,
 )  # fmt: skip
 
@@ -99,14 +102,19 @@ class Bench:
         )
         self.store = Store((*scalars, *tail), (table,), lambda: Reader(View(), 0, 10**9))
         self.engine = Engine(b"\x80\0~\xd9\5engine", 3, lambda: 1000, SETTINGS.users, self.counters)
+        self.unauthentic: list[str] = []
+        self.serve()
+
+    def serve(self) -> None:
         self.responder = Responder(
             self.store,
+            Requests(self.store, self.failures.append),
             Communities(SETTINGS),
             self.engine,
             self.counters,
             lambda request, done: self.sets.append((request, done)),
             lambda: self.second,
-            self.failures.append,
+            self.unauthentic.append,
         )
 
     def send(self, message: bytes, host: str = "192.0.2.7") -> bytes | None:
@@ -359,7 +367,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "octets after the message": (message() + b"\0", "parse_errors"),
     "version missing": (ber.encode(0x30, b"\4\4look" + a_pdu(GET, [])), "parse_errors"),
     "version of no octets": (message(b"\2\0"), "parse_errors"),
-    "SNMPv1": (message(b"\2\1\0"), "bad_versions"),
+    "SNMPv1, PDU of v2": (message(b"\2\1\0", pdu=a_pdu(BULK, [])), "parse_errors"),
     "version 2": (message(b"\2\1\2"), "bad_versions"),
     "version -1": (message(b"\2\1\xff"), "bad_versions"),
     "community constructed": (message(community=b"\x24\6\4\4look"), "parse_errors"),
@@ -416,10 +424,7 @@ def test_a_value_whose_encoding_is_wrong_for_its_type_is_wrongencoding() -> None
     bench = Bench()
     number = Scalar("n", (*ROOT, 9), Syntax.INTEGER32, "read-write", lambda _: 1, (), allowed=(1, 2))
     bench.store = Store((number,), (), lambda: Reader(View(), 0, 1))
-    bench.responder = Responder(
-        bench.store, Communities(SETTINGS), bench.engine, bench.counters,
-        lambda request, done: bench.sets.append((request, done)), lambda: 0.0, bench.failures.append,
-    )  # fmt: skip
+    bench.serve()
     for value in (b"\2\0", b"\2\5\0\0\0\0\1"):
         out = bench.send(v2c(a_pdu(SET, [binding((*ROOT, 9, 0), value)]), WRITE))
         assert out is not None and (Answer(out).status, Answer(out).index) == (9, 1)
@@ -506,8 +511,7 @@ def secured(
         0x30, ber.encode(4, bench.engine.id if engine_id is None else engine_id) + ber.encode(4, context) + pdu
     )
     salt = bytes(range(8))
-    vector = (3).to_bytes(4, "big") + (1000).to_bytes(4, "big") + salt
-    sealed = ber.encode(4, user.encrypt(scoped, vector))
+    sealed = ber.encode(4, sealed_by(user, scoped, 3, 1000, salt))
     header = ber.encode(0x30, ber.encode_integer(99) + ber.encode_integer(max_size) + b"\4\1\7" + b"\2\1\3")
     before = ber.encode(4, bench.engine.id) + b"\2\1\3" + ber.encode_integer(1000) + ber.encode(4, b"noc")
     params = ber.encode(4, ber.encode(0x30, before + ber.encode(4, bytes(24)) + ber.encode(4, salt)))

@@ -14,10 +14,10 @@ from pysnmp.proto.secmod.rfc3414 import localkey
 from pysnmp.proto.secmod.rfc3826.priv import aes
 
 from hasnmp.settings import SnmpUser
-from hasnmp.snmp import ber, identity, usm
+from hasnmp.snmp import auth, ber, identity, usm
 from hasnmp.snmp.standard import Counters
 from hasnmp.snmp.usm import AUTH, MAX_BOOTS, NO_AUTH, PRIV, Engine, Incoming, Report
-from tests.snmp.snmp_lab import GET, REPORT, Answer, a_pdu
+from tests.snmp.snmp_lab import GET, REPORT, Answer, a_pdu, sealed_by
 
 ENGINE_ID = bytes.fromhex("80007ed905000102030405060708090a0b")
 NOC = SnmpUser("noc", "sha256", "aes128", "operate", b"authentic-word", b"private-word")
@@ -30,19 +30,18 @@ def an_engine(boots: int = 7, seconds: int = 1000) -> tuple[Engine, Counters]:
 
 
 def test_keys_are_those_that_pysnmp_derives() -> None:
-    key = usm.password_to_key(b"authentic-word")
+    key = auth.password_to_key(b"authentic-word")
     assert key == bytes(localkey.hash_passphrase(b"authentic-word", hashlib.sha256))
-    assert usm.localize(key, ENGINE_ID) == bytes(localkey.localize_key(key, OctetString(ENGINE_ID), hashlib.sha256))
+    assert auth.localize(key, ENGINE_ID) == bytes(localkey.localize_key(key, OctetString(ENGINE_ID), hashlib.sha256))
 
 
 @given(st.binary(min_size=1, max_size=100))
 @settings(deadline=None, max_examples=100)
 def test_aes_is_what_pysnmp_decrypts(data: bytes) -> None:
-    key = usm.localize(usm.password_to_key(NOC.priv_secret), ENGINE_ID)[:16]
-    salt = bytes(range(8))
-    vector = (7).to_bytes(4, "big") + (1000).to_bytes(4, "big") + salt
-    sealed = USER.encrypt(data, vector)
-    assert USER.decrypt(sealed, vector) == data
+    key = auth.localize(auth.password_to_key(NOC.priv_secret), ENGINE_ID)[:16]
+    assert USER.cipher is not None
+    sealed, salt = USER.cipher.encrypt(data, 7, 1000)
+    assert USER.cipher.decrypt(sealed, 7, 1000, salt) == data
     assert aes.Aes().decrypt_data(OctetString(key), (7, 1000, OctetString(salt)), OctetString(sealed)) == data
 
 
@@ -58,9 +57,7 @@ def a_message(
     user = engine.users.get(name)
     plain = ber.encode(0x30, ber.encode(4, ENGINE_ID) + b"\4\0" + a_pdu(GET, [])) if scoped is None else scoped
     if flags & 2 and user is not None and user.level == PRIV:
-        plain = ber.encode(
-            4, user.encrypt(plain, boots.to_bytes(4, "big") + seconds.to_bytes(4, "big") + salt[:8].ljust(8))
-        )
+        plain = ber.encode(4, sealed_by(user, plain, max(boots, 0), max(seconds, 0), salt[:8].ljust(8)))
     elif flags & 2:
         plain = ber.encode(4, plain)
     size = digest_size if flags & 1 else 0
