@@ -150,6 +150,12 @@ class Changes(Malice):
         self.apply() if self.world.rng.random() < 0.6 else self.reload()
         self.machine().guardian.trap = ("load", self.world.rng.randrange(3), self.some())
 
+    def apply_refused(self) -> None:
+        """A file that one machine can't go by: then none does."""
+        self.machine().refuses = True
+        self.apply_file(self.write(self.timed(self.meant)))
+        self.written -= 1  # not meant any more
+
     def apply_slow(self) -> None:
         """Every engine starts anew at about the same time, and what the former ones said comes late."""
         network = self.world.network

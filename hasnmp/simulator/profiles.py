@@ -162,5 +162,13 @@ PROFILES |= {
     "shrink": _aimed({"shrink_cut": 1}, (1, 1), nodes=(2,), groups=(1,)),
     "slow changes": _aimed({"apply_slow": 1}, (1, 2)),
     "kept changes": _kept({"apply": 2, "reload": 1}, (1, 1)),
+    "kept refused": _kept({"apply_refused": 1}, (1, 1)),
 }  # fmt: skip
-MIX += (("changes", 3), ("changes disks", 1), ("slow changes", 1), ("shrink", 1), ("kept changes", 1))
+MIX += (
+    ("changes", 3),
+    ("changes disks", 1),
+    ("slow changes", 1),
+    ("shrink", 1),
+    ("kept changes", 1),
+    ("kept refused", 0.5),
+)

@@ -291,7 +291,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a file is gone by before every node has judged it", 9,
         (Edit("core/apply.py", "        if not mine.waiting:\n            mine.committed", "        if True:\n            mine.committed"),),
-        ("kept changes",),
+        ("kept refused",),
     ),
     Mutant(
         "a new configuration stops what it leaves as it was", 9,
