@@ -6,7 +6,7 @@ PY := .venv/bin/python
 TESTS ?= tests
 export PYTHON
 
-.PHONY: help setup run demo test lint bench sim soak clean
+.PHONY: help setup run demo test lint bench sim soak fuzz clean
 
 help:
 	@echo "make run     start a pair on this machine and show a failure; Ctrl-C ends it"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   speed and size, beside the peers'"
 	@echo "make sim SEEDS=n    n simulated runs       make sim SEED=n    one, with its story"
 	@echo "make soak    100,000 simulated runs, then fifty rounds of random faults over real daemons (SEEDS=n ROUNDS=n SEED=n)"
+	@echo "make fuzz    the decoders of SNMP for SECONDS=n (600), then REQUESTS=n (100000) generated ones beside snmpd"
 	@echo "make setup   only the set-up       make clean   remove what the others made"
 
 setup:
@@ -28,14 +29,15 @@ demo:
 	@tools/setup venv console
 	@exec .venv/bin/hasnmp demo --once
 
-# First what may run side by side, then what wants the machine to itself. All always run, so that one report tells all.
+# First what the processors set the pace of; then what waits most of its time, as real daemons and whole machines do; at last what
+# wants the machine to itself. All always run, so that one report tells all.
 test:
 	@tools/setup venv debian
 ifeq ($(TESTS),tests)
 	@failed=0; \
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not serial" --ignore tests/cluster tests || failed=1; \
-	$(PY) -m pytest -q -m serial --ignore tests/cluster tests || failed=1; \
-	$(PY) -m pytest -q tests/cluster || failed=1; \
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "serial and not alone" tests || failed=1; \
+	$(PY) -m pytest -q -m alone tests || failed=1; \
 	exit $$failed
 else
 	@$(PY) -m pytest -q $(TESTS)
@@ -63,6 +65,12 @@ soak:
 	$(PY) -m hasnmp.simulator --seeds $(or $(SEEDS),100000) || failed=1; \
 	$(PY) -m tests.cluster.nemesis --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0) || failed=1; \
 	exit $$failed
+
+# What an input breaks is left in the current folder as crash-*; a run with that file as its only argument repeats it.
+fuzz:
+	@tools/setup venv debian
+	@$(PY) -m tests.hostile.fuzz -max_total_time=$(or $(SECONDS),600)
+	@$(PY) -m tests.snmp.differential --requests $(or $(REQUESTS),100000) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -253,10 +253,16 @@ def _snmp(snmp: Section) -> Snmp:
             n["user"] or "",
             n["community_file"].octets if n["community_file"] else b"",
             n["type"],
+            **{name: n[name] for name in ("timeout_ms", "retries", "min_severity", "enabled")},
         )
         for n in snmp["notify"]
     )
-    plain = {name: snmp[name] for name in ("listen", "allow_insecure_set", "alive_s")}
+    plain = {
+        name: snmp[name]
+        for name in (
+            "listen", "allow_insecure_set", "alive_s", "backlog", "authentication_traps", "agentx", "agentx_access",
+        )
+    }  # fmt: skip
     return Snmp(
         users=users,
         communities=communities,

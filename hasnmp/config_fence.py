@@ -128,7 +128,7 @@ FENCE_KEYS = (
     Key("agent", AGENT, REQUIRED, f"a fence agent on PATH or in /usr/sbin; {PILL}: by the lease disk"),
     Key("cuts", choice("power", "disk", "network"), REQUIRED, "what the node loses; network does not count for a disk"),
     Key("timeout_ms", integer(1000, 600_000), 20_000, "for all of it: off, the look whether it is off, on again"),
-    Key("action", choice("reboot", "off"), "reboot", "off: it stays off"),
+    Key("action", choice("reboot", "off"), "reboot", "off: it stays off, as it does where cuts is not power"),
     Key("options", OPTIONS, None, "for the agent; `NAME_file` for a secret"),
 )
 
@@ -178,6 +178,14 @@ def judge_nodes(nodes: dict[str, Section], arbiter: Any, context: Context) -> No
         for level in node["fence"]:
             if level.good("agent") and level["agent"] == PILL:
                 _judge_pill(level, kind, context)
+            elif level.good("cuts", "action") and level["cuts"] != "power" and "action" in level.lines:
+                if level["action"] == "reboot":
+                    context.tell(
+                        level,
+                        ["action"],
+                        f"reboot needs cuts: power; a level that cuts the {level['cuts']} leaves the node running, and to switch "
+                        "it on again would give it back what it had; leave action out, or write action: off",
+                    )
         if kind == "fence" and not node["fence"]:
             context.tell(
                 node,

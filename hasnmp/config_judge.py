@@ -9,6 +9,7 @@ from typing import Any
 
 from hasnmp import config_fence as fence
 from hasnmp import config_schema as schema
+from hasnmp.config_kinds import split_endpoint
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
 from hasnmp.config_views import judge_access
 from hasnmp.config_yaml import Node, join, show
@@ -389,6 +390,31 @@ def _judge_snmp(snmp: Section, context: Context) -> None:
             seen.setdefault(name.octets, name.path)
     for receiver in snmp["notify"] if snmp.good("notify") else ():
         _judge_receiver(receiver, lines if snmp.good("users") else None, context)
+    if snmp.good("agentx"):
+        _judge_agentx(snmp, context)
+
+
+def _judge_agentx(snmp: Section, context: Context) -> None:
+    master = snmp["agentx"]
+    if not master:
+        if snmp.good("listen") and not snmp["listen"]:
+            context.tell(snmp, ["listen"], "is empty, and agentx is not given: nobody could ask this agent anything")
+        if snmp["agentx_access"] == "operate":
+            context.tell(
+                snmp, ["agentx_access"], "is operate, but agentx is not given; name the master, or leave it out"
+            )
+    elif (
+        master.startswith("tcp:")
+        and not ipaddress.ip_address(split_endpoint(master[4:])[0]).is_loopback
+        and snmp["agentx_access"] == "operate"
+        and snmp["allow_insecure_set"] is False
+    ):
+        context.tell(
+            snmp,
+            ["agentx_access", "agentx"],
+            f"operate lets whoever answers at {master} SET, for AgentX proves nothing; use the master's socket or a "
+            "loopback address, or write snmp.allow_insecure_set: true",
+        )
 
 
 def _judge_receiver(receiver: Section, users: dict[str, int] | None, context: Context) -> None:
@@ -403,6 +429,12 @@ def _judge_receiver(receiver: Section, users: dict[str, int] | None, context: Co
         context.tell(
             receiver, [needed, "version"], f"missing, and version {version} has no default for it; allowed: {allowed}"
         )
+    if receiver["type"] == "inform" and version == "1":
+        context.tell(receiver, ["type"], "inform is not in SNMPv1; use version 2c or 3, or type: trap")
+    if receiver["type"] == "trap":
+        for key in ("timeout_ms", "retries"):
+            if key in receiver.lines:
+                context.tell(receiver, [key], "belongs to type inform, for nobody answers a trap; leave it out")
     user = receiver["user"]
     if version == "3" and users is not None and isinstance(user, str) and user not in users:
         known = ", ".join(users) or "none"

@@ -80,14 +80,14 @@ NETWORK = string(
 )
 
 
-def _split_endpoint(value: str) -> tuple[str, str]:
+def split_endpoint(value: str) -> tuple[str, str]:
     match = re.fullmatch(r"\[([^\]]*)\]:([0-9]{1,5})|([^:]*):([0-9]{1,5})", value)
     return ((match[1] or match[3] or "", match[2] or match[4])) if match else (value, "")
 
 
 def _endpoint_problem(unspecified: bool) -> Callable[[str], str]:
     def problem(value: str) -> str:
-        host, port = _split_endpoint(value)
+        host, port = split_endpoint(value)
         if not port:
             return "has no port" if _address(value) else "is no address and port"
         if not 1 <= int(port) <= 65535:
@@ -103,7 +103,7 @@ def _endpoint_problem(unspecified: bool) -> Callable[[str], str]:
 
 
 def _endpoint(value: str, _: Context) -> str:
-    host, port = _split_endpoint(value)
+    host, port = split_endpoint(value)
     address = ipaddress.ip_address(host)
     return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"
 
@@ -158,6 +158,24 @@ def _socket_problem(value: str) -> str:
 
 
 SOCKET = string("a path of at most 107 octets", _socket_problem, _absolute)
+
+
+def _master_problem(value: str) -> str:
+    return _endpoint_problem(False)(value[4:]) if value.startswith("tcp:") else _socket_problem(value)
+
+
+def _master(value: str, context: Context) -> str:
+    return f"tcp:{_endpoint(value[4:], context)}" if value.startswith("tcp:") else _absolute(value, context)
+
+
+_MASTER = string("a socket's path, as /var/agentx/master, or tcp:ADDRESS:PORT", _master_problem, _master)
+
+
+def _read_master(node: Node, path: str, context: Context) -> Any:
+    return "" if node.value is None and not node.broken else _MASTER.read(node, path, context)
+
+
+MASTER = Kind(_MASTER.allowed, _read_master)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,20 @@ depends on another key, the row has None and says so; `config.py` completes it.
 from __future__ import annotations
 
 from hasnmp.config_fence import DEVICE, FENCE_KEYS, FSTYPE, LEVELS, MOUNT_OPTIONS, WATCHDOG
-from hasnmp.config_kinds import COMMAND, DIRECTORY, INTERFACE, IP, LISTEN, NETWORK, PATH, RECEIVER, SOCKET, URL, secret
+from hasnmp.config_kinds import (
+    COMMAND,
+    DIRECTORY,
+    INTERFACE,
+    IP,
+    LISTEN,
+    MASTER,
+    NETWORK,
+    PATH,
+    RECEIVER,
+    SOCKET,
+    URL,
+    secret,
+)
 from hasnmp.config_read import (
     BOOL,
     RAW,
@@ -193,12 +206,15 @@ LISTENERS = section(
 
 NOTIFY = section(
     Key("to", RECEIVER, REQUIRED, "where traps are sent, as 192.0.2.50:162"),
-    Key("version", choice("3", "2c", later={"1": "use 2c or 3"}), REQUIRED, "3 | 2c"),
+    Key("version", choice("3", "2c", "1"), REQUIRED, "3 | 2c | 1"),
     Key("user", NAME, None, "one of `users`; REQUIRED for version 3", ("3",)),
-    Key("community_file", COMMUNITY, None, "holds the community's name; REQUIRED for version 2c", ("2c",)),
-    Key("type", choice("trap", later={"inform": "use trap"}), "trap", "trap"),
-    Key("retries", absent("informs, which alone are repeated, are", "leave it out"), None, "of an inform"),
-    Key("timeout_ms", absent("informs, which alone are answered, are", "leave it out"), None, "of an inform"),
+    Key("community_file", COMMUNITY, None, "holds the community's name; REQUIRED for versions 2c and 1", ("2c", "1")),
+    Key("type", choice("trap", "inform"), "trap", "trap | inform (acknowledged and repeated; not by version 1)"),
+    Key("timeout_ms", integer(10, 600_000), 1500, "an inform's first wait for its answer; each further one is twice as long"),
+    Key("retries", integer(0, 255), 5, "so many more tries; then the receiver counts as away, and is tried every 30 s"),
+    Key("min_severity", choice("info", "warning", "minor", "major", "critical"), "info",
+        "what is less severe is not sent to it; the end of an alarm counts as the alarm"),
+    Key("enabled", BOOL, True, "false: nothing is sent to it and nothing kept for it"),
 )
 
 THROTTLE = section(
@@ -207,15 +223,18 @@ THROTTLE = section(
 )
 
 SNMP = section(
-    Key("listen", list_of(LISTEN, 1, 16, unique=True), ("127.0.0.1:1161",), "where the agent answers"),
+    Key("listen", list_of(LISTEN, 0, 16, unique=True), ("127.0.0.1:1161",), "where the agent answers; [] needs agentx"),
     Key("views", named(VIEW, NAME, 0, 32), None, "parts of the MIB, for users and communities"),
     Key("users", list_of(USER, 0, 64), (), "SNMPv3 users"),
     Key("communities", list_of(LISTENERS, 0, 64), (), "SNMPv2c communities"),
     Key("notify", list_of(NOTIFY, 0, 32), (), "who is told"),
     Key("allow_insecure_set", BOOL, False, "a community, which anybody on the way can read, may SET"),
+    Key("authentication_traps", BOOL, False, "say authenticationFailure when a request has a wrong community, user or key"),
     Key("alive_s", integer(0, 86_400), 0, "a periodic `alive` notification; 0 = none"),
     Key("throttle", THROTTLE, None, "what holds a storm of notifications back"),
-    Key("agentx", absent("AgentX is", "leave it out: `listen` answers by itself, or behind snmpd's `proxy`"), None, ""),
+    Key("backlog", integer(10, 100_000), 10_000, "notifications kept for a receiver that is away; then the oldest give way"),
+    Key("agentx", MASTER, "", "be a subagent of the host's snmpd (RFC 2741), beside `listen` or with listen: [] instead"),
+    Key("agentx_access", choice("read", "operate"), "read", "operate: the master may SET, for whomever its own rules let"),
 )
 
 EVENTS = section(Key("keep", integer(10, 100_000), 1000, "events kept, over restarts too"))

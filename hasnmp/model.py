@@ -151,6 +151,7 @@ class Verb(IntEnum):
     FENCE_CONFIRM = 17
     RELOAD = 18
     APPLY = 19
+    SET = 20  # an SNMP SET that was refused before it was a command: for the record only
 
 
 class CommandState(IntEnum):
@@ -188,6 +189,15 @@ class Reason(IntEnum):
     FENCED = 22
     WATCHDOG = 23
     SPLIT_BRAIN = 24
+
+
+class ReceiverState(IntEnum):
+    """A receiver of notifications. unknown: nothing acknowledges a trap, and nothing was heard against it."""
+
+    UP = 1
+    DOWN = 2
+    UNKNOWN = 3
+    DISABLED = 4
 
 
 class Kind(StrEnum):
@@ -240,6 +250,8 @@ class Kind(StrEnum):
     WATCHDOG_RESTORED = "watchdogRestored"
     STATE_NOT_SAVED = "stateNotSaved"
     STATE_SAVED = "stateSaved"
+    COMMAND_GIVEN = "commandGiven"
+    COMMAND_REFUSED = "commandRefused"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -273,6 +285,7 @@ SEVERITIES: dict[Kind, Severity] = {
     Kind.SERVICE_STOP_FAILED: Severity.CRITICAL,
     Kind.EVENTS_LOST: Severity.WARNING,
     Kind.FENCE_STARTED: Severity.WARNING,
+    Kind.COMMAND_REFUSED: Severity.WARNING,
 }
 
 CLEARS: frozenset[Kind] = frozenset(clear for _, clear in ALARMS.values())

@@ -9,6 +9,7 @@
     to a reader that was too slow  another snapshot
 
     client -> server   {"type": "command", "id", "verb", "target", "to", "reason", "requester", "up", "message"}
+                       verb 20 (SET), with "code": the snmp agent's own, of a SET that it refused; `message` says why
     answer             {"type": "reply", "id", "command": row}   accepted or refused; its row in `commands` goes on
     client -> server   {"type": "stage", "id", "part"}       a part of a file (zlib, then base64), for the command `apply` after it
     answer             {"type": "stage", "id", "size"}       characters so far

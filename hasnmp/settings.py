@@ -151,12 +151,14 @@ class Receiver:
     """A notification receiver: address is "host:port" or "[v6]:port"."""
 
     to: str
-    version: str  # "2c" | "3"
+    version: str  # "1" | "2c" | "3"
     user: str = ""
     community: bytes = field(default=b"", repr=False)
-    type: str = "trap"
-    timeout_ms: int = 1500
-    retries: int = 5
+    type: str = "trap"  # "trap" | "inform"
+    timeout_ms: int = 1500  # of an inform's first try; each further one waits twice as long
+    retries: int = 5  # after so many more the receiver counts as away
+    min_severity: str = "info"  # "info" | "warning" | "minor" | "major" | "critical": what is less is not sent to it
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,10 @@ class Snmp:
     alive_s: int = 0
     throttle: Throttle = Throttle()
     views: tuple[MibView, ...] = ()
+    agentx: str = ""  # the master of the host that this agent is a subagent of: a path, or tcp:ADDRESS:PORT; "": none
+    agentx_access: str = "read"  # "read" | "operate": what that master may ask for, whoever asks it
+    backlog: int = 10_000  # notifications kept for a receiver that is away
+    authentication_traps: bool = False  # snmpEnableAuthenTraps
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def look(config: Config, places: Places) -> tuple[tuple[Fault, ...], tuple[Fault
         for index, level in enumerate(node.fence):
             path: tuple[str | int, ...] = ("nodes", node.name, "fence", index)
             if level.agent == PILL:
+                notes += (places.fault(text, *path, "agent") for text in _pill(config, node.name))
                 continue
             if level.agent in fence_metadata.NO_FENCE:
                 faults.append(places.fault(f"{level.agent}: {fence_metadata.NO_FENCE[level.agent]}", *path, "agent"))
@@ -69,8 +70,25 @@ def _options(level: FenceLevel, metadata: fence_metadata.Metadata) -> Iterator[t
             key = needed.name + "_file" * is_secret(needed.name)
             meaning = f" ({needed.description})" if needed.description else ""
             yield ("options", key), f"missing, and {level.agent} needs it{meaning}"
-    if metadata.actions and "off" not in metadata.actions:
-        yield ("agent",), f"{level.agent} has no action off; it has: {', '.join(metadata.actions)}"
+    missing = [action for action in ("off", "status") if metadata.actions and action not in metadata.actions]
+    if missing:
+        why = "no fence by it can be confirmed: hasnmp switches off, and then looks whether it is off"
+        yield (
+            ("agent",),
+            f"{level.agent} has no action {' and no '.join(missing)}, so {why}; it has: {', '.join(metadata.actions)}",
+        )
+
+
+def _pill(config: Config, node: str) -> Iterator[str]:
+    """What a poison pill does not confirm: a victim's guardian knows of what it mounted itself, and of nothing else."""
+    for group in config.groups:
+        if group.disk and node in group.nodes:
+            own = [s.name for s in group.services if s.agent == "filesystem"]
+            mounts = f"of {group.name} these: {', '.join(own)}" if own else f"and of {group.name} hasnmp mounts none"
+            yield (
+                f"confirms only file systems that hasnmp mounts (agent filesystem), {mounts}; what is mounted otherwise may still "
+                f"be written by {node} after it; give {node} a level that cuts its power for that"
+            )
 
 
 def _old_names(level: FenceLevel, metadata: fence_metadata.Metadata) -> Iterator[tuple[tuple[str, ...], str]]:

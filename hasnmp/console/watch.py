@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hasnmp.console import report
 from hasnmp.console.control import Control
@@ -13,12 +14,17 @@ from hasnmp.console.tables import Screen
 from hasnmp.errors import Unreachable
 from hasnmp.model import View
 
+if TYPE_CHECKING:
+    from hasnmp.console.remote import Remote
+
+Connect = Callable[[], "Control | Remote"]  # another connection, to the same place
+
 REDRAW_S = 0.1  # the engine sends at most one batch in this time
 QUIET_S = 2.5  # the engine speaks each second; longer silence is shown
 RETRY_S = 0.5
 
 
-def events(socket: str, last: int, as_json: bool, screen: Screen) -> int:
+def events(connect: Connect, last: int, as_json: bool, screen: Screen) -> int:
     """Print the newest `last` events that are kept, then each new one."""
     seen = 0
 
@@ -33,13 +39,13 @@ def events(socket: str, last: int, as_json: bool, screen: Screen) -> int:
             print(json.dumps(report.row_json(event)) if as_json else report.event_line(event, screen), flush=True)
         seen, last = (new[-1].id if new else seen), len(kept) + 1000
 
-    return _follow(socket, show, lambda text: print(text, file=sys.stderr, flush=True))
+    return _follow(connect, show, lambda text: print(text, file=sys.stderr, flush=True))
 
 
-def status(socket: str, screen: Screen) -> int:
+def status(connect: Connect, screen: Screen) -> int:
     """On a terminal the status, redrawn in place, with the newest events below; otherwise a line for each event."""
     if not screen.terminal:
-        return events(socket, 0, False, screen)
+        return events(connect, 0, False, screen)
     newest: View | None = None
     drawn = ""
 
@@ -62,15 +68,15 @@ def status(socket: str, screen: Screen) -> int:
 
     sys.stdout.write("\033[?1049h\033[?25l")  # the alternate screen, without a cursor
     try:
-        return _follow(socket, draw, lambda text: draw(None, text))
+        return _follow(connect, draw, lambda text: draw(None, text))
     finally:
         sys.stdout.write("\033[?25h\033[?1049l")
         sys.stdout.flush()
 
 
-def _follow(socket: str, show: Callable[[View], None], say: Callable[[str], None]) -> int:
+def _follow(connect: Connect, show: Callable[[View], None], say: Callable[[str], None]) -> int:
     """Call show with the view at each change. The first connection must succeed (Unreachable); later ones are retried."""
-    control: Control | None = Control(socket)
+    control: Control | Remote | None = connect()
     said = ""
 
     def once(text: str) -> None:
@@ -83,7 +89,7 @@ def _follow(socket: str, show: Callable[[View], None], say: Callable[[str], None
         while True:
             try:
                 if control is None:
-                    control = Control(socket)
+                    control = connect()
                 show(control.view())
                 once("")
                 heard = drawn = time.monotonic()

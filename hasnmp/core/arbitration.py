@@ -13,7 +13,7 @@ from hasnmp.core import fencing, split_brain
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import ArbiterAnswer
 from hasnmp.core.fencing import GONE_HOLDER
-from hasnmp.core.journal import ENDS
+from hasnmp.core.journal import ENDS, number_of
 from hasnmp.core.lease import OWNER_PART, Lease, Phase
 from hasnmp.core.state import State
 from hasnmp.model import ArbiterState, Kind, Reason
@@ -61,6 +61,7 @@ def _owner(state: State, lease: Lease) -> None:
     if lease.acked and not lease.alive(ctx):
         return
     if lease.needs_arbiter(ctx):
+        _number_anew(state, lease)
         if lease.slot_seq < 0:
             if ctx.now >= lease.renew_at:
                 lease.renew_at = ctx.now + POLL_MS * MS
@@ -105,9 +106,27 @@ def _taker(state: State, lease: Lease) -> None:
             lease.read(ctx)
         else:
             ctx.wake(lease.renew_at)
-    elif lease.slot_seq >= 0:
+    else:
+        _number_anew(state, lease)
         lease.renew_at = ctx.now + POLL_MS * MS
-        lease.write(ctx, SlotState.CLAIM)
+        if lease.slot_seq >= 0:
+            lease.write(ctx, SlotState.CLAIM)
+        else:
+            lease.read(
+                ctx
+            )  # our own slot can't be used; the second time it is an alarm, and then it is written all the same
+
+
+def _number_anew(state: State, lease: Lease) -> None:
+    """Our own slot is damaged, and this engine has never read it, so it does not know the number to go on from. Once that is an
+    alarm (an operator is to see it), and the slot is needed or its turn to be proven has come, it is written all the same:
+    above all that this node knows of, and from Unix time in ms on, as `hasnmp arbiter clear` does."""
+    name = lease.group.name
+    told = state.arbiter.failing.get(name, 0) >= ALARM_AFTER
+    if lease.slot_seq < 0 and lease.damaged and told and name not in state.unclean:
+        # Idle would say that nothing of it runs here.
+        lease.slot_state = SlotState.IDLE if lease.phase in (Phase.NONE, Phase.TAKING) else SlotState.RESTING
+        lease.slot_seq = max(lease.floors.get(state.me, -1), state.ctx.wall_ms())
 
 
 def _may_claim(state: State, lease: Lease) -> bool:
@@ -174,6 +193,8 @@ def _probe(state: State, lease: Lease) -> None:
         return  # a write failed and is tried again: reads that succeed meanwhile say nothing of that
     if ctx.now >= lease.probe_at:
         lease.probe_at = ctx.now + every * MS
+        if ctx.now >= lease.prove_at:
+            _number_anew(state, lease)
         rests = lease.slot_state not in (SlotState.CLAIM, SlotState.HELD) and lease.phase in (Phase.NONE, Phase.HELD)
         if rests and lease.slot_seq >= 0 and ctx.now >= lease.prove_at:
             lease.prove_at = ctx.now + PROVE_MS * MS
@@ -196,9 +217,14 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
             "as soon as every node is heard to read it"
         )
         answer = replace(answer, error=f"foreign uuid: {answer.uuid}", slots={})
-    error = answer.error or next((f"slot of {n}: {s}" for n, s in answer.slots.items() if isinstance(s, str)), "")
+    older = _older(state, lease, answer)
+    # Ours is still taken in: it is written again, above every number that it ever had.
+    answer = replace(answer, slots=answer.slots | {n: text for n, text in older.items() if n != state.me})
+    error = answer.error or next(
+        (f"slot of {n}: {s}" for n, s in (answer.slots | older).items() if isinstance(s, str)), ""
+    )
     if error:
-        health.failing[answer.group] = health.failing.get(answer.group, 0) + 1
+        health.failing[answer.group] = max(health.failing.get(answer.group, 0) + 1, ALARM_AFTER if older else 0)
         health.error = error
         lease.probe_at = min(lease.probe_at, ctx.now + 500 * MS)
     else:
@@ -207,6 +233,9 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
         health.mismatch.pop(state.me, None)
         if all(isinstance(s, Slot) and (s.token, s.holder) == (0, GONE_HOLDER) for s in answer.slots.values()):
             state.forgot.discard(answer.group)  # nobody ever had it: there is nothing to have forgotten
+    for node, slot in answer.slots.items():
+        if isinstance(slot, Slot) and slot.seq > lease.floors.get(node, -1):
+            lease.floors[node] = slot.seq
     first = lease.slot_seq < 0
     waited_for = lease.call.slot is None and not error and (lease.phase is Phase.TAKING or first)
     lease.arbiter_answered(answer, ctx)
@@ -217,6 +246,28 @@ def answered(state: State, answer: ArbiterAnswer) -> None:
         lease.renew_at = min(lease.renew_at, ctx.now + max(POLL_MS * MS, (lease.acked - ctx.now) // 8))
     release_checks(lease, ctx)
     refresh(state)
+
+
+def _older(state: State, lease: Lease, answer: ArbiterAnswer) -> dict[str, str]:
+    """node -> why its slot, well written as it is, can't be of today: a lower sequence was read than there was before."""
+    found = {}
+    for node, slot in answer.slots.items():
+        if not isinstance(slot, Slot):
+            continue
+        told, told_ns = lease.told_floors.get(node, (-1, 0))
+        if told_ns < lease.called_at and slot.seq < told:
+            found[node] = f"sequence {slot.seq}, and {node} says that it wrote {told}"
+        elif slot.seq < lease.floors.get(node, -1):
+            found[node] = f"sequence {slot.seq} after {lease.floors[node]}"
+    what = "an older copy of the disk, or not the one that it writes; see that all nodes use one: hasnmp arbiter show"
+    return {node: f"{text}: {what}" for node, text in found.items()}
+
+
+def told_floor(state: State, group: str, node: str, seq: Any) -> None:
+    """A peer tells the sequence of its own slot on the lease disk, as it read it back."""
+    same = state.peer_docs.get(node, {}).get("uuid") == state.arbiter.uuid
+    if same and node in state.leases[group].others:
+        state.leases[group].told_floors[node] = (number_of(seq, -1), state.ctx.now)
 
 
 def _in_force(state: State, uuid: str) -> bool:
@@ -234,6 +285,8 @@ def _in_force(state: State, uuid: str) -> bool:
     for lease in state.leases.values():
         lease.seen.clear()
         lease.unreadable.clear()
+        lease.floors.clear()
+        lease.told_floors.clear()
         lease.slot_seq = -1  # of the other disk
     state.journal.changed = True
     compare(state)

@@ -63,10 +63,26 @@ class Commands:
             state.ctx, event.verb, event.target, event.to, event.requester, event.address, event.reason
         )
         try:
+            if event.verb is Verb.SET:  # nothing is asked for: the agent refused it, and has it put on record
+                code = Code(event.code) if event.code in set(Code) and event.code else Code.NOT_ALLOWED
+                raise Refused(code, event.message)
             row = self.apply.ask(row, event.document) if event.verb is Verb.APPLY else self._execute(row)
         except Refused as refused:
             row = journal.update(state.ctx, row, CommandState.REFUSED, refused.code, refused.text)
+        self._audit(row)
         journal.answer(state.ctx, event.reply, row)
+
+    def _audit(self, row: CommandRow) -> None:
+        """What came over the network is an event of its own: who, from where, what, and whether it was accepted."""
+        if row.address in ("", "local"):
+            return
+        what = f"{row.verb.name.lower().replace('_', ' ')} {row.target}".strip() + (f" to {row.to}" if row.to else "")
+        refused = row.state is CommandState.REFUSED
+        self.state.journal.happened(
+            self.state.ctx, Kind.COMMAND_REFUSED if refused else Kind.COMMAND_GIVEN,
+            f"{row.requester} from {row.address}: {what} (command {row.id}): "
+            + (f"refused: {row.text}" if refused else "accepted"), reason=Reason.OPERATOR,
+        )  # fmt: skip
 
     def _execute(self, row: CommandRow) -> CommandRow:
         verb = row.verb

@@ -51,6 +51,7 @@ class Durable:
         state.journal.restore(mapping(document.get("journal")), ctx)
         state.board.restore(mapping(document.get("board")), ctx)
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
+        state.lead = number_of(document.get("lead"))
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         if self.config.arbiter.type == "disk":
             state.arbiter.uuid = str(document.get("arbiter_uuid") or "")
@@ -70,6 +71,8 @@ class Durable:
             # What the former engine promised died with it: act as if it had just promised everything, for the longest.
             lease.promised_to = UNKNOWN_HOLDER
             lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
+            for node, seq in mapping(mapping(document.get("slots")).get(name)).items():
+                lease.floors[node] = number_of(seq)
             self._restore_leave(lease, mapping(document.get("forever")).get(name))
         for peer in state.peers.values():
             peer.late = f"{Kind.HEARTBEAT_LOST.value}/{peer.name}" in state.journal.alarms  # its clear is still owed
@@ -137,7 +140,7 @@ class Durable:
         self.persisting[self.version] = ceiling
         self.asked_at = self.asked_at or ctx.now
         document = {
-            "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling,
+            "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling, "lead": state.lead,
             "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
             "last_owner": dict(state.last_owner),
             "forever": {
@@ -152,7 +155,7 @@ class Durable:
             "role": int(state.role), "holder": state.holder,
             "left_in_order": self.leave_stage > 0 or self.retired,
             "fencing": state.fencing.document(state.holder),
-            "arbiter_uuid": state.arbiter.uuid,
+            "arbiter_uuid": state.arbiter.uuid, "slots": {n: dict(x.floors) for n, x in state.leases.items() if x.floors},
         }  # fmt: skip
         ctx.emit(Persist(self.version, document))
 

@@ -347,6 +347,7 @@ class Engine:
         for link in peer.links.values():
             link.state = LinkState.DOWN
         ctx.dirty = True
+        fencing.lost(state, peer)
         common = f"{peer.name}/{peer.incarnation:x}/lost"
         if left:
             state.journal.clear(ctx, Kind.HEARTBEAT_RESTORED, peer.name, f"{peer.name} left in order", peer=peer.name)

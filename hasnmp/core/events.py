@@ -199,7 +199,8 @@ class CommandIn:
     wall_ms: int = 0
     document: str = field(default="", repr=False)  # Verb.APPLY: the file, compressed, as text
     up: bool = True  # Verb.REPORT: the service is up
-    message: str = ""  # Verb.REPORT
+    message: str = ""  # Verb.REPORT; Verb.SET: why it was refused
+    code: int = 0  # Verb.SET: the same as a number
 
 
 @dataclass(frozen=True, slots=True)

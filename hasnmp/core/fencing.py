@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from hasnmp.core.state import State
 
 GONE_HOLDER = "0" * 16  # in the slot of a node that left in order
-AGAIN_MS = 10_000  # after every level of a node failed
+AGAIN_MS = 1000  # after every level of a node failed; twice as long each time ...
+AGAIN_MOST_MS = 10_000  # ... up to this
 GRACE_MS = 1000  # beyond a level's own time limit, an attempt without an answer has failed
 OPEN_MS = 1000  # of its turn: a node whose turn has gone on for longer waits for the next
 PAUSE_MS = 2000  # by design rule 7: how much longer than the owner's time limit everybody else waits
@@ -62,6 +63,8 @@ class Attempt:
     until: int
     why: str
     cuts: frozenset[str] = frozenset()  # what must be cut
+    limit_ms: int = 0
+    end: int = 0  # of our turn; 0: there are no turns
 
 
 @dataclass(slots=True)
@@ -88,18 +91,25 @@ class Fencing:
         default_factory=dict
     )  # group -> it was started under this token: all before was clean
     held: dict[str, int] = field(default_factory=dict)  # group -> since when its lease is ours and it waits
-    wanted: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)  # node -> why, what must be cut
+    # node -> why, what must be cut, and until when all fire must have ended (0: no bound)
+    wanted: dict[str, tuple[str, frozenset[str], int]] = field(default_factory=dict)
     attempts: dict[str, Attempt] = field(default_factory=dict)  # node ->
     tests: list[tuple[str, int]] = field(default_factory=list)  # (node, level) that are to be tested now
     next_level: dict[str, int] = field(default_factory=dict)
     retry_at: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)  # node -> how often in a row every level failed
+    failed_at: dict[str, int] = field(default_factory=dict)  # node -> when that was last
     devices: dict[tuple[str, int], Device] = field(default_factory=dict)
+    # node -> (its holder, what was cut), as another node told while this one still counted it as heard
+    hearsay: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fenced: dict[str, tuple[int, str]] = field(default_factory=dict)  # node -> (attempt that fenced it, what it told)
+
+    def told_suspects(self) -> dict[str, dict[str, list[Any]]]:
+        return {g: {n: [s.holder, s.token] for n, s in found.items()} for g, found in self.suspects.items() if found}
 
     def document(self, holder: str) -> dict[str, Any]:
         return {
-            "suspects": {
-                g: {n: [s.holder, s.token] for n, s in found.items()} for g, found in self.suspects.items() if found
-            },
+            "suspects": self.told_suspects(),
             "armed": dict(self.armed),
             "resolved": dict(self.resolved),
             "holder": holder,
@@ -223,7 +233,25 @@ def heard(state: State, peer: Peer) -> None:
             stream.queue.pop(f"f/{peer.name}", None)  # not told yet, and not true any more
         state.ctx.dirty = state.journal.changed = True
     fencing.dead.get(peer.name, set()).discard(peer.holder)
+    fencing.hearsay.pop(peer.name, None)
     fencing.next_level.pop(peer.name, None)
+    fencing.failures.pop(peer.name, None)
+
+
+def lost(state: State, peer: Peer) -> None:
+    """A node fell silent: what another node told of it before is known to be true now."""
+    holder, cut = state.fencing.hearsay.pop(peer.name, ("", ""))
+    if holder and peer.holder == holder:
+        ended(state, peer.name, cut, holder)
+
+
+def facts(state: State, to: str) -> dict[str, list[str]]:
+    """What is known to have ended, for a node that begins anew: it may have died before it was told."""
+    return {
+        f"f/{node}": [state.peers[node].holder, cut]
+        for node, (_, cut) in state.fencing.ended.items()
+        if node != to and state.peers[node].holder and not state.peers[node].heard()
+    }
 
 
 def said(state: State, peer: Peer, watchdog_ms: int) -> None:
@@ -236,6 +264,17 @@ def said(state: State, peer: Peer, watchdog_ms: int) -> None:
     if watchdog_ms:
         fencing.armed[key] = watchdog_ms
     state.journal.changed = True
+
+
+def suspected(state: State, name: str, told: Any) -> None:
+    """A peer tells whom it suspects: a node that was down meanwhile can't know, where there is no lease disk that does."""
+    lease = state.leases[name]
+    for node, suspect in mapping(told).items():
+        if concerns(lease.group) and node in lease.others and isinstance(suspect, list) and len(suspect) >= 2:
+            state.fencing.suspects.setdefault(name, {})
+            state.fencing.clean.setdefault(name, {})
+            _note(state, name, node, str(suspect[0]), number_of(suspect[1]))
+            state.ctx.dirty = True
 
 
 def started(state: State, group: str, token: int) -> None:
@@ -302,7 +341,7 @@ def holds_back(state: State, group: Group) -> str:
     armed = _armed(state, node, suspect.holder)
     # No count of what is left: this is kept as a decision, and a new text each time would push out all others.
     ways = [f"its watchdog, armed with {armed} ms, has not passed yet"] if armed else []
-    if node in fencing.attempts:
+    if node in fencing.attempts or fencing.failures.get(node):  # between two tries too
         ways.append("it is being fenced")
     elif levels(state, node, DISK):
         ways.append("it is to be fenced" if may_fence(state, name) else "nobody is fenced before all were heard")
@@ -340,21 +379,22 @@ def want_for(state: State, group: Group, nodes: list[str]) -> str:
             f"certain: hasnmp fence confirm {silent[0]}"
         )
     cuts = frozenset({"power"}) if concerns(group) else LIFE
-    turn = _turn(state, nodes)
+    turn, end = _turn(state, nodes)
     if ctx.now < turn:
         ctx.wake(turn)
         lost = max(state.peers[n].changed_ns for n in nodes)
         silent_ms = (turn - lost) // MS  # no count of what is left: see holds_back()
         return f"{', '.join(nodes)} is fenced {silent_ms} ms after it was lost: whoever has a group comes first"
     for node in nodes:
-        state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts))
+        state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts, end))
     return f"{', '.join(nodes)} must be fenced first; if it is off for certain: hasnmp fence confirm {nodes[0]}"
 
 
-def _turn(state: State, silent: list[str]) -> int:
-    """When this node may begin to fire: now, or later. Of those that can't hear each other the owners come first, then the
-    order of `nodes`; each has a turn as long as any node's levels may take, and begins only at its start. What failed is
-    tried again in the next turn, so that no two ever shoot at each other (rule 7)."""
+def _turn(state: State, silent: list[str]) -> tuple[int, int]:
+    """When this node may begin to fire, now or later, and when that must have ended. Of those that can't hear each other the
+    owners come first, then the order of `nodes`; each has a turn as long as any node's levels may take, and begins only at
+    its start. What failed is tried again with what is left of the turn, if that is enough, and then in the next: so no two
+    ever shoot at each other (rule 7)."""
     config = state.config
     contenders = [n.name for n in config.nodes if n.name == state.me or n.name in silent]
     has = {n: any(state.last_owner.get(g.name) == n for g in config.groups) for n in contenders}
@@ -373,10 +413,13 @@ def _turn(state: State, silent: list[str]) -> int:
     mine = contenders.index(state.me) + (len(contenders) if unsure else 0)
     turn, passed = divmod(state.ctx.now - since, step)
     ahead = (mine - turn) % (2 * len(contenders))
-    begun = any(state.fencing.next_level.get(n) for n in silent)  # the next level of what was begun in our turn
-    if begun or (ahead == 0 and passed <= OPEN_MS * MS):
-        return state.ctx.now
-    return since + (turn + (ahead or 2 * len(contenders))) * step
+    begin = since + turn * step
+    end = begin + (OPEN_MS + longest) * MS
+    # The next level of what was begun in this turn, or all of them once more.
+    begun = any(state.fencing.next_level.get(n) or state.fencing.failed_at.get(n, 0) >= begin for n in silent)
+    if ahead == 0 and (passed <= OPEN_MS * MS or (begun and state.ctx.now < end)):
+        return state.ctx.now, end
+    return begin + (ahead or 2 * len(contenders)) * step, 0
 
 
 # ---------------------------------------------------------------------------------------------------------------- acts
@@ -394,8 +437,8 @@ def look(state: State) -> None:
             _failed(state, node, attempt, "no answer within its time limit")
         else:
             ctx.wake(attempt.until)
-    for node, (why, cuts) in fencing.wanted.items():
-        _fence(state, node, why, cuts)
+    for node, (why, cuts, end) in fencing.wanted.items():
+        _fence(state, node, why, cuts, end)
     _settled(state)
     fencing.wanted.clear()
     _test(state)
@@ -419,7 +462,8 @@ def _want(state: State) -> None:
         owner = state.owner(name)
         if owner == state.me and name in state.fencing.held and lease.alive(state.ctx) and may_fence(state, name):
             silent = [n for n in state.fencing.suspects.get(name, {}) if not state.peers[n].heard()]
-            if silent and state.config.arbiter.type == "none" and (turn := _turn(state, silent)) > state.ctx.now:
+            turn, end = _turn(state, silent) if silent and state.config.arbiter.type == "none" else (0, 0)
+            if turn > state.ctx.now:
                 state.ctx.wake(turn)  # there is no arbiter that would let only one of us get here
                 continue
             for node in state.fencing.suspects.get(name, {}):
@@ -428,7 +472,7 @@ def _want(state: State) -> None:
                 if state.peers[node].heard() and state.ctx.now < patient_until:
                     state.ctx.wake(patient_until)
                     continue
-                state.fencing.wanted.setdefault(node, (f"it had {name} and may still write to its disk", DISK))
+                state.fencing.wanted.setdefault(node, (f"it had {name} and may still write to its disk", DISK, end))
         elif owner == state.me and state.config.arbiter.type == "fence" and lease.alive(state.ctx):
             _defend(state, group, lease)
         elif owner and owner != state.me and group.on_stop_failure == "fence":
@@ -440,7 +484,7 @@ def _want(state: State) -> None:
             ):  # nobody would take it; or it was done, and is not lost yet
                 continue
             if blocked and next(iter(n for n in group.nodes if n != owner and state.able(name, n)), "") == state.me:
-                state.fencing.wanted.setdefault(owner, (f"it can't stop {name}", DISK if concerns(group) else LIFE))
+                state.fencing.wanted.setdefault(owner, (f"it can't stop {name}", DISK if concerns(group) else LIFE, 0))
 
 
 def _defend(state: State, group: Group, lease: Lease) -> None:
@@ -452,15 +496,24 @@ def _defend(state: State, group: Group, lease: Lease) -> None:
         n for n in lease.others
         if state.peers[n].state is NodeState.LOST and n not in lease.left and n not in state.fencing.ended
     ]  # fmt: skip
-    if silent and _turn(state, silent) > state.ctx.now:
-        state.ctx.wake(_turn(state, silent))
-    elif silent:
+    turn, end = _turn(state, silent) if silent else (0, 0)
+    if turn > state.ctx.now:
+        state.ctx.wake(turn)
+    else:
         for node in silent:
             why = f"{state.me} has {group.name}, and it is silent"
-            state.fencing.wanted.setdefault(node, (why, frozenset({"power"}) if concerns(group) else LIFE))
+            state.fencing.wanted.setdefault(node, (why, frozenset({"power"}) if concerns(group) else LIFE, end))
 
 
-def _fence(state: State, node: str, why: str, cuts: frozenset[str]) -> None:
+def _fits(state: State, node: str, level: int, at: int, end: int) -> int:
+    """The time limit (ms) of a use of that level which begins then: its own, or what is left of our turn, unless that is less
+    than half of it; 0: it is not used any more in this turn."""
+    own = state.config.node(node).fence[level].timeout_ms
+    left = (end - at) // MS if end else own
+    return min(own, left) if 2 * left >= own else 0
+
+
+def _fence(state: State, node: str, why: str, cuts: frozenset[str], end: int) -> None:
     fencing, ctx = state.fencing, state.ctx
     usable = levels(state, node, cuts)
     under_way = fencing.attempts.get(node)
@@ -470,7 +523,11 @@ def _fence(state: State, node: str, why: str, cuts: frozenset[str]) -> None:
         ctx.wake(fencing.retry_at[node])
         return
     level = next((i for i in usable if i >= fencing.next_level.get(node, 0)), usable[0])
-    settings = _begin(state, node, level, FenceAction.FENCE, why, cuts)
+    if not _fits(state, node, level, ctx.now, end):
+        fencing.next_level[node] = 0
+        ctx.wake(end)
+        return
+    settings = _begin(state, node, level, FenceAction.FENCE, why, cuts, end)
     state.journal.happened(
         ctx, Kind.FENCE_STARTED, f"{state.me} fences {node} by {settings.agent} ({settings.cuts}, level {level + 1}): {why}",
         peer=node, peer_state=int(state.peers[node].state), reason=Reason.FENCED,
@@ -478,14 +535,21 @@ def _fence(state: State, node: str, why: str, cuts: frozenset[str]) -> None:
 
 
 def _begin(
-    state: State, node: str, level: int, action: FenceAction, why: str, cuts: frozenset[str] = frozenset()
+    state: State,
+    node: str,
+    level: int,
+    action: FenceAction,
+    why: str,
+    cuts: frozenset[str] = frozenset(),
+    end: int = 0,
 ) -> FenceLevel:
     ctx, settings = state.ctx, state.config.node(node).fence[level]
-    until = ctx.now + (settings.timeout_ms + GRACE_MS) * MS
+    limit_ms = _fits(state, node, level, ctx.now, end)
+    until = ctx.now + (limit_ms + GRACE_MS) * MS
     number = ctx.attempt()
-    state.fencing.attempts[node] = Attempt(number, level, action, until, why, cuts)
+    state.fencing.attempts[node] = Attempt(number, level, action, until, why, cuts, limit_ms, end)
     ctx.wake(until)
-    ctx.emit(Fence(number, node, level, action, settings.timeout_ms))
+    ctx.emit(Fence(number, node, level, action, limit_ms))
     return settings
 
 
@@ -493,9 +557,12 @@ def answered(state: State, event: Fenced) -> None:
     """What came of an attempt. A late answer is of no attempt any more: that fence has not happened."""
     attempt = state.fencing.attempts.get(event.node)
     if attempt is None or attempt.number != event.attempt:
+        number, before = state.fencing.fenced.get(event.node, (0, ""))
+        if event.ok and event.attempt == number and event.text != before:
+            _told_more(state, event)
         return
     state.ctx.dirty = True
-    limit = state.config.node(event.node).fence[attempt.level].timeout_ms
+    limit = attempt.limit_ms
     if event.ok and event.took_us > limit * 1000:
         _failed(state, event.node, attempt, f"answered after {event.took_us // 1000} ms, the limit is {limit} ms")
     elif not event.ok:
@@ -504,7 +571,17 @@ def answered(state: State, event: Fenced) -> None:
         del state.fencing.attempts[event.node]
         _good(state, event.node, attempt.level, f"tested: {event.text}".rstrip(": "))
     else:
+        state.fencing.fenced[event.node] = (event.attempt, event.text)
         _succeeded(state, event.node, attempt, event.text)
+
+
+def _told_more(state: State, event: Fenced) -> None:
+    """Once more of a fence that has happened: whether the node was switched on again. It ends nothing and begins nothing."""
+    state.fencing.fenced[event.node] = (event.attempt, event.text)
+    _device(state, event.node, event.level).result = clip(f"fenced: {event.text}")
+    state.journal.note(
+        state.ctx, Kind.FENCE_SUCCEEDED, f"{event.node} was fenced: {event.text}", peer=event.node, reason=Reason.FENCED
+    )
 
 
 def _device(state: State, node: str, level: int) -> Device:
@@ -536,11 +613,19 @@ def _failed(state: State, node: str, attempt: Attempt, text: str) -> None:
     if any(i > attempt.level for i in levels(state, node, attempt.cuts)):
         return  # the next level is tried at once, if it is still wanted
     fencing.next_level[node] = 0
-    fencing.retry_at[node] = ctx.now + AGAIN_MS * MS
+    again_ms = min(AGAIN_MS << min(fencing.failures.get(node, 0), 10), AGAIN_MOST_MS)
+    fencing.failures[node] = fencing.failures.get(node, 0) + 1
+    fencing.failed_at[node], fencing.retry_at[node] = ctx.now, ctx.now + again_ms * MS
     ctx.wake(fencing.retry_at[node])
+    first = levels(state, node, attempt.cuts)[0]
+    when = (
+        f"in {again_ms // 1000} s"
+        if _fits(state, node, first, fencing.retry_at[node], attempt.end)
+        else "in its next turn"
+    )
     state.journal.happened(
         ctx, Kind.FENCE_FAILED,
-        f"{node} could not be fenced ({attempt.why}): {text}; tried again in {AGAIN_MS // 1000} s; if it is off for certain: "
+        f"{node} could not be fenced ({attempt.why}): {text}; tried again {when}; if it is off for certain: "
         f"hasnmp fence confirm {node}", of=node, peer=node, reason=Reason.FENCED,
     )  # fmt: skip
 
@@ -552,6 +637,7 @@ def _succeeded(state: State, node: str, attempt: Attempt, text: str) -> None:
     device.used_ms = state.ctx.wall_ms()
     _good(state, node, attempt.level, f"fenced: {text}".rstrip(": "))
     state.fencing.next_level.pop(node, None)
+    state.fencing.failures.pop(node, None)
     for stream in state.streams.values():
         stream.put(f"f/{node}", [state.peers[node].holder, settings.cuts])
     if settings.cuts != "network" and not state.config.recovery_automatic:
@@ -617,7 +703,14 @@ def told(state: State, node: str, value: Any) -> None:
     holder, cut = str(value[0]), str(value[1])
     peer = state.peers.get(node)
     later = any(node in found and found[node].holder != holder for found in state.fencing.suspects.values())
-    if peer is not None and not peer.heard() and peer.holder in ("", holder) and not later:
+    if peer is None or peer.holder not in ("", holder) or later:
+        return
+    if peer.heard():
+        # We notice later than who fenced it. What it said before may still be on its way, so it is alive only if it answers
+        # what is sent from now on; if it falls silent, the word counts.
+        state.fencing.hearsay[node] = (holder, cut)
+        peer.asked.clear()
+    else:
         ended(state, node, cut, holder)
 
 

@@ -116,12 +116,12 @@ class Journal:
             del self.alarms[cleared]
         ctx.emit(Notify(event, raised, cleared))
 
-    def note(self, ctx: Context, kind: Kind, message: str, *, reason: Reason = Reason.NONE) -> None:
+    def note(self, ctx: Context, kind: Kind, message: str, *, peer: str = "", reason: Reason = Reason.NONE) -> None:
         """Record and tell a kind that else ends an alarm, though none stands: that it is so is news by itself."""
         self.last_event += 1
         event = EventRow(
-            self.last_event, kind, Severity.INFO, ctx.wall_ms(), ctx.now, self.node, clip(message), own_state=self.role,
-            reason=reason, common_id=f"{self.node}/{self.last_event}",
+            self.last_event, kind, Severity.INFO, ctx.wall_ms(), ctx.now, self.node, clip(message), peer,
+            own_state=self.role, reason=reason, common_id=f"{self.node}/{self.last_event}",
         )  # fmt: skip
         self._keep(event)
         ctx.emit(Notify(event))

@@ -96,6 +96,9 @@ class Lease:
     unreadable: dict[str, str] = field(default_factory=dict)  # node -> why its slot can't be used
     slot_seq: int = -1  # of our own slot; -1: not read yet, so nothing may be written
     slot_state: SlotState = SlotState.IDLE  # as last written, or as it may have been written
+    damaged: bool = False  # our own slot can't be used, as last read
+    floors: dict[str, int] = field(default_factory=dict)  # node -> the highest sequence of its slot that was ever read
+    told_floors: dict[str, tuple[int, int]] = field(default_factory=dict)  # node -> the same by its own word, and when
     call: ArbiterCall | None = None  # the one that is under way
     called_at: int = 0
     farewelled: bool = False  # our slot says that this holder is gone: nothing is written over that
@@ -413,10 +416,12 @@ class Lease:
             return
         self.read_at = answer.read_at_ns
         own = answer.slots.get(self.me)
+        self.damaged = isinstance(own, str)
         if isinstance(own, Slot):
             if own.seq > self.slot_seq:
                 # Of a former life: go on above its numbers. (A guardian that starts has ended whatever it stood for.)
                 self.slot_seq, self.slot_state = own.seq, own.state
+            self.slot_seq = max(self.slot_seq, self.floors.get(self.me, -1))
             self.rewrite |= own.seq < self.slot_seq
             self.hear_floor(own.token)
         for node in self.others:

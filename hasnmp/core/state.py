@@ -94,6 +94,7 @@ class State:
     )  # groups of which the state file that is gone may have known something
     unclean: set[str] = field(default_factory=set)  # groups of which the guardian could not end everything here
     ceiling: int = 0  # tokens up to here may be used: a higher one is durable as "used" already
+    lead: int = 0  # arbiter fence: how far the others' clocks are ahead of ours, in quarter seconds; durable
     foreign_token: int = 0  # the highest asked for of groups that we do not have: the ceiling must cover it as well
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
@@ -127,11 +128,23 @@ class State:
 
         Where the fence is the arbiter, a node may have taken the group, unheard, and been fenced since, and there is no
         record to read its number from. So a number also follows the time: such a thing takes longer than a quarter second.
+        The time is that of the fastest clock in the cluster: a node whose own is slow goes by how far the numbers that it
+        heard were ahead of it.
         """
         token = lease.next_token()
         if self.config.arbiter.type == "fence":
-            token = max(token, (self.ctx.wall_ms() - EPOCH_MS) // 250)
+            token = max(token, self.quarters() + self.lead)
         return token
+
+    def quarters(self) -> int:
+        """Quarter seconds since 2020, by this node's clock."""
+        return max(0, (self.ctx.wall_ms() - EPOCH_MS) // 250)
+
+    def used(self, token: int) -> None:
+        """Another node has, or had, a lease with this number."""
+        if self.config.arbiter.type == "fence" and token - self.quarters() > self.lead:
+            self.lead = token - self.quarters()
+            self.journal.changed = True
 
     def owns(self, group: str) -> bool:
         return self.leases[group].phase in (Phase.HELD, Phase.RELEASING, Phase.LOST)

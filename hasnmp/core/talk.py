@@ -33,6 +33,7 @@ class Talk:
         self.beat_at = 0
         self.told_groups: dict[str, tuple[Any, ...]] = {}
         self.told_node: dict[str, Any] = {}
+        self.told_suspects: dict[str, Any] = {}
         self.keys = [fingerprint(key) for key in state.config.heartbeat.keys]  # the first signs
 
     # ------------------------------------------------------------------------------------------------- receiving
@@ -83,6 +84,7 @@ class Talk:
                 asked_of = state.leases.get(entry.group)
                 if asked_of is not None and entry.flags & GroupFlag.PROMISE:
                     asked_of.promised(peer.name, entry, heard.asked_ns)
+                    ctx.dirty |= asked_of.phase is Phase.TAKING  # with `fence` and `none` it is not all that counts
             self.state.grant()
         stream.acknowledged(d.ack)
         if d.stream:
@@ -97,6 +99,8 @@ class Talk:
         stream.begin()
         for key, value in state.board.registers.values.items():
             stream.put(f"r/{key}", value)
+        for key, fact in fencing.facts(state, peer.name).items():
+            stream.put(key, fact)
         self.told_groups.clear()
         self.told_node = {}
         for group, running in state.running.items():
@@ -150,6 +154,8 @@ class Talk:
                 continue
             if entry.flags & GroupFlag.OWNER or not entry.flags & GroupFlag.ASK:
                 lease.hear_floor(entry.token)  # what is only asked for was not used yet
+            if entry.flags & (GroupFlag.OWNER | GroupFlag.RELEASED):
+                state.used(entry.token)
             if entry.flags & GroupFlag.OWNER:
                 lease.learn(entry.token, peer.name)
             elif entry.flags & GroupFlag.RELEASED:
@@ -207,6 +213,9 @@ class Talk:
                 state.peer_docs[peer.name] = value
                 fencing.said(state, peer, number_of(value.get("watchdog_ms")))
                 arbitration.compare(state)
+            elif kind == "l" and name in state.leases and isinstance(value, dict):
+                fencing.suspected(state, name, value.get("suspects"))
+                arbitration.told_floor(state, name, peer.name, value.get("seq"))
             elif kind == "f":
                 fencing.told(state, name, value)
             else:
@@ -319,6 +328,11 @@ class Talk:
         if refresh or node != self.told_node:
             self.told_node = node
             news["n/"] = node
+        suspects = state.fencing.told_suspects()
+        if refresh or suspects != self.told_suspects:  # the sequence changes all the time: told with the counters
+            self.told_suspects = suspects
+            for name, lease in state.leases.items():
+                news[f"l/{name}"] = {"seq": lease.floors.get(state.me, -1), "suspects": suspects.get(name, {})}
         for peer, stream in state.streams.items():
             if state.peers[peer].heard():
                 for name, value in news.items():

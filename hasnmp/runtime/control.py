@@ -340,6 +340,11 @@ class Server:
         if not isinstance(verb, int) or isinstance(verb, bool) or verb not in {int(v) for v in Verb}:
             raise protocol.ProtocolError(f"verb: {str(verb)[:40]} is none of 2..{max(Verb)}")
         document, client.document = client.document, ""
+        code = message.get("code", 0)
+        if not isinstance(code, int) or isinstance(code, bool):
+            raise protocol.ProtocolError("code: no number")
+        if verb == Verb.SET and client.uid != os.geteuid():
+            raise protocol.ProtocolError("verb: what an SNMP agent refused only this daemon's own agent can say")
         if verb == Verb.APPLY and client.uid not in (0, os.geteuid()):
             # The file says what the daemon runs, and as whom: that is more than to command it.
             raise protocol.ProtocolError("apply: only root, or the daemon's own user, may exchange the configuration")
@@ -364,6 +369,7 @@ class Server:
             document=document if verb == Verb.APPLY else "",
             up=up,
             message=_text(message, "message"),
+            code=code,
         )
 
 

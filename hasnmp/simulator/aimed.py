@@ -20,6 +20,10 @@ class Aimed(Faults):
         if self.world.rng.random() < 0.5:
             self.soon(3 * dead, world_choice(self.world.rng, (self.disk_bad, self.trap)), self.other(owner))
 
+    def cut_long(self) -> None:
+        """Nobody hears anybody, for longer than it takes to fence, to start anew and to come to one's turn. Rule 7."""
+        self.cut_all(self.world.between(9000 * MS, 12_000 * MS))
+
     def late_words(self) -> None:
         """An owner that has nothing but promises, gets the last of them late, and no more. Rules 2 and 8."""
         owner = self.owner()

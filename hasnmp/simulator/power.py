@@ -4,7 +4,7 @@ A group with a disk leaves dirty pages in its machine's kernel from its start on
 stopped in order (the file system was unmounted), when the guardian shut the file system down (its own ending by force, its
 start), and with the power. Whatever else happens, they may reach the disk at any moment: so nobody else may start the group.
 
-A fence device may be broken, deaf, slower than its limit, or say `failed` although it did its work. It never says `done`
+A fence device may be broken, deaf, slower than its limit or always late, or say `failed` although it did its work. It never says `done`
 for what it did not do: that much an administrator has to test.
 """
 
@@ -41,10 +41,12 @@ class Power:
         took = world.between(limit // 20, limit // 2)
         if mode == "slow":
             took = world.between(limit // 2, 3 * limit)
+        if mode == "late":
+            took = limit + limit // 2
         if mode != "broken":
             again = machine.config.node(effect.node).fence[effect.level].action == "reboot"
             world.post(took * 3 // 4, None, self.switch_off, victim, again)
-        good = mode in ("", "slow")
+        good = mode in ("", "slow", "late")
         world.post(took, None, self.answer, machine, machine.engine.epoch, effect, good, took)
 
     def switch_off(self, victim: Machine, again: bool) -> None:

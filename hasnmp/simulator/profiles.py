@@ -99,6 +99,9 @@ PROFILES: dict[str, Profile] = {
     "handover": _aimed({"move_stopped": 1}, (2, 4)),
     "durable": _aimed({"inhibit_then_crash": 1, "store_bad": 0.5}, (1, 4)),
     "taken": _aimed({}, (0, 0), taken=True),
+    # Long enough that a node which was fenced starts anew, hears nobody, and comes to its turn.
+    "long fence": Profile({"cut_long": 1}, (1, 1), rough=0.0, early=0.0, intervals=(110, 130), keep=True, nodes=(2,), groups=(1,),
+                          arbiter="fence", disk=True),
     "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
     # One fault class that must interrupt nothing.
     "kept arbiter": _kept({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, (3, 10)),
@@ -151,7 +154,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
     ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
-    ("rolled", 2),
+    ("rolled", 2), ("long fence", 1),
 )  # fmt: skip
 
 # What changes.py adds.

@@ -392,11 +392,30 @@ class WhatIf:
 
     def everything_mended(self) -> None:
         self.world.network.cut.clear()
+        self.world.power.heal()
         self.disk_mode("")
         for name, machine in self.world.machines.items():
             machine.bad.clear()
             self.stack_resumed(name)
             self.returns(name)
+
+    # --- fence devices
+
+    def fence_mode(self, node: str, mode: str) -> None:
+        levels = range(len(self.config.node(node).fence))
+        if not levels:
+            self.tell(node, "nothing", f"{node} has no fence device")
+        for level in levels:
+            self.world.power.mode[node, level] = mode
+
+    def fence_fails(self, node: str) -> None:
+        self.fence_mode(node, "broken")
+
+    def fence_late(self, node: str) -> None:
+        self.fence_mode(node, "late")
+
+    def fence_mended(self, node: str) -> None:
+        self.fence_mode(node, "")
 
     # --- commands
 

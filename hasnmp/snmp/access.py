@@ -35,7 +35,8 @@ SUBTREES: dict[str, Oid] = {
     "haLinkTable": (*ROOT, 1, 4), "haGroupTable": (*ROOT, 1, 5), "haServiceTable": (*ROOT, 1, 6),
     "haArbiterTable": (*ROOT, 1, 7), "haFenceTable": (*ROOT, 1, 8), "haConfig": (*ROOT, 1, 9),
     "haStatistics": (*ROOT, 1, 10), "haEvents": (*ROOT, 1, 11), "haEventTable": (*ROOT, 1, 11, 3),
-    "haAlarms": (*ROOT, 1, 12), "haAlarmTable": (*ROOT, 1, 12, 2),
+    "haAlarms": (*ROOT, 1, 12), "haAlarmTable": (*ROOT, 1, 12, 2), "haNotify": (*ROOT, 1, 13),
+    "haReceiverTable": (*ROOT, 1, 13, 6),
 }  # fmt: skip
 
 
@@ -175,6 +176,7 @@ class Communities:
         self._entries: dict[bytes, list[Principal]] = {}
         for community, principal in community_principals(settings):
             self._entries.setdefault(community.secret, []).append(principal)
+        self._find = lru_cache(maxsize=1024)(self._search)  # the same few managers ask all the time
 
     def known(self, secret: bytes) -> bool:
         """Is it a community of ours, from anywhere? (snmpInBadCommunityNames or snmpInBadCommunityUses)"""
@@ -182,6 +184,9 @@ class Communities:
 
     def find(self, secret: bytes, host: str) -> Principal | None:
         """The principal behind a community used from this address; None: nobody."""
+        return self._find(secret, host) if secret in self._entries else None
+
+    def _search(self, secret: bytes, host: str) -> Principal | None:
         best: Principal | None = None
         for principal in self._entries.get(secret, ()):
             if principal.admits(host) and (best is None or principal.operate):
@@ -203,4 +208,13 @@ def notify_view(settings: Snmp, receiver: Receiver) -> View:
 
 def may_tell(view: View, names: list[Oid]) -> bool:
     """Is all of a notification - its snmpTrapOID and its variables - in the view?"""
-    return all(view.has(name) for name in names)
+    return all(_sees(view, name) for name in names)
+
+
+def _sees(view: View, name: Oid) -> bool:
+    whole = _covers(view, name[:-1])
+    return view.has(name) if whole is None else whole
+
+
+# Mostly a whole column is in a view, or nothing of it.
+_covers = lru_cache(maxsize=1024)(View.covers)

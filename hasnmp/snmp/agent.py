@@ -11,8 +11,10 @@ import contextlib
 import gc
 import os
 import signal
+import sys
+import threading
 import time
-from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +22,34 @@ import structlog
 
 import hasnmp
 from hasnmp import protocol
-from hasnmp.model import CommandRow, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
+from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
 from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.settings import Config
-from hasnmp.snmp import access_tables, identity, objects, standard
+from hasnmp.snmp import access_tables, identity, objects, receivers, standard
 from hasnmp.snmp.access import Communities
+from hasnmp.snmp.agentx_outlet import NAME as AGENTX
+from hasnmp.snmp.agentx_outlet import AgentxOutlet
+from hasnmp.snmp.agentx_part import AgentxPart
 from hasnmp.snmp.cells import Store
+from hasnmp.snmp.kept import Kept
 from hasnmp.snmp.listener import Listener
-from hasnmp.snmp.notices import notification_varbinds
+from hasnmp.snmp.notifier import COLD_START, WARM_START, Notifier, counter_names, receiver_names
 from hasnmp.snmp.objects import Reader
-from hasnmp.snmp.pdus import Requests
-from hasnmp.snmp.responder import Responder
+from hasnmp.snmp.outlet import Figures, Surroundings
+from hasnmp.snmp.pdus import ErrorStatus, Requests
+from hasnmp.snmp.record import Record, shown
+from hasnmp.snmp.responder import Responder, SetOutcome
 from hasnmp.snmp.setting import Setting
-from hasnmp.snmp.throttle import Throttle
-from hasnmp.snmp.told import Told
-from hasnmp.snmp.traps import Originator
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine
 
 MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
 KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
 DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
 START_GRACE_S = 10.0  # but not while this node is only starting
-EVENTS_WAITING = 1000  # until the originator is warm
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
+SWITCH_S = 0.001  # for how long at most a listener's thread keeps the loop waiting, or the other way round
 
 
 class Agent:
@@ -56,46 +61,96 @@ class Agent:
         self._socket = socket
         self._warm = warm
         self._log = structlog.get_logger().bind(process="snmp", node=node)
-        self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._started_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        names = [f"snmp.{name}" for name in standard.COUNTER_NAMES]
+        outlets = [*receiver_names(config.snmp.notify), *([AGENTX] if config.snmp.agentx else [])]
+        more = counter_names(outlets)
+        self._kept = Kept(Path(config.run_dir) / f"{node}.snmp", [*names, *more], self._started_ns, warm)
+        self._boot_ns = self._kept.started_ns  # sysUpTime 0
         self._parent = os.getppid()
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
         self._mirror = Mirror()
         self._writer: asyncio.StreamWriter | None = None
-        self._lost_ns = self._boot_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
+        self._lost_ns = self._started_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
         self._down_told = False
         self._fresh = False
-        self._told = Told(Path(config.run_dir) / f"{node}.told")
         self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
         self._next_id = 0
 
         engine_id, boots, trouble = identity.start(config.state_dir, node)
         if trouble:
             self._log.error("snmp_engine_id_replaced", reason=trouble, engine_id=engine_id.hex())
-        counters = standard.Counters()
+        counters = standard.Counters(self._kept.part(names))
         self._identity = standard.Identity(
-            engine_id, boots, self._seconds, MAX_MESSAGE, hasnmp.__version__, node, counters
-        )
-        self.store = Store(
-            (*objects.SCALARS, *standard.scalars(self._identity), *access_tables.scalars()),
-            (*objects.TABLES, *standard.TABLES, *access_tables.tables(config.snmp, engine_id)),
-            self._reader,
+            engine_id,
+            boots,
+            self._seconds,
+            MAX_MESSAGE,
+            hasnmp.__version__,
+            node,
+            counters,
+            config.snmp.authentication_traps,
         )
         engine = Engine(engine_id, boots, self._seconds, config.snmp.users, counters)
+        # An engine of their own for the notifications: the same identity, but nothing that two threads would count up.
+        told = tuple(u for u in config.snmp.users if any(r.user == u.name for r in config.snmp.notify))
+        originator = Engine(engine_id, boots, self._seconds, told, counters)
+        self._notifier = Notifier(
+            config,
+            node,
+            originator,
+            self._kept,
+            self._log,
+            self._reader,
+            self._ticks,
+            self._now_ns,
+            self._own_event,
+            {AGENTX: self._agentx_outlet} if config.snmp.agentx else {},
+        )
+        board = receivers.Board(
+            config.snmp, self._notifier.receivers, self._notifier.outlets, self._notifier.figures,
+            self._notifier.suppressed,
+        )  # fmt: skip
+        self.store = Store(
+            (
+                *objects.SCALARS,
+                *standard.scalars(self._identity),
+                *access_tables.scalars(),
+                *receivers.all_scalars(board),
+            ),
+            (
+                *objects.TABLES,
+                *standard.TABLES,
+                *access_tables.tables(config.snmp, engine_id),
+                *receivers.all_tables(board),
+            ),
+            self._reader,
+        )
         communities = Communities(config.snmp)
+        # What the listeners' threads share with the loop: the store, the mirror below it, the users' ciphers.
+        self.lock = threading.RLock()
         self.requests = Requests(self.store, self._read_failed)
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
-            self.store, self.requests, communities, engine, counters, self.setting.take, time.monotonic, lambda _: None
-        )
-        self._listeners = [Listener(text, self.responder.handle) for text in config.snmp.listen]
-        self._originator = Originator(config.snmp, engine_id, boots, self._seconds) if config.snmp.notify else None
-        self._throttle = Throttle(config.snmp.throttle, time.monotonic())
-        self._held_timer: asyncio.TimerHandle | None = None
-        self._unsent: deque[EventRow] | None = deque(maxlen=EVENTS_WAITING)  # None: the originator is warm
-        self._outbox: deque[EventRow] = deque()  # what the throttle let through
-        self._outbox_filled = asyncio.Event()
+            self.store, self.requests, communities, engine, counters, self._in_loop(self.setting.take), time.monotonic,
+            self._in_loop(self._notifier.unauthentic), audit=self._in_loop(self._audit),
+        )  # fmt: skip
+        self._record = Record(time.monotonic())
+        self._agentx: AgentxPart | None = None
+        if config.snmp.agentx:
+            outlet = self._notifier.outlets[AGENTX]
+            assert isinstance(outlet, AgentxOutlet)
+            self._agentx = AgentxPart(
+                config.snmp, node, self._reader, self.setting, self._read_failed, outlet, receivers.scalars(board),
+                receivers.tables(board), self._log,
+            )  # fmt: skip
+            self.store.twins.append(self._agentx.store)
+        self._listeners = [
+            Listener(text, self.responder.handle, self.lock, self._request_failed) for text in config.snmp.listen
+        ]
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------------------------------------ its clock
 
@@ -104,13 +159,24 @@ class Agent:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def _seconds(self) -> int:
-        return (self._now_ns() - self._boot_ns) // 1_000_000_000
+        """snmpEngineTime, which begins anew with each snmpEngineBoots; sysUpTime outlives the process (kept.py)."""
+        return (self._now_ns() - self._started_ns) // 1_000_000_000
 
-    def _reader(self) -> Reader:
+    def _ticks(self) -> int:
+        return (self._now_ns() - self._boot_ns) // 10_000_000 % (1 << 32)
+
+    def _reader(self, boot_ns: int = 0) -> Reader:
         return Reader(
-            self._mirror.view, self._boot_ns, self._now_ns(), self._fresh, self.setting.spin_lock, self._config.events_keep,
+            self._mirror.view, boot_ns or self._boot_ns, self._now_ns(), self._fresh, self.setting.spin_lock,
+            self._config.events_keep,
             self._node,
         )  # fmt: skip
+
+    def _agentx_outlet(self, name: str, figures: Figures, around: Surroundings) -> AgentxOutlet:
+        return AgentxOutlet(name, figures, around, self._boot_ns)
+
+    def _request_failed(self, error: Exception) -> None:
+        self._log.error("request_failed", error=repr(error))
 
     def _read_failed(self, error: Exception) -> None:
         self._log.error("object_read_failed", error=repr(error))
@@ -118,7 +184,12 @@ class Agent:
     # -------------------------------------------------------------------------------------------------- running
 
     async def run(self) -> int:
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_S)
+        # Nothing that exists by now will be garbage: the collector need not walk it each time. It is done first, for it
+        # takes longer than a notification may.
+        gc.collect()
+        gc.freeze()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self._tasks = [
@@ -128,10 +199,11 @@ class Agent:
                 self._follow(),
                 self._watch(),
                 self.setting.serve(),
-                self._warm_up(),
-                self._send_all(),
+                self._settle(),
             )
         ]
+        if self._agentx is not None:
+            self._tasks.append(loop.create_task(self._agentx.run()))
         if self._config.snmp.alive_s:
             self._tasks.append(loop.create_task(self._say_alive()))
         stop = loop.create_task(self._stop.wait())
@@ -144,22 +216,17 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*self._tasks, stop, return_exceptions=True)
             for listener in self._listeners:
-                listener.close(loop)
-            self._told.close()
-            if self._originator is not None:
-                while self._outbox:
-                    self._send_next()
-                self._originator.close()
+                listener.close()
+            self._notifier.close()
         return 0
 
     async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
         waiting = list(self._listeners)
         told: set[str] = set()
         while waiting:
             for listener in tuple(waiting):
                 try:
-                    listener.open(loop)
+                    listener.open()
                 except OSError as error:
                     if listener.text not in told:
                         told.add(listener.text)
@@ -182,7 +249,10 @@ class Agent:
             try:
                 reader, self._writer = await asyncio.open_unix_connection(self._socket, limit=MAX_SERVER_LINE)
                 while line := await reader.readline():
-                    self._take(protocol.decode(line))
+                    message = protocol.decode(line)
+                    self._take(message)
+                    if message["type"] == "event":
+                        await asyncio.sleep(0)  # in a storm of notifications requests get their turn between them
                     failures = 0
             except (OSError, ProtocolError, ValueError) as error:  # ValueError: a line beyond the limit
                 if not failures:
@@ -204,25 +274,36 @@ class Agent:
 
     def _take(self, message: dict[str, Any]) -> None:
         """One message of the engine."""
+        with self.lock:
+            result = self._take_in(message)
+        # Without the lock: notifications are the loop's alone, and requests need not wait for them.
+        match message["type"]:
+            case "snapshot":
+                self._tell_missed()
+            case "event":
+                assert isinstance(result, EventRow)
+                self._notifier.event(result)
+        self._judge_freshness()
+
+    def _take_in(self, message: dict[str, Any]) -> EventRow | CommandRow | None:
         result = self._mirror.apply(message)
         match message["type"]:
             case "snapshot":
                 self.store.changed_all()
                 self._lost_ns = 0
-                self._tell_missed()
             case "delta":
-                self.store.changed((*message["rows"], *message["gone"]))
+                self.store.changed(table for table, keys in message["gone"].items() if keys)
+                for table, rows in message["rows"].items():
+                    now = self._mirror.view.tables.get(table, {})
+                    self.store.changed_rows(table, [now[key] for key in rows if key in now])
             case "event":
                 self.store.changed(("events", "alarms"))
-                assert isinstance(result, EventRow)
-                self._told.last = max(self._told.last, result.id)
-                self._notify(result)
             case "reply" | "error":
                 number = message.get("id")
                 future = self._replies.get(number) if isinstance(number, int) else None
                 if future is not None and not future.done():
                     future.set_result(result if isinstance(result, CommandRow) else str(message.get("text")))
-        self._judge_freshness()
+        return result
 
     def _tell_missed(self) -> None:
         """Events that happened while the engine was out of reach, its line to us was full, or no agent ran, are late,
@@ -231,18 +312,20 @@ class Agent:
         events = [row for row in view.tables["events"].values() if isinstance(row, EventRow)]
         newest = max((row.id for row in events), default=0)
         since_ms = view.wall_ms - LATE_S * 1000
-        if not 0 < self._told.last <= newest:
+        notifier = self._notifier
+        if not 0 < notifier.told.last <= newest:
             # No agent before us, or the engine's numbers begin anew. The engine starts beside us and is there first: what
             # it said since is ours to send; what it said before we were meant to be there is not.
-            self._told.last = 0
+            notifier.begin_anew()
             system = view.tables["system"].get("")
             started_ns = system.started_ns if isinstance(system, SystemRow) else 0
-            together = started_ns > 0 and abs(self._boot_ns - started_ns) < START_GRACE_S * 1e9
+            together = started_ns > 0 and abs(self._started_ns - started_ns) < START_GRACE_S * 1e9
             since_ms = view.wall_ms - (view.now_ns - started_ns) / 1e6 - 1 if together else float("inf")
+        last, held = notifier.told.last, notifier.told.held
         for row in sorted(events, key=lambda row: row.id):
-            if row.id > self._told.last and row.wall_ms >= since_ms:
-                self._notify(row)
-        self._told.last = newest
+            if (row.id > last or row.id in held) and row.wall_ms >= since_ms:
+                notifier.event(row)
+        notifier.note(newest)
 
     def _judge_freshness(self) -> None:
         """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""
@@ -250,8 +333,9 @@ class Agent:
         view = self._mirror.view
         fresh = view.now_ns > 0 and (self._now_ns() - view.now_ns) / 1e9 <= limit_s
         if fresh != self._fresh:
-            self._fresh = fresh
-            self.store.changed_all()
+            with self.lock:
+                self._fresh = fresh
+                self.store.changed_all()
             if not fresh and not self._lost_ns:
                 self._lost_ns = view.now_ns  # connected, and silent: a stopped engine is as good as none
             elif fresh and self._mirror.complete:
@@ -267,11 +351,13 @@ class Agent:
             return
         self._down_told = down
         if down:
-            self._notify(
+            self._notifier.event(
                 self._own_event(Kind.ENGINE_DOWN, Severity.MAJOR, PartState.DOWN, "the engine does not answer")
             )
         else:
-            self._notify(self._own_event(Kind.ENGINE_UP, Severity.CLEARED, PartState.UP, "the engine answers again"))
+            self._notifier.event(
+                self._own_event(Kind.ENGINE_UP, Severity.CLEARED, PartState.UP, "the engine answers again")
+            )
 
     def _own_event(self, kind: Kind, severity: Severity, state: PartState, message: str) -> EventRow:
         """An event of the agent's own; its id is 0, for the engine numbers them and is not there to be asked."""
@@ -297,90 +383,40 @@ class Agent:
         while True:
             await asyncio.sleep(self._config.snmp.alive_s)
             state = PartState.UP if self._fresh else PartState.DOWN
-            self._notify(self._own_event(Kind.ALIVE, Severity.INFO, state, f"{self._node} is alive"))
+            self._notifier.event(self._own_event(Kind.ALIVE, Severity.INFO, state, f"{self._node} is alive"))
 
-    # --------------------------------------------------------------------------------------------- notifications
-
-    async def _warm_up(self) -> None:
-        """Load what sends notifications, after the listeners are up and in a thread, so that requests are answered."""
-        loop = asyncio.get_running_loop()
+    async def _settle(self) -> None:
+        """Say that the agent is there, once the listeners are up."""
         await asyncio.sleep(0)
-        if self._originator is not None:
-            try:
-                await loop.run_in_executor(None, self._originator.load)
-                self._originator.start(loop)
-            except Exception as error:
-                # Requests are answered all the same: a console that polls still sees what no trap tells it.
-                self._log.error("notifications_unavailable", error=repr(error))
-                self._originator = None
-                await self._stop.wait()
-                return
-            waiting, self._unsent = self._unsent, None
-            self._send(standard.WARM_START if self._warm else standard.COLD_START, [])
-            for event in waiting or ():
-                self._notify(event)
-            self._log.info("notifications_ready", receivers=len(self._config.snmp.notify))
-        # Nothing that exists by now will be garbage: the collector need not walk it at each of its runs.
-        gc.collect()
-        gc.freeze()
+        self._notifier.start(WARM_START if self._warm else COLD_START)
         await self._stop.wait()
-
-    def _notify(self, event: EventRow) -> None:
-        if self._originator is None:
-            return
-        if self._unsent is not None:
-            self._unsent.append(event)
-            return
-        self._pass_on(self._throttle.offer(event, time.monotonic()))
-
-    def _pass_on(self, events: list[EventRow]) -> None:
-        """Have sent what the throttle lets through, and come back when it may let through more."""
-        self._outbox.extend(events)
-        self._outbox_filled.set()
-        throttle = self._throttle
-        if throttle.may_tell():
-            text = f"{throttle.dropped} notifications were held back; the event table has them"
-            throttle.dropped = 0
-            lost = self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text)
-            self._pass_on(throttle.offer(lost, time.monotonic()))
-            return
-        wait_s = throttle.next_s(time.monotonic())
-        if self._held_timer is not None:
-            self._held_timer.cancel()
-            self._held_timer = None
-        if wait_s is not None:
-            self._held_timer = asyncio.get_running_loop().call_later(wait_s + 0.001, self._release)
-
-    def _release(self) -> None:
-        self._held_timer = None
-        self._pass_on(self._throttle.due(time.monotonic()))
-
-    async def _send_all(self) -> None:
-        """One at a time, for each costs milliseconds: in a storm requests get their turn between them."""
-        while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            while self._outbox:
-                self._send_next()
-                await asyncio.sleep(0)
-
-    def _send_next(self) -> None:
-        event = self._outbox.popleft()
-        try:
-            self._send(*notification_varbinds(event, self._reader(), self._config.cluster))
-        except Exception as error:  # one event that can't be said must not cost the agent its life
-            self._log.error("notification_failed", kind=event.kind, error=repr(error))
-
-    def _send(self, trap_oid: tuple[int, ...], variables: Any) -> None:
-        assert self._originator is not None
-        ticks = (self._now_ns() - self._boot_ns) // 10_000_000 % (1 << 32)
-        for error in self._originator.send(trap_oid, ticks, variables):
-            self._log.error("notification_failed", error=repr(error))
 
     # ------------------------------------------------------------------------------------------------------ SETs
 
     def _objects_changed(self) -> None:
-        self.store.changed_all()
+        with self.lock:
+            self.store.changed_all()
+
+    def _in_loop(self, function: Callable[..., object]) -> Callable[..., None]:
+        """What a listener's thread may call: the loop calls the function soon."""
+
+        def call(*arguments: object) -> None:
+            assert self._loop is not None  # there are no listeners before
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+        return call
+
+    def _audit(self, outcome: SetOutcome) -> None:
+        """Have a SET put on record: by the log always, and one that was refused here by the engine too."""
+        with self.lock:
+            name = shown(self.store.column(outcome.name), outcome.name)
+        status = ErrorStatus(outcome.status).name.lower()
+        self._log.info("set_answered", requester=outcome.who, address=outcome.host, object=name, result=status,
+                       variables=outcome.variables)  # fmt: skip
+        row = self._record.refused(outcome, name, time.monotonic())
+        if row is not None and self._writer is not None and not self._writer.is_closing():
+            self._writer.write(protocol.encode({**row, "type": "command", "id": None, "requester": f"snmp:{outcome.who}",
+                                                "address": outcome.host}))  # fmt: skip
 
     async def _command(
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float
@@ -396,7 +432,9 @@ class Agent:
             self._writer.write(protocol.encode({
                 **command, "type": "command", "id": number, "requester": f"snmp:{requester}", "address": host,
             }))  # fmt: skip
-            return await asyncio.wait_for(future, timeout_s)
+            answer = await asyncio.wait_for(future, timeout_s)
+            self._record.known = isinstance(answer, CommandRow) and answer.state is CommandState.REFUSED
+            return answer
         except TimeoutError:
             return "no answer in time"
         finally:

@@ -14,7 +14,9 @@ MD5, SHA-1 and DES are broken elsewhere and weak here; they are for managers tha
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +118,7 @@ class Aes:
         # A random start, so that no vector comes again under a key while (boots, time) is the same (RFC 3826 3.1.2.1).
         self._salt = int.from_bytes(os.urandom(8), "big")
         self._last = bytes(16)
+        self._lock = threading.Lock()  # notifications are encrypted in another thread than answers
         self._block = Cipher(algorithms.AES(key), modes.ECB()).encryptor().update
         self._chain = Cipher(algorithms.AES(key), CFB(self._last)).encryptor().update
 
@@ -127,14 +130,15 @@ class Aes:
 
     def encrypt(self, data: bytes, boots: int, seconds: int) -> tuple[bytes, bytes]:
         """The encrypted octets and the salt that goes with them."""
-        self._salt = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
-        salt = self._salt.to_bytes(8, "big")
-        vector = boots << 96 | seconds << 64 | self._salt
-        self._chain((vector ^ int.from_bytes(self._block(self._last), "big")).to_bytes(16, "big"))
         size = len(data)
-        out = self._chain(data + bytes(-size % 16))  # whole blocks, so that the next vector meets a block's start
-        self._last = out[-16:]
-        return out[:size], salt
+        padded = data + bytes(-size % 16)  # whole blocks, so that the next vector meets a block's start
+        with self._lock:
+            self._salt = number = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
+            vector = boots << 96 | seconds << 64 | number
+            self._chain((vector ^ int.from_bytes(self._block(self._last), "big")).to_bytes(16, "big"))
+            out = self._chain(padded)
+            self._last = out[-16:]
+        return out[:size], number.to_bytes(8, "big")
 
 
 class Des:
@@ -145,7 +149,7 @@ class Des:
     def __init__(self, key: bytes) -> None:
         self._key = TripleDES(key[:8] * 3)  # which is single DES
         self._vector = int.from_bytes(key[8:], "big")
-        self._count = int.from_bytes(os.urandom(4), "big")
+        self._count = itertools.count(int.from_bytes(os.urandom(4), "big"))
 
     def _mode(self, salt: bytes) -> modes.CBC:
         return modes.CBC((self._vector ^ int.from_bytes(salt, "big")).to_bytes(8, "big"))
@@ -157,8 +161,7 @@ class Des:
         return Cipher(self._key, self._mode(salt)).decryptor().update(data)
 
     def encrypt(self, data: bytes, boots: int, seconds: int) -> tuple[bytes, bytes]:
-        self._count = (self._count + 1) & 0xFFFFFFFF
-        salt = boots.to_bytes(4, "big") + self._count.to_bytes(4, "big")
+        salt = boots.to_bytes(4, "big") + (next(self._count) & 0xFFFFFFFF).to_bytes(4, "big")
         padded = data + bytes(-len(data) % 8)
         return Cipher(self._key, self._mode(salt)).encryptor().update(padded), salt
 

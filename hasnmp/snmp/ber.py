@@ -10,6 +10,8 @@ it is known to be wanted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hasnmp.errors import HasnmpError
 
 INTEGER = 0x02
@@ -191,6 +193,27 @@ def encode_value(tag: int, value: Value) -> bytes:
     elif tag == NULL and value is None:
         return NULL_VALUE
     raise BerError(f"{value!r} is no value of tag 0x{tag:02x}")
+
+
+def encoder(tag: int) -> Callable[[Value], bytes]:
+    """encode_value() for one tag, as fast as it goes: most values of a table are small numbers and short texts."""
+    small = [bytes((tag, 1, number)) for number in range(0x80)] if tag == INTEGER or tag in _UNSIGNED else []
+    heads = [bytes((tag, size)) for size in range(0x80)] if tag in (OCTETS, OPAQUE) else []
+
+    def number(value: Value) -> bytes:
+        if type(value) is int and 0 <= value < 0x80000000:
+            if value < 0x80:
+                return small[value]
+            size = (value.bit_length() >> 3) + 1
+            return bytes((tag, size)) + value.to_bytes(size, "big")
+        return encode_value(tag, value)
+
+    def text(value: Value) -> bytes:
+        if type(value) is bytes and len(value) < 0x80:
+            return heads[len(value)] + value
+        return encode_value(tag, value)
+
+    return number if small else text if heads else lambda value: encode_value(tag, value)
 
 
 def split_varbind(varbind: bytes) -> tuple[bytes, int, bytes]:

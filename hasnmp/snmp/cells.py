@@ -9,7 +9,7 @@ listed again at the first request after it: a change that nobody asks about cost
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import pairwise
 from typing import Any, Protocol, cast
 
@@ -23,10 +23,14 @@ Oid = tuple[int, ...]
 class Rows:
     """The instances of one table (or the single one of a scalar), which its columns share."""
 
-    __slots__ = ("columns", "define", "dirty", "index", "keys", "rows", "suffixes")
+    __slots__ = ("columns", "define", "dirty", "index", "key", "keys", "places", "rows", "suffixes")
 
-    def __init__(self, define: Callable[[View], Iterable[tuple[Oid, Any]]]) -> None:
+    def __init__(
+        self, define: Callable[[View], Iterable[tuple[Oid, Any]]], key: Callable[[Any], Oid] | None = None
+    ) -> None:
         self.define = define
+        self.key = key
+        self.places: dict[Oid, int] = {}  # a row's key -> position; only where `key` tells a changed row's
         self.columns: list[Cells] = []
         self.dirty = True
         self.keys: list[Oid] = []  # sorted
@@ -42,12 +46,23 @@ class Rows:
             self.keys = keys
             self.suffixes = [ber.encode_subids(key) for key in keys]
             self.index = {suffix: at for at, suffix in enumerate(self.suffixes)}
+            if self.key is not None:
+                self.places = {key: at for at, key in enumerate(keys)}
         self.rows = [row for _, row in found]
         for column in self.columns:
             column.cells = [None] * len(keys)
-            if len(column.names) > len(keys):
-                column.names.clear()
         self.dirty = False
+
+    def replace(self, changed: Iterable[Any]) -> None:
+        """These rows have other values now, which costs as much as they are many. A row that is new makes all dirty."""
+        for row in changed:
+            at = None if self.key is None or self.dirty else self.places.get(self.key(row))
+            if at is None:
+                self.dirty = True
+                return
+            self.rows[at] = row
+            for column in self.columns:
+                column.cells[at] = None
 
 
 def _key(item: tuple[Oid, Any]) -> Oid:
@@ -57,7 +72,7 @@ def _key(item: tuple[Oid, Any]) -> Oid:
 class Cells:
     """One column, or one scalar."""
 
-    __slots__ = ("cells", "following", "names", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
+    __slots__ = ("cells", "encode", "following", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
 
     def __init__(self, target: Scalar | Column, oid: Oid, rows: Rows, read: Callable[[Reader, Any], Any]) -> None:
         self.target = target
@@ -66,14 +81,19 @@ class Cells:
         self.rows = rows
         self.read = read
         self.syntax = int(target.syntax)
+        self.encode = ber.encoder(self.syntax)
         self.volatile = target.volatile
         self.cells: list[bytes | None] = []  # encoded variable bindings; None: not encoded yet, or no such instance
-        self.names: dict[bytes, bytes] = {}  # of a volatile one: suffix -> the encoded name, which is half of the work
         self.following: Cells | None = None
         rows.columns.append(self)
 
 
 Cursor = tuple[Cells, int]
+
+KEPT = 20_000  # answers that a window remembers of each kind, of 200 octets or so
+
+_HEADS = [bytes((ber.SEQUENCE, size)) for size in range(0x80)]
+_NAMES = [bytes((ber.OID, size)) for size in range(0x80)]
 
 
 class Scope(Protocol):
@@ -87,14 +107,28 @@ class Scope(Protocol):
 
 
 class Window:
-    """A view over a store's columns: most are in it or not, and are asked for only once."""
+    """A view over a store's columns: most are in it or not, and are asked for only once.
 
-    __slots__ = ("_counter64", "_known", "_scope")
+    found, after: what a name was answered with by GET and by GETNEXT since the last change of anything: a console asks for
+    the same again and again, and nothing is as quick as one look into a dict.
+    """
+
+    __slots__ = ("_counter64", "_known", "_scope", "after", "found")
 
     def __init__(self, scope: Scope | None, counter64: bool) -> None:
+        self.found: dict[bytes, bytes] = {}
+        self.after: dict[bytes, bytes] = {}
         self._scope = scope
         self._counter64 = counter64
         self._known: dict[Cells, bool | None] = {}
+
+    def forget(self) -> None:
+        self.found.clear()
+        self.after.clear()
+
+    def keep(self, kept: dict[bytes, bytes], raw: bytes, column: Cells, varbind: bytes) -> None:
+        if not column.volatile and len(kept) < KEPT:
+            kept[raw] = varbind
 
     def of(self, column: Cells) -> bool | None:
         """True, False: all its instances are seen, or none; None: some are."""
@@ -121,6 +155,7 @@ class Store:
         self, scalars: Iterable[Scalar], tables: Iterable[TableDef], make_reader: Callable[[], Reader]
     ) -> None:
         self._make_reader = make_reader
+        self.twins: list[Store] = []  # stores of the same view for other readers; they are told of every change too
         self._reader: Reader | None = None
         self._by_view_table: dict[str, list[Rows]] = {}
         self._all: list[Rows] = []
@@ -129,7 +164,7 @@ class Store:
             rows = self._rows(_scalar_row, scalar.view_tables)
             columns.append(Cells(scalar, scalar.oid, rows, _scalar_read(scalar)))
         for table in tables:
-            rows = self._rows(table.rows, table.view_tables)
+            rows = self._rows(table.rows, table.view_tables, table.key)
             for column in table.columns:
                 columns.append(Cells(column, (*table.entry_oid, column.number), rows, column.read))
         columns.sort(key=lambda column: column.oid)
@@ -143,17 +178,24 @@ class Store:
         self._lengths = sorted({len(column.raw) for column in columns}, reverse=True)
         self._windows: dict[tuple[Scope | None, bool], Window] = {}
 
-    def window(self, scope: Scope | None, counter64: bool = True) -> Window | None:
-        """What is seen of this store through a view; None: all of it. counter64 False: SNMPv1, which has none of these."""
-        if scope is None and (counter64 or not any(column.syntax == ber.COUNTER64 for column in self.columns)):
-            return None
+    def window(self, scope: Scope | None, counter64: bool = True) -> Window:
+        """What is seen of this store through a view; scope None: all of it. counter64 False: SNMPv1, which has none."""
         found = self._windows.get((scope, counter64))
         if found is None:
             found = self._windows[scope, counter64] = Window(scope, counter64)
         return found
 
-    def _rows(self, define: Callable[[View], Iterable[tuple[Oid, Any]]], view_tables: Iterable[str]) -> Rows:
-        rows = Rows(define)
+    def _forget(self) -> None:
+        for window in self._windows.values():
+            window.forget()
+
+    def _rows(
+        self,
+        define: Callable[[View], Iterable[tuple[Oid, Any]]],
+        view_tables: Iterable[str],
+        key: Callable[[Any], Oid] | None = None,
+    ) -> Rows:
+        rows = Rows(define, key)
         self._all.append(rows)
         for name in view_tables:
             self._by_view_table.setdefault(name, []).append(rows)
@@ -161,14 +203,29 @@ class Store:
 
     def changed(self, view_tables: Iterable[str]) -> None:
         """Rows of these view tables changed: what rests on them is read anew when it is asked for."""
-        for name in view_tables:
+        self._forget()
+        names = tuple(view_tables)
+        for name in names:
             for rows in self._by_view_table.get(name, ()):
                 rows.dirty = True
+        for twin in self.twins:
+            twin.changed(names)
+
+    def changed_rows(self, view_table: str, changed: Collection[Any]) -> None:
+        """These rows of a view table are new or have other values; none is gone."""
+        self._forget()
+        for rows in self._by_view_table.get(view_table, ()):
+            rows.replace(changed)
+        for twin in self.twins:
+            twin.changed_rows(view_table, changed)
 
     def changed_all(self) -> None:
         """Everything may have changed: a snapshot came, or what is known became stale."""
+        self._forget()
         for rows in self._all:
             rows.dirty = True
+        for twin in self.twins:
+            twin.changed_all()
 
     def begin(self) -> None:
         """A request begins: one moment in time for all its values."""
@@ -204,16 +261,16 @@ class Store:
             value = column.read(self.reader(), column.rows.rows[at])
             if value is None:
                 return None
-            suffix = column.rows.suffixes[at]
-            name = column.names.get(suffix)
-            if name is None:
-                name = ber.encode(ber.OID, column.raw + suffix)
-                if column.volatile:
-                    column.names[suffix] = name
+            name = column.raw + column.rows.suffixes[at]
+            size = len(name)
             try:
-                cell = ber.encode(ber.SEQUENCE, name + ber.encode_value(column.syntax, value))
+                encoded = column.encode(value)
             except ber.BerError as error:  # not to be taken for octets of a request that are none
                 raise ValueError(f"{column.target.name}: {error}") from None
+            if size + len(encoded) < 0x7E:
+                cell = _HEADS[size + len(encoded) + 2] + _NAMES[size] + name + encoded
+            else:
+                cell = ber.encode(ber.SEQUENCE, ber.encode(ber.OID, name) + encoded)
             if not column.volatile:
                 column.cells[at] = cell
         return cell
@@ -232,7 +289,10 @@ class Store:
         at = rows.index.get(raw[len(column.raw) :])
         if at is None or (window is not None and not window.shows(column, at)):
             return None
-        return column.cells[at] or self.varbind(column, at)
+        found = column.cells[at] or self.varbind(column, at)
+        if window is not None and found is not None:
+            window.keep(window.found, raw, column, found)
+        return found
 
     def missing(self, raw: bytes, window: Window | None = None) -> bytes:
         """The variable binding that a GET answers of a name that find() has nothing for (RFC 3416 4.2.1).

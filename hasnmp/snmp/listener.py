@@ -1,20 +1,23 @@
 """The UDP sockets that requests come in by. An answer leaves from the address that was asked, through the same socket.
 
+Each is read by a thread of its own that blocks in recvfrom: two system calls a request, where an event loop needs four and
+as much time again. The lock is what keeps it apart from the agent's loop; whoever floods this socket holds neither that nor
+the interpreter for longer than one datagram takes.
+
 A listener may name an address that is not on this machine yet (a group's virtual address): IP_FREEBIND lets it wait there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-# A flood must leave the loop time for the engine's socket and for timers.
-DATAGRAMS_A_WAKE = 16
 MAX_DATAGRAM = 65535
 
 _IP_FREEBIND = 15  # Linux; Python 3.11's socket module has no name for these two
@@ -30,23 +33,33 @@ def split_address(text: str) -> tuple[str, int]:
 
 
 class Listener:
-    """One listen address. open() may be called again after it failed."""
+    """One listen address. open() may be called again after it failed. handle is called in the listener's thread, with the
+    lock held; failed: told, there too, what it raised, which it should not."""
 
-    def __init__(self, text: str, handle: Handle) -> None:
+    def __init__(
+        self,
+        text: str,
+        handle: Handle,
+        lock: contextlib.AbstractContextManager[Any],
+        failed: Callable[[Exception], None],
+    ) -> None:
         self.text = text
+        self._lock = lock
+        self._failed = failed
+        self._thread: threading.Thread | None = None
         self._address = split_address(text)
         self._handle = handle
         self._v6 = ":" in self._address[0]
         self._wildcard = ipaddress.ip_address(self._address[0].partition("%")[0]).is_unspecified
         self._socket: socket.socket | None = None
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+    def open(self) -> None:
         """Raises: OSError: the port is taken, or this machine has no such protocol (yet)."""
         host, port = self._address
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         )[0]
-        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             if self._v6:
@@ -62,35 +75,52 @@ class Listener:
             sock.close()
             raise
         self._socket = sock
-        loop.add_reader(sock.fileno(), self._receive_any if self._wildcard else self._receive, sock)
+        target = self._receive_any if self._wildcard else self._receive
+        self._thread = threading.Thread(target=target, args=(sock,), name=f"listener {self.text}", daemon=True)
+        self._thread.start()
 
-    def close(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._socket is not None:
-            loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+    def close(self) -> None:
+        sock, self._socket = self._socket, None
+        if sock is not None and self._thread is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # not connected, says Linux, and wakes who waits in recvfrom
+            self._thread.join(1.0)
+            sock.close()
 
     def _receive(self, sock: socket.socket) -> None:
-        for _ in range(DATAGRAMS_A_WAKE):
+        handle, lock = self._handle, self._lock
+        while True:
             try:
                 data, source = sock.recvfrom(MAX_DATAGRAM)
-            except BlockingIOError:
+            except OSError:  # an ICMP error for an earlier answer
+                if self._socket is None:
+                    return
+                continue
+            if not data and self._socket is None:
                 return
-            except OSError:
-                continue  # an ICMP error for an earlier answer
-            self._handle(data, source[0], partial(_send, sock, [], source))
+            try:
+                with lock:
+                    handle(data, source[0], partial(_send, sock, source))
+            except Exception as error:
+                self._failed(error)
 
     def _receive_any(self, sock: socket.socket) -> None:
-        for _ in range(DATAGRAMS_A_WAKE):
+        while True:
             try:
                 data, ancillary, flags, source = sock.recvmsg(MAX_DATAGRAM, 64)
-            except BlockingIOError:
-                return
             except OSError:
+                if self._socket is None:
+                    return
                 continue
+            if not data and self._socket is None:
+                return
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 continue
-            self._handle(data, source[0], partial(_send, sock, _answer_from(ancillary), source))
+            try:
+                with self._lock:
+                    self._handle(data, source[0], partial(_send_from, sock, _answer_from(ancillary), source))
+            except Exception as error:
+                self._failed(error)
 
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -109,10 +139,14 @@ def _answer_from(ancillary: Ancillary) -> Ancillary:
     return []
 
 
-def _send(sock: socket.socket, ancillary: Ancillary, target: tuple[str, int], answer: bytes) -> None:
+def _send(sock: socket.socket, target: tuple[str, int], answer: bytes) -> None:
     # UDP may lose an answer anyway: a full buffer, a vanished route or a socket closed meanwhile loses this one.
+    try:  # a context manager would cost as much as the call
+        sock.sendto(answer, target)
+    except OSError:
+        pass
+
+
+def _send_from(sock: socket.socket, ancillary: Ancillary, target: tuple[str, int], answer: bytes) -> None:
     with contextlib.suppress(OSError):
-        if ancillary:
-            sock.sendmsg([answer], ancillary, 0, target)
-        else:
-            sock.sendto(answer, target)
+        sock.sendmsg([answer], ancillary, 0, target)

@@ -138,7 +138,8 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class TableDef:
-    """rows: every (instance sub-identifiers, row), sorted by the former. The OID of a cell: entry_oid, number, *index."""
+    """rows: every (instance sub-identifiers, row), sorted by the former. The OID of a cell: entry_oid, number, *index.
+    key: the instance sub-identifiers of a row, where the rows are those of the one view table; None: who knows."""
 
     name: str
     entry_oid: Oid
@@ -146,6 +147,7 @@ class TableDef:
     rows: Callable[[View], Iterable[tuple[Oid, Any]]]
     columns: tuple[Column, ...]
     view_tables: tuple[str, ...]
+    key: Callable[[Any], Oid] | None = None
 
 
 # ------------------------------------------------------------------------------------------------- making the tables
@@ -171,7 +173,8 @@ KIND_NUMBERS: dict[Kind, int] = {kind: number for number, kind in enumerate((
     Kind.RECOVERED, Kind.SPLIT_BRAIN_DETECTED, Kind.SPLIT_BRAIN_CLEARED, Kind.GUARDIAN_LOST, Kind.GUARDIAN_RESTORED,
     Kind.ENGINE_DOWN, Kind.ENGINE_UP, Kind.ALIVE, Kind.EVENTS_LOST,
     Kind.FENCE_STARTED, Kind.FENCE_UNTESTED, Kind.FENCE_TESTED, Kind.CONFIG_REFUSED, Kind.CONFIG_ACCEPTED,
-    Kind.WATCHDOG_LOST, Kind.WATCHDOG_RESTORED, Kind.STATE_NOT_SAVED, Kind.STATE_SAVED), 1)}  # fmt: skip
+    Kind.WATCHDOG_LOST, Kind.WATCHDOG_RESTORED, Kind.STATE_NOT_SAVED, Kind.STATE_SAVED,
+    Kind.COMMAND_GIVEN, Kind.COMMAND_REFUSED), 1)}  # fmt: skip
 
 
 def _fit(syntax: Syntax, raw: Any) -> Value:
@@ -194,7 +197,15 @@ def _fit(syntax: Syntax, raw: Any) -> Value:
 def _reader_of(syntax: Syntax, source: _Source) -> Callable[[Reader, Any], Value]:
     if isinstance(source, str):
         get = attrgetter(source)
-        return lambda r, row: _fit(syntax, get(row))
+
+        def fitting(_: Reader, row: Any) -> Value:
+            value = get(row)
+            # Most fields fit as they are; bool is an int too, and no number.
+            if type(value) is int and 0 <= value < 0x80000000:
+                return value
+            return _fit(syntax, value)
+
+        return fitting
     function = source
     return lambda r, row: _fit(syntax, function(r, row))
 
@@ -235,7 +246,7 @@ def _table(name: str, oid: Oid, view_table: str, key: Callable[[Any], Oid], inde
     def rows(view: View) -> list[tuple[Oid, Any]]:
         return sorted(((key(row), row) for row in view.tables[view_table].values()), key=lambda pair: pair[0])
 
-    return TableDef(name, (*ROOT, 1, *oid, 1), index, rows, columns, (view_table,))
+    return TableDef(name, (*ROOT, 1, *oid, 1), index, rows, columns, (view_table,), key)
 
 
 def text_index(text: str) -> Oid:

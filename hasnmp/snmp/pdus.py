@@ -120,15 +120,15 @@ class Requests:
         self, names: Sequence[bytes], non_repeaters: int, repetitions: int, window: Window | None, room: int
     ) -> list[bytes]:
         """GetBulkRequest (4.2.3): as many of the bindings, from the front, as there is room for. Raises: Refused."""
-        once = min(max(non_repeaters, 0), len(names))
         found: list[bytes] = []
         try:
-            self._bulk(names, once, max(repetitions, 0), window, room, found)
+            self.walk(names, non_repeaters, repetitions, window, room, found)
         except BerError:
             raise
         except Exception as error:
             self._failed(error)
             # Its place in the request, whatever repetition it was in.
+            once = min(max(non_repeaters, 0), len(names))
             done, width = len(found), len(names) - once
             index = done if done < once else once + (done - once) % width
             raise self._refused(names, ErrorStatus.GEN_ERR, index + 1) from error
@@ -140,9 +140,12 @@ class Requests:
             ber.decode_oid(raw)  # a message of which a part is none gets no answer, whatever else is wrong with it
         return Refused(status, index)
 
-    def _bulk(
-        self, names: Sequence[bytes], once: int, repetitions: int, window: Window | None, room: int, found: list[bytes]
-    ) -> None:
+    def walk(
+        self, names: Sequence[bytes], non_repeaters: int, repetitions: int, window: Window | None, room: int,
+        found: list[bytes],
+    ) -> None:  # fmt: skip
+        """As bulk(), into `found`, and raises whatever reading a value does."""
+        once = min(max(non_repeaters, 0), len(names))
         store = self._store
         for raw in names[:once]:
             place = store.settle(store.after(raw), window)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-from hasnmp.snmp import ber
+from hasnmp.snmp import ber, plain
 from hasnmp.snmp.access import Communities, Principal
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.cells import Store
@@ -21,7 +22,7 @@ from hasnmp.snmp.pdus import V1_STATUS, ErrorStatus, Refused, Requests
 from hasnmp.snmp.sets import SetError
 from hasnmp.snmp.setting import Done, SetRequest
 from hasnmp.snmp.standard import Counters
-from hasnmp.snmp.usm import MAX_MESSAGE, NO_AUTH, Engine, Incoming, Report
+from hasnmp.snmp.usm import MAX_MESSAGE, NO_AUTH, Engine, Incoming, Report, User
 
 GET, NEXT, RESPONSE, SET, V1_TRAP, BULK, INFORM, TRAP, REPORT = range(0xA0, 0xA9)
 _PDUS = {  # of each version of the message (RFC 1157 section 4.1, RFC 3416 section 3)
@@ -33,6 +34,8 @@ _REQUESTS = frozenset((GET, NEXT, SET, BULK))
 _CONFIRMED = frozenset((*_REQUESTS, INFORM))
 # SNMPv1 has neither Counter64 nor exceptions.
 _VALUES = {0: ber.VALUES - {ber.COUNTER64, 0x80, 0x81, 0x82}, 1: ber.VALUES, 3: ber.VALUES}
+
+_VERSIONS = (b"\2\1\0", b"\2\1\1")
 
 REPORTS_A_SECOND = 100  # to one address; far above what a console's discovery needs, far below a useful flood
 REPORTS_A_SECOND_TO_ALL = 1000
@@ -75,35 +78,17 @@ class Pdu:
         data, pos, stop = self.data, self.start, self.stop
         known = _VALUES[self.version]
         found = []
-        try:
-            while pos < stop:
-                # A name and NULL, all in lengths of one octet: what nearly every binding of a request for values is.
-                size = data[pos + 3]
-                end = pos + 6 + size
-                if (
-                    size < 0x7A
-                    and end <= stop
-                    and data[pos : pos + 3] == _HEADS[size]
-                    and data[end - 2 : end] == b"\5\0"
-                ):
-                    found.append((data[pos + 4 : end - 2], ber.NULL, end, end))
-                    pos = end
-                    continue
-                inner, end = ber.expect(data, pos, stop, ber.SEQUENCE)
-                name_start, name_stop = ber.expect(data, inner, end, ber.OID)
-                tag, value_start, value_stop = ber.tlv(data, name_stop, end)
-                if tag not in known:
-                    raise BerError(f"tag 0x{tag:02x} is of no type of this version")
-                if value_stop != end:
-                    raise BerError("octets after a value")
-                found.append((data[name_start:name_stop], tag, value_start, value_stop))
-                pos = end
-        except IndexError:
-            raise BerError("truncated element") from None
+        while pos < stop:
+            inner, end = ber.expect(data, pos, stop, ber.SEQUENCE)
+            name_start, name_stop = ber.expect(data, inner, end, ber.OID)
+            tag, value_start, value_stop = ber.tlv(data, name_stop, end)
+            if tag not in known:
+                raise BerError(f"tag 0x{tag:02x} is of no type of this version")
+            if value_stop != end:
+                raise BerError("octets after a value")
+            found.append((data[name_start:name_stop], tag, value_start, value_stop))
+            pos = end
         return found
-
-
-_HEADS = [bytes((ber.SEQUENCE, size + 4, ber.OID)) for size in range(0x7A)]
 
 
 def parse_pdu(data: bytes, pos: int, end: int, version: int = 3) -> Pdu:
@@ -121,8 +106,8 @@ def parse_pdu(data: bytes, pos: int, end: int, version: int = 3) -> Pdu:
 
 
 class Responder:
-    """Answers requests. clock: monotonic seconds, for the rate of Reports only. unauthentic: told of the address whose
-    message was not properly authenticated (RFC 3418, authenticationFailure). audit: told of every SET and its answer."""
+    """Answers requests. clock: monotonic seconds, for the rate of Reports only. unauthentic: told, once a second
+    at most, of the address whose message was not properly authenticated (RFC 3418, authenticationFailure). audit: told of every SET and its answer."""
 
     def __init__(
         self,
@@ -147,12 +132,19 @@ class Responder:
         self._audit = audit
         self._reports: dict[str, int] = {}
         self._reports_second = 0
+        self._unauthentic_second = -1
         self._reports_to_all = 0
 
     def handle(self, data: bytes, host: str, reply: Reply) -> None:
         """Process one datagram. Never raises for what it contains."""
         self._counters.add("in_packets")
+        head = plain.head(data)
+        if head is not None and head[0] <= 1 and self._quickly(data, *head, host, reply):
+            return
         try:
+            if head is not None and head[0] == 3:
+                self._v3(data, head[2], len(data), host, reply)
+                return
             end = len(data)
             start, stop = ber.expect(data, 0, end, ber.SEQUENCE)
             if stop != end:
@@ -169,12 +161,63 @@ class Responder:
 
     # ------------------------------------------------------------------------------------------ SNMPv1 and SNMPv2c
 
+    def _quickly(self, data: bytes, version: int, secret: bytes, at: int, host: str, reply: Reply) -> bool:
+        """Answer a plain request for values that are there. False: nothing was done, _community() has to look at it."""
+        principal = self._communities.find(secret, host)
+        if principal is None:
+            return False
+        pdu = plain.pdu(data, at, len(data))
+        if pdu is None:
+            return False
+        tag, request_id, first, second, names = pdu
+        found = self._values(principal, tag, names, first, second, MAX_MESSAGE - len(secret) - 48, version)
+        if found is None:
+            return False
+        head = _VERSIONS[version] + plain.STRINGS[len(secret)] + secret
+        reply(plain.sequence(head + plain.response(request_id, found)))
+        return True
+
+    def _values(
+        self, principal: Principal, tag: int, names: list[bytes], first: int, second: int, room: int, version: int
+    ) -> bytes | None:
+        """The variable bindings of an answer without error. None: there is none, or it needs the long way."""
+        store = self._store
+        store.begin()
+        window = store.window(principal.view, version != 0)
+        found: list[bytes | None] = []
+        try:
+            if tag == GET:
+                found = [*map(window.found.get, names)]
+                if not all(found):
+                    found = [kept or store.find(raw, window) for raw, kept in zip(names, found, strict=True)]
+                    if not all(found):
+                        return None
+            elif tag == NEXT:
+                found = [*map(window.after.get, names)]
+                for at, kept in enumerate(found):
+                    if kept is None:
+                        place = store.settle(store.after(names[at]), window)
+                        if place is None:
+                            return None
+                        window.keep(window.after, names[at], place[1], place[0])
+                        found[at] = place[0]
+            elif tag == BULK and version:
+                walked: list[bytes] = []
+                self._requests.walk(names, first, second, window, room, walked)
+                return b"".join(walked)
+            else:
+                return None
+        except Exception:  # a name that is none, or a value that can't be read: the long way tells which
+            return None
+        values = b"".join(cast(list[bytes], found))
+        return values if len(values) <= room else None
+
     def _community(self, data: bytes, pos: int, end: int, version: int, host: str, reply: Reply) -> None:
         secret, pos = ber.octets(data, pos, end)
         principal = self._communities.find(secret, host)
         if principal is None:
             self._counters.add("bad_uses" if self._communities.known(secret) else "bad_names")
-            self._unauthentic(host)
+            self._told(host)
             return
         pdu = parse_pdu(data, pos, end, version)
         if pdu.tag not in _REQUESTS:
@@ -193,14 +236,36 @@ class Responder:
     def _v3(self, data: bytes, pos: int, end: int, host: str, reply: Reply) -> None:
         try:
             message = self._engine.receive(data, pos, end)
-            if message is None:
-                return
-            self._scoped(message, host, reply)
+            if message is not None and not self._secured_quickly(message, host, reply):
+                self._scoped(message, host, reply)
         except Report as refused:
             if refused.counter in _UNAUTHENTIC:
-                self._unauthentic(host)
+                self._told(host)
             if refused.message.reportable and self._may_report(host):
                 reply(self._engine.report(refused, _request_id(refused.message)))
+
+    def _secured_quickly(self, message: Incoming, host: str, reply: Reply) -> bool:
+        """As _quickly(): a plain request of the default context for values that are there."""
+        user, data, context = message.user, message.data, self._engine.context
+        if user is None or message.level != user.level or not user.principal.admits(host):
+            return False
+        if not data.startswith(context, message.start):
+            return False
+        pdu = plain.pdu(data, message.start + len(context), message.stop)
+        if pdu is None:
+            return False
+        tag, request_id, first, second, names = pdu
+        limit = min(message.max_size, MAX_MESSAGE)
+        found = self._values(user.principal, tag, names, first, second, limit - self._overhead(user) - 32, 3)
+        if found is None:
+            return False
+        reply(self._engine.send(message, plain.response(request_id, found), message.level))
+        return True
+
+    def _overhead(self, user: User) -> int:
+        """Octets around a PDU: headers, engine ID twice, name, digest, salt and a block of padding, each with the longest
+        lengths that may come."""
+        return 82 + 2 * len(self._engine.id) + len(user.name) + user.digest.size
 
     def _scoped(self, message: Incoming, host: str, reply: Reply) -> None:
         """RFC 3412 section 7.2 (7) and on: whose PDU is it?"""
@@ -230,10 +295,15 @@ class Responder:
             return self._engine.send(message, answer, message.level)
 
         room = min(message.max_size, MAX_MESSAGE)
-        # Headers, engine ID twice, name, digest, salt and a block of padding, each with the longest lengths that may come.
-        overhead = 82 + 2 * len(self._engine.id) + len(user.name) + user.digest.size
         who = user.principal.tag if message.level == user.level else f"{user.principal.tag} (unproven)"
-        self._serve(pdu, principal, who, host, room, overhead, wrap, reply)
+        self._serve(pdu, principal, who, host, room, self._overhead(user), wrap, reply)
+
+    def _told(self, host: str) -> None:
+        """Tell of a message that was not authentic, once a second: a flood of them costs nobody but us."""
+        second = int(self._clock())
+        if second != self._unauthentic_second:
+            self._unauthentic_second = second
+            self._unauthentic(host)
 
     def _may_report(self, host: str) -> bool:
         """An unproven sender's address may be forged: what goes there is limited, so that a flood gains nothing."""

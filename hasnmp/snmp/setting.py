@@ -173,6 +173,18 @@ class Setting:
             self._changed()
         return ErrorStatus.NO_ERROR, 0
 
+    async def take_back(self, tested: Tested, requester: str, host: str) -> bool:
+        """Undo what commit() did. False: something stays done."""
+        if not await self._take_back(tested.steps, requester, host):
+            return False
+        # Unless somebody else has gone on from there meanwhile.
+        if tested.spin_lock is not None and self.spin_lock == tested.spin_lock:
+            self.spin_lock = tested.spin_lock - 1 & 0x7FFFFFFF
+            self._changed()
+        if tested.serial is not None and self._identity.serial == tested.serial:
+            self._identity.serial = tested.serial - 1 & 0x7FFFFFFF
+        return True
+
     async def _take_back(self, done: list[Step], requester: str, host: str) -> bool:
         """Undo in the opposite order. False: something stays done."""
         deadline = time.monotonic() + SET_TIMEOUT_S

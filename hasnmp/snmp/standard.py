@@ -4,8 +4,8 @@ SNMPv2-MIB (RFC 3418): system, sysORTable, snmp. SNMP-FRAMEWORK-MIB (RFC 3411): 
 snmpMPDStats. SNMP-TARGET-MIB (RFC 3413): the two context counters. SNMP-USER-BASED-SM-MIB (RFC 3414): usmStats.
 
 sysName is the node's name, by which the configuration, the MIB and the notifications call it. sysContact and sysLocation
-are unknown, which is the empty string, and all three are read-only; so is snmpEnableAuthenTraps, and disabled, since this
-agent sends no authenticationFailure.
+are unknown, which is the empty string, and all three are read-only; so is snmpEnableAuthenTraps, since the
+configuration is the one source.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ CAPABILITIES: tuple[tuple[Oid, bytes], ...] = (
     ((1, 3, 6, 1, 6, 3, 1),           b"The MIB module for SNMP entities (RFC 3418)"),
     ((1, 3, 6, 1, 6, 3, 10, 3, 1, 1), b"The SNMP Management Architecture MIB (RFC 3411)"),
     ((1, 3, 6, 1, 6, 3, 11, 3, 1, 1), b"The MIB for Message Processing and Dispatching (RFC 3412)"),
+    ((1, 3, 6, 1, 6, 3, 12, 3, 1, 2), b"The MIB module for notification targets (RFC 3413)"),
+    ((1, 3, 6, 1, 6, 3, 13, 3, 1, 2), b"The MIB module for notification originators, with filtering profiles (RFC 3413)"),
     ((1, 3, 6, 1, 6, 3, 15, 2, 1, 1), b"The management information definitions for the SNMP User-based Security Model (RFC 3414)"),
     ((1, 3, 6, 1, 6, 3, 16, 2, 1, 1), b"View-based Access Control Model for SNMP (RFC 3415), read-only"),
     ((1, 3, 6, 1, 6, 3, 18, 2, 1, 1), b"SNMP-COMMUNITY-MIB (RFC 3584), read-only, without the communities' names"),
@@ -63,17 +65,24 @@ CAPABILITIES: tuple[tuple[Oid, bytes], ...] = (
 # fmt: on
 
 
-class Counters:
-    """What this engine counted since it started; each wraps as a Counter32."""
+COUNTER_NAMES = tuple(name for name, _, _ in COUNTERS)
+_PLACES = {name: place for place, name in enumerate(COUNTER_NAMES)}
 
-    def __init__(self) -> None:
-        self._counts = dict.fromkeys((name for name, _, _ in COUNTERS), 0)
+
+class Counters:
+    """What this agent counted since sysUpTime was 0; each wraps as a Counter32.
+
+    memory: a number for each of COUNTERS, kept for as long as sysUpTime goes on (kept.py).
+    """
+
+    def __init__(self, memory: memoryview[int] | None = None) -> None:
+        self._counts: memoryview[int] | list[int] = [0] * len(COUNTERS) if memory is None else memory
 
     def add(self, name: str) -> None:
-        self._counts[name] += 1
+        self._counts[_PLACES[name]] += 1
 
     def value(self, name: str) -> int:
-        return self._counts[name] & 0xFFFFFFFF
+        return self._counts[_PLACES[name]] & 0xFFFFFFFF
 
 
 @dataclass(slots=True)
@@ -87,6 +96,7 @@ class Identity:
     version: str
     node: str
     counters: Counters
+    authentication_traps: bool = False
     serial: int = field(default_factory=lambda: int.from_bytes(os.urandom(4), "big") & 0x7FFFFFFF)
 
 
@@ -120,7 +130,7 @@ def scalars(identity: Identity) -> tuple[Scalar, ...]:
         fixed("sysLocation", (*MIB2, 1, 6), Syntax.OCTETS, b""),
         fixed("sysServices", (*MIB2, 1, 7), Syntax.INTEGER32, 72),  # layers 4 and 7: a host that offers applications
         fixed("sysORLastChange", (*MIB2, 1, 8), Syntax.TIMETICKS, 0),
-        fixed("snmpEnableAuthenTraps", (*MIB2, 11, 30), Syntax.INTEGER32, 2),
+        fixed("snmpEnableAuthenTraps", (*MIB2, 11, 30), Syntax.INTEGER32, 1 if identity.authentication_traps else 2),
         live("snmpSetSerialNo", (*SNMP_MODULES, 1, 1, 6, 1), Syntax.INTEGER32, lambda _: identity.serial, "read-write"),
         fixed("snmpEngineID", (*engine, 1), Syntax.OCTETS, identity.engine_id),
         fixed("snmpEngineBoots", (*engine, 2), Syntax.INTEGER32, identity.boots),

@@ -37,10 +37,13 @@ class Throttle:
         self._sent_s: dict[_Key, float] = {}
         self._held: dict[_Key, EventRow] = {}  # by object, in the order in which they came
         self.dropped = 0  # since the caller last told of it and set it to 0
+        self.dropped_ever = 0
+        self.superseded = 0  # gave way to something newer about the same; only ever rises
 
     def offer(self, event: EventRow, now_s: float) -> list[EventRow]:
         """What to send now, in order."""
-        self._held.pop(_object(event), None)
+        if self._held.pop(_object(event), None) is not None:
+            self.superseded += 1
         self._held[_object(event)] = event
         return self.due(now_s)
 
@@ -53,6 +56,7 @@ class Throttle:
             del self._held[_object(event)]
             if self._left < 1:
                 self.dropped += 1
+                self.dropped_ever += 1
                 continue
             self._left -= 1
             self._sent_s[_sort(event)] = now_s
@@ -67,6 +71,10 @@ class Throttle:
         if self.dropped:
             waits.append(max(0.0, 1 - self._left) * 60 / self._most + 0.01)  # when eventsLost itself may go
         return max(0.0, min(waits)) if waits else None
+
+    def held(self) -> list[int]:
+        """The numbers of the events that wait."""
+        return sorted(event.id for event in self._held.values() if event.id)
 
     def may_tell(self) -> bool:
         """Were some dropped, and is there room again to say so?"""

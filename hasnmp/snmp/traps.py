@@ -1,153 +1,342 @@
-"""The notification originator (RFC 3413 section 3.3): v2c and v3 traps, sent by pysnmp.
+"""The notification originator (RFC 3413 section 3.3): SNMPv1, v2c and v3 traps, v2c and v3 informs, over UDP.
 
-pysnmp is loaded only once the listeners are up, in a thread, and sends one trap to nowhere before the first real one:
-what it loads lazily would make that one the better part of a second late. Its v3 messages carry our own engine ID, boots
-and time - a trap's sender is its authoritative engine - so that a receiver knows the agent and its traps as one.
+    TrapOutlet      nothing acknowledges a trap: what is sent counts as told, unless an ICMP error says otherwise
+    InformOutlet    one inform at a time, repeated until it is acknowledged, so that they arrive in order
+
+A receiver that is known to be away keeps its queue (outlet.py); it is tried again with growing pauses, and then gets what
+it missed, in order. Messages are made by ber.py and usm.py, as the responder's are: v3 traps carry our own engine ID, boots
+and time - a trap's sender is its authoritative engine - and v3 informs the receiver's (peer_engine.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Callable
-from typing import Any
+import os
+from collections import deque
+from dataclasses import dataclass
 
-from hasnmp.settings import Receiver, Snmp
-from hasnmp.snmp.listener import split_address
-from hasnmp.snmp.objects import Syntax
+from hasnmp.model import ReceiverState
+from hasnmp.settings import Receiver
+from hasnmp.snmp.access import View
+from hasnmp.snmp.ber import BerError
+from hasnmp.snmp.notification import (
+    INFORM,
+    RESPONSE,
+    TRAP,
+    Answer,
+    Notification,
+    community_message,
+    parse_community_answer,
+    pdu,
+    trap_v1,
+)
+from hasnmp.snmp.outlet import Figures, Hole, Item, Outlet, Surroundings
+from hasnmp.snmp.peer_engine import Learned, PeerEngine
+from hasnmp.snmp.usm import MAX_MESSAGE, Engine, Incoming
+from hasnmp.snmp.wire_out import Sources, Wire
 
-Oid = tuple[int, ...]
-Variable = tuple[Oid, Syntax, int | bytes | Oid]
+RETRY_MAX_S = 30.0  # a receiver that is away is tried this often at last
+# An ICMP error comes within a round trip; but that an address answers to nobody's ARP is known only after three asks, a
+# second apart.
+REFUSED_WITHIN_S = 0.5
+UNREACHABLE_WITHIN_S = 4.0
+# What a receiver's socket holds at once, and what it reads: more would be lost on the receiver's side, without a word.
+BURST = 32
+A_SECOND = 500.0
+FULL_S = 0.02  # until a full socket of ours is tried again
+IDENTIFIED = 48  # octets of a returned datagram that name it: they reach into what differs from one to the next
+LEARN_AT_MOST = 3  # times in a row that a receiver may ask us to begin anew
 
-SYS_UP_TIME = (1, 3, 6, 1, 2, 1, 1, 3, 0)
-SNMP_TRAP_OID = (1, 3, 6, 1, 6, 3, 1, 1, 4, 1, 0)
-_LEVELS = {True: "authPriv", False: "authNoPriv"}
 
+class UdpOutlet(Outlet):
+    """What traps and informs share: a socket, a timer, message numbers."""
 
-class Originator:
-    """Sends notifications to the configured receivers. load() in any thread, then start() and the rest in the loop's."""
+    def __init__(
+        self, name: str, floor: int, view: View, figures: Figures, around: Surroundings, to: str, sources: Sources
+    ) -> None:
+        super().__init__(name, floor, view, figures, around)
+        self._wire = Wire(to, sources, self._answered, self._refused)
+        self._timer: asyncio.TimerHandle | None = None
+        self._number = int.from_bytes(os.urandom(4), "big") & 0x3FFFFFFF
 
-    def __init__(self, settings: Snmp, engine_id: bytes, boots: int, seconds: Callable[[], int]) -> None:
-        self._settings = settings
-        self._engine_id = engine_id
-        self._boots = boots
-        self._seconds = seconds
-        self._names: list[str] = []
-        self._engine: Any = None
+    def _next_number(self) -> int:
+        """A request-id and msgID: 0..2**31-1 (RFC 3412 section 6.2), not used lately."""
+        self._number = (self._number + 1) & 0x7FFFFFFF
+        return self._number
 
-    def load(self) -> None:
-        """Import pysnmp and make its engine ours. Slow, and pure: no socket is opened."""
-        from pysnmp.entity import config, engine
-        from pysnmp.entity.rfc3413 import ntforg
-        from pysnmp.proto import rfc1902
-        from pysnmp.proto.api import v2c
+    def _after(self, seconds: float) -> None:
+        """Call _due() then, and not before."""
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._run_due)
 
-        self._config: Any = config
-        self._v2c: Any = v2c
-        self._types: dict[Syntax, Any] = {
-            Syntax.INTEGER32: rfc1902.Integer32, Syntax.OCTETS: rfc1902.OctetString,
-            Syntax.OID: rfc1902.ObjectIdentifier, Syntax.IPADDRESS: rfc1902.IpAddress,
-            Syntax.COUNTER32: rfc1902.Counter32, Syntax.UNSIGNED32: rfc1902.Unsigned32,
-            Syntax.TIMETICKS: rfc1902.TimeTicks, Syntax.COUNTER64: rfc1902.Counter64,
-        }  # fmt: skip
-        # An ID given to its constructor would make it keep boots of its own under the temporary folder.
-        self._engine = engine.SnmpEngine()
-        builder = self._engine.get_mib_builder()
-        identity, boots, time = builder.import_symbols(
-            "__SNMP-FRAMEWORK-MIB", "snmpEngineID", "snmpEngineBoots", "snmpEngineTime"
-        )
-        identity.syntax = identity.syntax.clone(self._engine_id)
-        self._engine.snmpEngineID = identity.syntax
-        boots.syntax = boots.syntax.clone(self._boots)
-        time.syntax = _engine_time(type(time.syntax), self._seconds)
-        self._sender: Any = ntforg.NotificationOriginator()
-        for user in self._settings.users:
-            if any(receiver.user == user.name for receiver in self._settings.notify):
-                config.add_v3_user(
-                    self._engine,
-                    user.name,
-                    config.USM_AUTH_HMAC192_SHA256,
-                    rfc1902.OctetString(user.auth_secret),
-                    config.USM_PRIV_CFB128_AES if user.priv else config.USM_PRIV_NONE,
-                    rfc1902.OctetString(user.priv_secret) if user.priv else None,
-                )
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Open the sockets, name the targets, and send one trap of each kind of target to a socket of our own."""
-        from pysnmp.carrier.asyncio.dgram import udp, udp6
+    def _run_due(self) -> None:
+        self._timer = None
+        self._due()
 
-        transports: dict[Oid, Any] = {}
-        receivers = [(f"r{number}", receiver) for number, receiver in enumerate(self._settings.notify)]
-        with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as nowhere:
-            nowhere.bind(("127.0.0.1", 0))
-            warm = [
-                (f"w{number}", Receiver(f"127.0.0.1:{nowhere.getsockname()[1]}", r.version, r.user, r.community))
-                for number, (_, r) in enumerate(receivers)
-            ]
-            for name, receiver in receivers + warm:
-                host, port = split_address(receiver.to)
-                module = udp6 if ":" in host else udp
-                domain = module.DOMAIN_NAME
-                if domain not in transports:
-                    kind = module.Udp6Transport if module is udp6 else module.UdpTransport
-                    transports[domain] = _send_only(kind)(loop=loop).open_client_mode()
-                    self._config.add_transport(self._engine, domain, transports[domain])
-                self._add_target(name, receiver, domain, (host, port))
-            self._names = [name for name, _ in warm]
-            self.send((1, 3, 6, 1, 6, 3, 1, 1, 5, 1), 0, [])
-        self._names = [name for name, _ in receivers]
+    def _due(self) -> None: ...
 
-    def _add_target(self, name: str, receiver: Receiver, domain: Oid, address: tuple[str, int]) -> None:
-        config, engine = self._config, self._engine
-        if receiver.version == "3":
-            private = any(user.name == receiver.user and user.priv for user in self._settings.users)
-            config.add_target_parameters(engine, name, receiver.user, _LEVELS[private], 3)
-        else:
-            config.add_v1_system(engine, name, receiver.community, securityName=name)
-            config.add_target_parameters(engine, name, name, "noAuthNoPriv", 1)
-        config.add_target_address(engine, name, domain, address, name)
+    def _answered(self, data: bytes) -> None: ...
 
-    def send(self, trap_oid: Oid, up_ticks: int, variables: list[Variable]) -> list[Exception]:
-        """Send a trap to every receiver. Returns what went wrong, at most one a receiver: the others got it."""
-        api, types = self._v2c.apiTrapPDU, self._types
-        values = [(oid, types[syntax](value)) for oid, syntax, value in variables]
-        errors: list[Exception] = []
-        for name in self._names:
-            pdu = self._v2c.SNMPv2TrapPDU()
-            api.set_defaults(pdu)
-            first = [
-                (SYS_UP_TIME, types[Syntax.TIMETICKS](up_ticks)),
-                (SNMP_TRAP_OID, types[Syntax.OID](trap_oid)),
-            ]
-            api.set_varbinds(pdu, first + values)
-            try:
-                self._sender.send_pdu(self._engine, name, self._engine_id, b"", pdu)
-            except Exception as error:  # whatever pysnmp raises for one receiver must not keep it from the next
-                errors.append(error)
-        return errors
+    def _refused(self, returned: bytes, why: str) -> None: ...
 
     def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close_dispatcher()
+        self._stop_timer()
+        self._wire.close()
+        super().close()
 
 
-def _send_only(base: Any) -> Any:
-    """Nobody has to answer a trap, and pysnmp would take in whatever comes to the port that traps leave from: it answers
-    discovery there, and a few large datagrams a second hold the whole agent up."""
+@dataclass(slots=True)
+class _Doubt:
+    """A trap that was sent so lately that an error may still come back."""
 
-    class SendOnly(base):  # type: ignore[misc]
-        def datagram_received(self, datagram: bytes, address: Any) -> None:
-            pass
-
-    return SendOnly
+    at_s: float
+    item: Item
+    data: bytes
 
 
-def _engine_time(base: Any, seconds: Callable[[], int]) -> Any:
-    """pysnmp reads snmpEngineTime by cloning it: give it ours then, which no change of the wall clock moves."""
+class TrapOutlet(UdpOutlet):
+    """engine: this agent's own, for v3."""
 
-    class EngineTime(base):  # type: ignore[misc]
-        def clone(self, *args: Any, **kwargs: Any) -> Any:
-            return super().clone(*(args or (seconds(),)), **kwargs)
+    def __init__(
+        self, name: str, floor: int, view: View, figures: Figures, around: Surroundings, receiver: Receiver, sources: Sources,
+        engine: Engine,
+    ) -> None:  # fmt: skip
+        super().__init__(name, floor, view, figures, around, receiver.to, sources)
+        self._receiver = receiver
+        self._engine = engine
+        self._doubts: deque[_Doubt] = deque()
+        self._tries = 0  # since it went down
+        self._left = float(BURST)
+        self._filled_s = 0.0
+        self._settle_s = REFUSED_WITHIN_S
 
-    return EngineTime(seconds())
+    def work(self) -> None:
+        if self._timer is not None:
+            return  # a probe is out, or a pause is on
+        loop = asyncio.get_running_loop()
+        while self.queue:
+            now_s = loop.time()
+            self._left = min(float(BURST), self._left + (now_s - self._filled_s) * A_SECOND)
+            self._filled_s = now_s
+            if self._left < 1:
+                self._after((1 - self._left) / A_SECOND + 0.005)
+                return
+            if not self._send_first(now_s):
+                return
+            if self.state == ReceiverState.DOWN:
+                self._after(self._settle_s)  # one alone, to see what comes back
+                return
+
+    def _send_first(self, now_s: float) -> bool:
+        item = self.queue[0]
+        notification = self.spoken(item)
+        try:
+            if not self._wire.is_open:
+                self._wire.open()
+            data = self._encode(notification)
+            if data is None:
+                self.failed("a notification holds a Counter64, which SNMPv1 can't carry")
+                self.queue.popleft()
+                self.record()
+                return True
+            if not self._wire.send(data):
+                return False
+        except BlockingIOError:
+            self._after(FULL_S)
+            return False
+        except OSError as error:
+            self._lost_touch(error.strerror or str(error))
+            return False
+        self.queue.popleft()
+        self._left -= 1
+        self.sent()
+        while self._doubts and now_s - self._doubts[0].at_s > UNREACHABLE_WITHIN_S:
+            self._doubts.popleft()
+        self._doubts.append(_Doubt(now_s, item, data))
+        if self.state != ReceiverState.DOWN:
+            self.record()
+        return True
+
+    def _encode(self, notification: Notification) -> bytes | None:
+        receiver = self._receiver
+        if receiver.version == "1":
+            old = trap_v1(notification, self._wire.address())
+            return None if old is None else community_message(0, receiver.community, old)
+        number = self._next_number()
+        octets = pdu(TRAP, number, notification)
+        if receiver.version == "2c":
+            return community_message(1, receiver.community, octets)
+        user = self._engine.users[receiver.user.encode()]
+        return self._engine.send(Incoming(number, MAX_MESSAGE, False, user.level, user), octets, user.level)
+
+    def _due(self) -> None:
+        """A pause is over; or a probe's, and nothing was said against it."""
+        if self.state == ReceiverState.DOWN and self._doubts:
+            self._doubts.clear()
+            self._tries = 0
+            self.up(ReceiverState.UNKNOWN)
+            self.record()
+        self.work()
+
+    def _refused(self, returned: bytes, why: str) -> None:
+        """An ICMP error. What was sent after the datagram that it is about was not received either."""
+        loop = asyncio.get_running_loop()
+        doubts = [d for d in self._doubts if loop.time() - d.at_s <= UNREACHABLE_WITHIN_S]
+        self._doubts.clear()
+        first = 0
+        if len(returned) >= IDENTIFIED:
+            same = (at for at, d in enumerate(doubts) if d.data[: len(returned)] == returned[: len(d.data)])
+            first = next(same, len(doubts))
+        if first == len(doubts):
+            self._doubts.extend(doubts)
+            return
+        for doubt in reversed(doubts[first:]):
+            front = self.queue[0] if self.queue else None
+            if isinstance(doubt.item, Hole) and isinstance(front, Hole):
+                front.count += doubt.item.count
+            else:
+                self.queue.appendleft(doubt.item)
+        self._bound()
+        self._settle_s = REFUSED_WITHIN_S if why.startswith("refused") else UNREACHABLE_WITHIN_S
+        self._lost_touch(why)
+
+    def _lost_touch(self, why: str) -> None:
+        pause_s = min(2.0**self._tries, RETRY_MAX_S)
+        self._tries += 1
+        self._doubts.clear()
+        self.failed(why)
+        self.down(why, pause_s)
+        self.record()
+        self._wire.close()  # the way to it, and so our own address, may be another next time
+        self._after(pause_s)
+
+    def close(self) -> None:
+        """Nobody takes up what is sent by now: the pace is of no use any more."""
+        if self.state != ReceiverState.DOWN:
+            self._stop_timer()
+            self._left = float(len(self.queue) + BURST)
+            now_s = asyncio.get_running_loop().time()
+            while self.queue and self._send_first(now_s):
+                pass
+        elif self._doubts:
+            for doubt in reversed(self._doubts):
+                self.queue.appendleft(doubt.item)
+        super().close()
+
+
+class InformOutlet(UdpOutlet):
+    """peer: the receiver's engine, for v3; None for v2c."""
+
+    def __init__(
+        self, name: str, floor: int, view: View, figures: Figures, around: Surroundings, receiver: Receiver, sources: Sources,
+        peer: PeerEngine | None,
+    ) -> None:  # fmt: skip
+        super().__init__(name, floor, view, figures, around, receiver.to, sources)
+        self._receiver = receiver
+        self._peer = peer
+        self._tries = 0  # of what is first in the queue; it goes on while the receiver is away
+        self._learned = 0  # since the last timer
+        self._trouble = ""  # what was last heard against this try
+        self._sent_item: Item | None = None  # what was sent at least once
+        # request-id or msgID -> what was sent by it, and of how many dropped ones it told
+        self._out: dict[int, tuple[Item, int]] = {}
+
+    def work(self) -> None:
+        if self._timer is None and self.queue:
+            self._tries = 0
+            self._try()
+
+    def _try(self) -> None:
+        self._learned = 0
+        self._trouble = ""
+        self._transmit()
+        self._after(min(self._receiver.timeout_ms / 1000 * 2**self._tries, RETRY_MAX_S))
+
+    def _transmit(self) -> None:
+        item = self.queue[0]
+        number = self._next_number()
+        try:
+            if not self._wire.is_open:
+                self._wire.open()
+            if self._peer is not None and not self._peer.known:
+                data = self._peer.discovery(number)
+            else:
+                octets = pdu(INFORM, number, self.spoken(item))
+                if self._peer is None:
+                    data = community_message(1, self._receiver.community, octets)
+                else:
+                    data = self._peer.message(number, octets)
+                self.sent(again=self._sent_item is item)
+                self._sent_item = item
+            self._out[number] = (item, item.count if isinstance(item, Hole) else 0)
+            while len(self._out) > 64:
+                del self._out[next(iter(self._out))]
+            self._wire.send(data)
+        except BlockingIOError:
+            self._trouble = "the socket was full"
+        except OSError as error:
+            self._trouble = error.strerror or str(error)
+
+    def _due(self) -> None:
+        if not self.queue:
+            return
+        waited_s = min(self._receiver.timeout_ms / 1000 * 2**self._tries, RETRY_MAX_S)
+        why = self._trouble or f"no answer within {waited_s:g} s"
+        self.failed(why)
+        if self._tries < 30:  # beyond it the pause does not grow any more
+            self._tries += 1
+        if self._tries > self._receiver.retries:
+            self.down(why, min(self._receiver.timeout_ms / 1000 * 2**self._tries, RETRY_MAX_S))
+            self._wire.close()  # the way to it, and so our own address, may be another by now
+        self._try()
+
+    def _refused(self, returned: bytes, why: str) -> None:
+        self._trouble = why
+
+    def _answered(self, data: bytes) -> None:
+        if not self._out:
+            return
+        try:
+            if self._peer is None:
+                answer: Answer | Learned | str = parse_community_answer(data)
+                number = answer.number  # type: ignore[union-attr]
+            else:
+                number, answer = self._peer.take(data)
+        except BerError as error:
+            self._trouble = f"an answer that is not believed: {error}"
+            return
+        if number not in self._out:
+            return  # a late answer to what is over
+        match answer:
+            case Learned():
+                self._learned += 1
+                if self._learned <= LEARN_AT_MOST and self.queue:
+                    self._transmit()
+            case str():
+                self._trouble = answer
+                if self._peer is not None and answer.endswith("unknown to it"):
+                    self._peer.forget()
+            case Answer(tag=tag, number=number, status=status) if tag == RESPONSE and number in self._out:
+                if status:
+                    self._trouble = f"it answers with error-status {status}"
+                else:
+                    self._acknowledged(*self._out[number])
+
+    def _acknowledged(self, item: Item, told: int) -> None:
+        self._out.clear()
+        self._stop_timer()
+        self.figures.add("acknowledged")
+        self.figures.last_acknowledged_ns = self._around.now_ns()
+        self.up(ReceiverState.UP)
+        if self.queue and self.queue[0] is item:
+            if isinstance(item, Hole) and item.count > told:
+                item.count -= told
+            else:
+                self.queue.popleft()
+        self.record()
+        self.work()

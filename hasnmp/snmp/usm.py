@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasnmp.settings import SnmpUser
-from hasnmp.snmp import ber
+from hasnmp.snmp import ber, plain
 from hasnmp.snmp.access import principal_of
 from hasnmp.snmp.auth import Digest, cipher, localize, password_to_key
 from hasnmp.snmp.ber import BerError
@@ -28,6 +28,10 @@ USM = 3
 
 NO_AUTH, AUTH, PRIV = 1, 2, 3  # security levels as RFC 3411 numbers them
 _FLAGS = {NO_AUTH: 0, AUTH: 1, PRIV: 3}
+_LEVELS = {flags: level for level, flags in _FLAGS.items()}
+
+# msgMaxSize, msgFlags and msgSecurityModel, for every msgFlags.
+_TAILS = [ber.encode_integer(MAX_MESSAGE) + bytes((4, 1, flags, 2, 1, USM)) for flags in range(8)]
 
 _USM_STATS = (1, 3, 6, 1, 6, 3, 15, 1, 1)
 _MPD_STATS = (1, 3, 6, 1, 6, 3, 11, 2, 1)
@@ -57,6 +61,8 @@ class User:
         self.digest = Digest(
             localize(password_to_key(settings.auth_secret, settings.auth), engine_id, settings.auth), settings.auth
         )
+        self.blank = bytes(self.digest.size)
+        self.who = ber.encode(ber.OCTETS, self.name) + ber.encode(ber.OCTETS, self.blank)  # of a message to be signed
         self.cipher = cipher(settings.priv_secret, engine_id, settings.auth, settings.priv) if settings.priv else None
 
 
@@ -95,10 +101,22 @@ class Engine:
         self, engine_id: bytes, boots: int, seconds: Callable[[], int], users: tuple[SnmpUser, ...], counters: Counters
     ) -> None:
         self.id = engine_id
-        self.boots = boots
         self.seconds = seconds
+        self._said = (-1, b"")  # a time, and how it is encoded: the same for many messages
+        self._named = ber.encode(ber.OCTETS, engine_id)
+        self.boots = boots
+        self.context = self._named + b"\4\0"  # what a scoped PDU begins with: this engine, the default context
         self.users = {user.name: user for user in (User(settings, engine_id) for settings in users)}
         self._counters = counters
+
+    @property
+    def boots(self) -> int:
+        return self._boots
+
+    @boots.setter
+    def boots(self, value: int) -> None:
+        self._boots = value
+        self._here = self._named + ber.encode_integer(value)
 
     def _refuse(self, counter: str, message: Incoming, level: int = NO_AUTH) -> Report:
         self._counters.add(counter)
@@ -109,39 +127,23 @@ class Engine:
 
         Raises: Report, BerError.
         """
-        # RFC 3412 section 7.2: the header.
-        start, header_end = ber.expect(data, pos, end, ber.SEQUENCE)
-        msg_id, start = ber.integer(data, start, header_end)
-        max_size, start = ber.integer(data, start, header_end)
-        flags, start = ber.octets(data, start, header_end)
-        model, start = ber.integer(data, start, header_end)
-        if msg_id < 0 or max_size < 484 or len(flags) != 1 or model < 1 or start != header_end:
+        fields = plain.secured(data, pos, end)
+        if fields is None:
+            fields = self._fields(data, pos, end)
+            if fields is None:
+                return None
+        msg_id, max_size, flags, engine_id, boots, time_s, name, auth_at, auth_end, salt, tag, start, stop = fields
+        if msg_id < 0 or max_size < 484:
             raise BerError("message header out of its ranges")
-        if model != USM:
-            self._counters.add("unknown_models")
-            return None
-        level = {0: NO_AUTH, 1: AUTH, 3: PRIV}.get(flags[0] & 3)
+        level = _LEVELS.get(flags & 3)
         if level is None:  # privacy without authentication
             self._counters.add("invalid_messages")
             return None
-        message = Incoming(msg_id, max_size, bool(flags[0] & 4), level)
-
-        # RFC 3414 section 3.2 (1): the security parameters.
-        start, params_end = ber.expect(data, header_end, end, ber.OCTETS)
-        inner, inner_end = ber.expect(data, start, params_end, ber.SEQUENCE)
-        if inner_end != params_end:
-            raise BerError("octets after the security parameters")
-        engine_id, inner = ber.octets(data, inner, inner_end)
-        boots, inner = ber.integer(data, inner, inner_end)
-        time_s, inner = ber.integer(data, inner, inner_end)
-        name, inner = ber.octets(data, inner, inner_end)
-        auth_at, auth_end = ber.expect(data, inner, inner_end, ber.OCTETS)
-        salt, inner = ber.octets(data, auth_end, inner_end)
-        if inner != inner_end or boots < 0 or time_s < 0 or len(name) > 32:
+        if boots < 0 or time_s < 0 or len(name) > 32:
             raise BerError("security parameters out of their ranges")
-        tag, start, stop = ber.tlv(data, params_end, end)
-        if stop != end or tag != (ber.OCTETS if level == PRIV else ber.SEQUENCE):
+        if tag != (ber.OCTETS if level == PRIV else ber.SEQUENCE):
             raise BerError("no scoped PDU of the kind that the flags announce")
+        message = Incoming(msg_id, max_size, bool(flags & 4), level)
 
         # (3) to (5). An empty engine ID is how a manager discovers ours (section 4).
         if engine_id != self.id:
@@ -158,7 +160,7 @@ class Engine:
         # (6) authentic?
         if auth_end - auth_at != user.digest.size:
             raise self._refuse("usm_wrong_digests", message)
-        blank = data[:auth_at] + bytes(user.digest.size) + data[auth_end:]
+        blank = data[:auth_at] + user.blank + data[auth_end:]
         if not hmac.compare_digest(user.digest(blank), data[auth_at:auth_end]):
             raise self._refuse("usm_wrong_digests", message)
         message.user = user
@@ -180,35 +182,72 @@ class Engine:
         message.data, message.start, message.stop = data, start, stop
         return message
 
-    def send(self, message: Incoming, pdu: bytes, level: int) -> bytes:
-        """The answer to a message, at this security level (at most the one that it came with)."""
-        scoped = ber.encode(ber.SEQUENCE, ber.encode(ber.OCTETS, self.id) + b"\x04\x00" + pdu)
-        user, proven = message.user, level > NO_AUTH
+    def _fields(self, data: bytes, pos: int, end: int) -> plain.Secured | None:
+        """The same of a message of any form. None: it is not for USM. Raises BerError."""
+        # RFC 3412 section 7.2: the header.
+        start, header_end = ber.expect(data, pos, end, ber.SEQUENCE)
+        msg_id, start = ber.integer(data, start, header_end)
+        max_size, start = ber.integer(data, start, header_end)
+        flags, start = ber.octets(data, start, header_end)
+        model, start = ber.integer(data, start, header_end)
+        if msg_id < 0 or max_size < 484 or len(flags) != 1 or model < 1 or start != header_end:
+            raise BerError("message header out of its ranges")
+        if model != USM:
+            self._counters.add("unknown_models")
+            return None
+        # RFC 3414 section 3.2 (1): the security parameters.
+        start, params_end = ber.expect(data, header_end, end, ber.OCTETS)
+        inner, inner_end = ber.expect(data, start, params_end, ber.SEQUENCE)
+        if inner_end != params_end:
+            raise BerError("octets after the security parameters")
+        engine_id, inner = ber.octets(data, inner, inner_end)
+        boots, inner = ber.integer(data, inner, inner_end)
+        time_s, inner = ber.integer(data, inner, inner_end)
+        name, inner = ber.octets(data, inner, inner_end)
+        auth_at, auth_end = ber.expect(data, inner, inner_end, ber.OCTETS)
+        salt, inner = ber.octets(data, auth_end, inner_end)
+        if inner != inner_end:
+            raise BerError("octets after the security parameters")
+        tag, start, stop = ber.tlv(data, params_end, end)
+        if stop != end:
+            raise BerError("octets after the scoped PDU")
+        return msg_id, max_size, flags[0], engine_id, boots, time_s, name, auth_at, auth_end, salt, tag, start, stop
+
+    def send(
+        self, message: Incoming, pdu: bytes, level: int, reportable: bool = False, context: bytes | None = None
+    ) -> bytes:
+        """The answer to a message, at this security level (at most the one that it came with).
+
+        For a notification `message` is made up: its msg_id and user count. reportable: the receiver may answer by a Report,
+        as an inform's may. context: contextEngineID, if not this engine's.
+        """
+        named = self._named if context is None else ber.encode(ber.OCTETS, context)
+        scoped = plain.sequence(named + b"\4\0" + pdu)
+        user = message.user
         seconds = self.seconds()
-        salt, blank = b"", b""
+        if level == NO_AUTH or user is None:
+            who = (ber.encode(ber.OCTETS, user.name) if user is not None else b"\4\0") + b"\4\0"
+        else:
+            who = user.who
+        privacy = b"\4\0"
         if level == PRIV:
             assert user is not None and user.cipher is not None
-            scoped, salt = user.cipher.encrypt(scoped, self.boots, seconds)
-            scoped = ber.encode(ber.OCTETS, scoped)
-        if proven:
+            scoped, salt = user.cipher.encrypt(scoped, self._boots, seconds)
+            scoped = plain.octets(scoped)
+            privacy = b"\4\x08" + salt
+        if seconds != self._said[0]:
+            self._said = seconds, ber.encode_integer(seconds)
+        header = ber.encode_integer(message.msg_id) + _TAILS[_FLAGS[level] | 4 * reportable]
+        params = b"".join((self._here, self._said[1], who, privacy))
+        size = len(params)
+        security = plain.SEQUENCES[size] + params
+        whole = plain.sequence(
+            b"".join((b"\2\1\3", plain.SEQUENCES[len(header)], header, plain.STRINGS[len(security)], security, scoped))
+        )
+        if level > NO_AUTH:
             assert user is not None
-            blank = bytes(user.digest.size)
-        params = (
-            ber.encode(ber.OCTETS, self.id) + ber.encode_integer(self.boots) + ber.encode_integer(seconds)
-            + ber.encode(ber.OCTETS, user.name if user is not None else b"") + ber.encode(ber.OCTETS, blank)
-        )  # fmt: skip
-        privacy = ber.encode(ber.OCTETS, salt)
-        header = ber.encode(
-            ber.SEQUENCE,
-            ber.encode_integer(message.msg_id) + ber.encode_integer(MAX_MESSAGE)
-            + ber.encode(ber.OCTETS, bytes((_FLAGS[level],))) + ber.encode_integer(USM),
-        )  # fmt: skip
-        security = ber.encode(ber.OCTETS, ber.encode(ber.SEQUENCE, params + privacy))
-        whole = ber.encode(ber.SEQUENCE, b"\x02\x01\x03" + header + security + scoped)
-        if proven:
-            assert user is not None
-            at = len(whole) - len(scoped) - len(privacy) - len(blank)
-            whole = whole[:at] + user.digest(whole) + whole[at + len(blank) :]
+            end = len(whole) - len(scoped) - len(privacy)
+            whole = b"".join((whole[: end - user.digest.size], user.digest(whole), whole[end:]))
         return whole
 
     def report(self, refused: Report, request_id: int = 0) -> bytes:

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tests.bench import detection, faults, idle
+from tests.bench import agentx, detection, faults, idle, notifications, snmp
 from tests.bench.faults import FAULTS, MOVING, Fault, Numbers, say
 from tests.bench.pacemaker import Pacemaker
 from tests.bench.products import Address, Hasnmp, Keepalived, Product
 
 ROUNDS = 3
+PARTS = ("faults", "idle", "detection", "snmp", "agentx", "notifications")
 NOTHING_MS = 50.0  # a gap below this is the probe's and the machine's own: nobody was out
 Goal = tuple[str, str, str, bool]  # what, measured, goal, met
 
@@ -128,11 +129,11 @@ def main() -> int:
     names = [fault.name for fault in FAULTS]
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--only", action="append", choices=("faults", "idle", "detection", *names), metavar="PART",
-                        help=f"faults, idle, detection, or one fault: {', '.join(names)}")  # fmt: skip
+    parser.add_argument("--only", action="append", choices=(*PARTS, *names), metavar="PART",
+                        help=f"{', '.join(PARTS)}, or one fault: {', '.join(names)}")  # fmt: skip
     parser.add_argument("--busy-s", type=float, default=detection.BUSY_S, help="how long detection is watched")
     arguments = parser.parse_args()
-    parts = arguments.only or ["faults", "idle", "detection"]
+    parts = arguments.only or list(PARTS)
     chosen = FAULTS if "faults" in parts else tuple(fault for fault in FAULTS if fault.name in parts)
     met: list[Goal] = []
     begun = time.monotonic()
@@ -142,6 +143,12 @@ def main() -> int:
         met += ten_services()
     if "detection" in parts:
         met += detection.busy(arguments.busy_s)
+    if "snmp" in parts:
+        met += snmp.run()
+    if "agentx" in parts:
+        met += agentx.side_by_side()
+    if "notifications" in parts:
+        met += notifications.side_by_side()
     load = " ".join(f"{x:.1f}" for x in os.getloadavg())
     say(f"took {time.monotonic() - begun:.0f} s; load averages at the end {load}")
     rows = [("", "measured", "goal", ""), *((*goal[:3], "met" if goal[3] else "MISSED") for goal in met)]

@@ -124,10 +124,10 @@ class FakeEngine:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self.connections.append(connection)
             connection.sendall(
                 protocol.encode(protocol.snapshot(self.view)) if self.greeting is None else self.greeting
             )
+            self.connections.append(connection)  # only now may a test tell it more
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

@@ -87,7 +87,8 @@ def test_options_that_it_does_not_have_and_those_that_it_needs(check: Any, tmp_p
         f"{LEVEL}.options.token_file: fence_house has no option token; it has: ip, vmtype, password_file",
         f"{LEVEL}.options.ip: missing, and fence_house needs it (Where it is)",
         f"{LEVEL}.options.password_file: missing, and fence_house needs it",
-        f"{LEVEL}.agent: fence_house has no action off; it has: on",
+        f"{LEVEL}.agent: fence_house has no action off and no status, so no fence by it can be confirmed: hasnmp switches off, "
+        "and then looks whether it is off; it has: on",
         "hasnmp: 5 faults",
     ]
 
@@ -119,6 +120,35 @@ def test_the_pill_and_what_ends_nothing(check: Any) -> None:
     assert check("pill")[0] == 0
     status, _, said = check("fence_ack_manual")
     assert status == 1 and said[0].startswith(f"{LEVEL}.agent: fence_ack_manual: it only takes an administrator's word")
+
+
+def test_an_agent_whose_off_cannot_be_looked_at_is_refused(check: Any, tmp_path: Path) -> None:
+    tells(tmp_path, METADATA.replace("ACTIONS", '<action name="off" /><action name="monitor" />'))
+    status, _, said = check("fence_house", "ip: 192.0.2.1, password_file: pw")
+    assert status == 1 and said[0].startswith(
+        f"{LEVEL}.agent: fence_house has no action status, so no fence by it can be confirmed"
+    )
+
+
+def test_what_a_pill_confirms_is_a_note(check: Any) -> None:
+    """A group with a disk that hasnmp did not mount: the victim's guardian can't know what of it is still to be written."""
+    status, out, said = check("pill", "", "  web:\n", "  web:\n    disk: true\n    accept_unfenced_disk: true\n")
+    assert (status, out) == (0, GOOD)
+    assert said == [
+        f"note: {LEVEL}.agent: confirms only file systems that hasnmp mounts (agent filesystem), and of web hasnmp mounts none; "
+        "what is mounted otherwise may still be written by a after it; give a a level that cuts its power for that"
+    ]
+
+
+@pytest.mark.parametrize("cuts", ["disk", "network"])
+def test_switching_on_again_what_was_only_cut_off_is_refused(check: Any, tmp_path: Path, cuts: str) -> None:
+    tells(tmp_path, METADATA.replace("ACTIONS", ACTIONS))
+    options = "ip: 192.0.2.1, password_file: pw"
+    status, _, said = check("fence_house", options, "cuts: power", f"cuts: {cuts}, action: reboot")
+    assert status == 1 and said[0].startswith(
+        f"{LEVEL}.action: reboot needs cuts: power; a level that cuts the {cuts} leaves"
+    )
+    assert check("fence_house", options, "cuts: power", f"cuts: {cuts}")[0] == 0
 
 
 def test_a_program_that_is_not_here_is_a_note(check: Any, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp import protocol
+from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, age, cut, span, table, wrap
 from hasnmp.model import EventRow, Kind, NodeRow, NodeState, Severity, View
 from tests.cli.conftest import NOW, WALL, FakeEngine, S, Terminal, delta, picture
@@ -135,6 +136,7 @@ def test_a_reader_that_has_enough(engine: FakeEngine) -> None:
 
 
 @pytest.mark.serial
+@pytest.mark.alone
 def test_status_is_quick(engine: FakeEngine) -> None:
     """Under 250 ms with the start of Python, with a full ring of events (events.keep: 1000)."""
     for i in range(100, 1100):
@@ -246,7 +248,7 @@ def test_watch_redraws_in_place(engine: FakeEngine, terminal: Terminal, monkeypa
     monkeypatch.setattr(terminal, "write", record)
     monkeypatch.setattr(sys, "stdout", terminal)
     try:
-        assert watch.status(engine.path, Screen()) == 0
+        assert watch.status(lambda: Control(engine.path), Screen()) == 0
     finally:
         monkeypatch.undo()
     frames = [SGR.sub("", each).replace("\033[K", "") for each in seen if each.startswith("\033[H")]

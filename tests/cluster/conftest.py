@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,11 @@ from tests.cluster.watch import Watch
 NEEDED = ("ip", "nft", "unshare", "nsenter", "snmpset", "snmptrapd", "arping")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in items:
+        item.add_marker(pytest.mark.serial)
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if os.getuid() != 0:
         why = "makes network namespaces: run as root"
@@ -60,6 +65,11 @@ class Scene:
         print(f"back on {node} after {took_ms:.0f} ms, bound {bound_ms:.0f} ms")
         assert took_ms <= bound_ms, f"{took_ms:.0f} ms, allowed {bound_ms:.0f} ms\n{self.pair.why()}"
         return took_ms
+
+    def alone(self, node: str, begun_ns: int) -> None:
+        """The only node, whose daemon was started at begun_ns, serves within the bound."""
+        took_ms = self.pair.started(self.watch, begun_ns, node)
+        assert took_ms <= self.pair.timing.alone_ms(), f"{took_ms:.0f} ms\n{self.pair.why()}"
 
     def hold(self, seconds: float) -> None:
         """Let the fault last: the time is part of the scenario."""

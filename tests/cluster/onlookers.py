@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
+import subprocess
+import sys
 import threading
 import time
 
+from tests.cluster.control import control
 from tests.cluster.lab import HERE, Lab, wait_for
 from tests.cluster.pair import PYTHON, VIP
+from tests.cluster.watch import longest_ms
 from tests.runtime.netns import inside
 
 MS = 1_000_000
@@ -28,52 +31,45 @@ class Connection:
     """One TCP connection of the client, held open: something is sent and comes back every 10 ms. Use as a context manager."""
 
     def __init__(self, lab: Lab, address: str = VIP) -> None:
-        self._sock: socket.socket = wait_for(lambda: self._connect(lab, address), 5, "the stream's server listens")
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.settimeout(10)
         self.answers_ns: list[int] = []
         self.failure = ""
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._talk, daemon=True)
-        self._thread.start()
-
-    @staticmethod
-    def _connect(lab: Lab, address: str) -> socket.socket | None:
-        with inside(lab["client"].netns), contextlib.suppress(ConnectionRefusedError):
-            return socket.create_connection((address, STREAM_PORT), 5)
-        return None
+        control()  # it must have been there before anything is judged by it
+        self._lines: list[str] = []
+        self._process = lab["client"].spawn(
+            sys.executable, "-I", "-S", str(HERE / "talker.py"), address, str(STREAM_PORT),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, log="talker",
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        wait_for(lambda: self._lines, 10, "the client of the stream connects, or says why not")
+        assert self._lines[0] == "connected", self._lines[0]
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join(12)
-        self._sock.close()
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._process.wait(12)
+        self._reader.join(5)
 
-    def _talk(self) -> None:
-        for number in itertools.count():
-            if self._stopped.wait(0.01):
-                return
-            word = b"%9d\n" % number
-            try:
-                self._sock.sendall(word)
-                back = b""
-                while len(back) < len(word):
-                    data = self._sock.recv(len(word) - len(back))
-                    if not data:
-                        raise ConnectionError("closed by the server")
-                    back += data
-            except OSError as error:
-                self.failure = self.failure or f"after {number} answers: {error}"
-                return
-            self.answers_ns.append(time.monotonic_ns())
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            word, _, rest = line.decode().rstrip("\n").partition(" ")
+            if word == "got":
+                self.answers_ns.append(int(rest.split()[1]))
+            else:
+                self._lines.append(f"{word} {rest}".rstrip())
+                if word == "failed":
+                    self.failure = f"after {len(self.answers_ns)} answers: {rest}"
 
     def worst_ms(self, since_ns: int) -> float:
-        """The longest time between two answers since a moment; fails if the connection is not whole."""
+        """The longest time between two answers since a moment, without what the machine itself stood still; fails if the
+        connection is not whole."""
         assert not self.failure, self.failure
         times = [since_ns, *(ns for ns in list(self.answers_ns) if ns >= since_ns), time.monotonic_ns()]
-        return max((b - a) / MS for a, b in itertools.pairwise(times))
+        return longest_ms(times)
 
 
 class Ear:

@@ -58,9 +58,12 @@ class Fenced(Scene):
         return found
 
 
-def scenes(pair: Pair) -> Iterator[Fenced]:
-    with Power(pair) as power, contextlib.ExitStack() as stack:
+def scenes(power: Power) -> Iterator[Fenced]:
+    pair = power.pair
+    power.modes.clear()  # of a test that failed
+    with contextlib.ExitStack() as stack:
         with restored(pair):
+            power.asked.clear()
             watch = stack.enter_context(Watch(pair.lab, VIP))
             watch.wait_node("a", 10, pair.why)
             scene = Fenced(pair, watch, boot_ns(), power)
@@ -71,27 +74,27 @@ def scenes(pair: Pair) -> Iterator[Fenced]:
         scene.never_two_writers()
 
 
-def made(arbiter: str = "", fence: dict[str, str] | None = None) -> Iterator[Pair]:
+def made(arbiter: str = "", fence: dict[str, str] | None = None) -> Iterator[Power]:
+    """The switch works between the tests, too: a daemon may test its devices whenever it has started."""
     fence = fence or {node: f"[{level(node)}, {level(node, 'two')}]" for node in NODES}
     web = Group("web", VIP, more=WRITER, keys="    disk: true")
-    with Pair(groups=(web,), extra=TESTS, fence=fence, arbiter=arbiter) as pair:
-        with Power(pair):
-            pair.start()
-            wait_for(lambda: all(pair.view(node) for node in NODES), 60, pair.why)
-            pair.restore(60)  # on a busy machine the one that starts later may find the group taken
-        yield pair
+    with Pair(groups=(web,), extra=TESTS, fence=fence, arbiter=arbiter) as pair, Power(pair) as power:
+        pair.start()
+        wait_for(lambda: all(pair.view(node) for node in NODES), 60, pair.why)
+        pair.restore(60)  # on a busy machine the one that starts later may find the group taken
+        yield power
 
 
 # ------------------------------------------------------------------------------------------------ with a lease disk
 
 
 @pytest.fixture(scope="module")
-def with_disk() -> Iterator[Pair]:
+def with_disk() -> Iterator[Power]:
     yield from made()
 
 
 @pytest.fixture
-def fenced(with_disk: Pair) -> Iterator[Fenced]:
+def fenced(with_disk: Power) -> Iterator[Fenced]:
     yield from scenes(with_disk)
 
 
@@ -182,12 +185,12 @@ def test_a_test_of_the_devices_and_its_alarm(fenced: Fenced) -> None:
 
 
 @pytest.fixture(scope="module")
-def with_fence() -> Iterator[Pair]:
+def with_fence() -> Iterator[Power]:
     yield from made("arbiter: {type: fence}")
 
 
 @pytest.fixture
-def deciding(with_fence: Pair) -> Iterator[Fenced]:
+def deciding(with_fence: Power) -> Iterator[Fenced]:
     yield from scenes(with_fence)
 
 
@@ -211,12 +214,12 @@ def test_a_dead_owner_with_the_fence_as_arbiter(deciding: Fenced) -> None:
 
 
 @pytest.fixture(scope="module")
-def with_pills() -> Iterator[Pair]:
+def with_pills() -> Iterator[Power]:
     yield from made(fence=dict.fromkeys(NODES, "[{agent: pill, cuts: power, timeout_ms: 5000}]"))
 
 
 @pytest.fixture
-def poisoned(with_pills: Pair) -> Iterator[Fenced]:
+def poisoned(with_pills: Power) -> Iterator[Fenced]:
     yield from scenes(with_pills)
 
 

@@ -17,6 +17,7 @@ from tests.cluster.onlookers import STREAM, Connection
 from tests.cluster.pair import VIP, Group, Pair, Timing, boot_ns
 from tests.cluster.watch import Watch
 
+pytestmark = pytest.mark.alone
 MS = 1_000_000
 
 

@@ -111,7 +111,7 @@ def test_a_clean_stop_of_both_and_the_last_one_back_alone(scene: Scene) -> None:
     pair.stop("a")
     scene.watch.wait_node("")
     begun_ns = pair.start("a")
-    scene.back("a", begun_ns, pair.timing.alone_ms())
+    scene.alone("a", begun_ns)
 
 
 def test_a_node_in_need_of_recovery_takes_nothing_until_it_was_told(scene: Scene) -> None:

@@ -8,13 +8,31 @@ import sys
 import threading
 import time
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.cluster.control import control, stalled_ms
 from tests.cluster.lab import HERE, Lab, mac, wait_for
 
 PORT = 7000
 PERIOD_MS = 5.0
 MS = 1_000_000
+
+
+def spent_ms(begin_ns: int, end_ns: int) -> float:
+    """How long it was, without what the machine itself stood still meanwhile."""
+    return (end_ns - begin_ns) / MS - stalled_ms(begin_ns, end_ns)
+
+
+def longest_ms(times: list[int], deaf_ms: Callable[[int, int], float] = lambda begin, end: 0.0) -> float:
+    """The longest of the gaps between these moments, from each taken off what the machine stood still in it; or, if that is
+    more, what deaf_ms() says of it."""
+    worst = 0.0
+    for begin, end in sorted(itertools.pairwise(times), key=lambda gap: gap[0] - gap[1]):  # the longest first
+        if (end - begin) / MS <= worst:
+            break
+        worst = max(worst, (end - begin) / MS - max(deaf_ms(begin, end), stalled_ms(begin, end)))
+    return worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +49,7 @@ class Watch:
 
     def __init__(self, lab: Lab, address: str, port: int = PORT, period_ms: float = PERIOD_MS) -> None:
         self.address, self.period_ms = address, period_ms
+        control()  # it must have been there before anything is judged by it
         self.answers: list[Answer] = []
         self.sent_ns: list[int] = []  # of every number that was really sent
         hosts = [f"{name}={mac(name, 'lan')}" for name in ("a", "b")]
@@ -91,26 +110,21 @@ class Watch:
         return None
 
     def back_ms(self, fault_ns: int, node: str, seconds: float = 10) -> float:
-        """From a fault to the first answer of `node`; waits for it."""
+        """From a fault to the first answer of `node`, without what the machine itself stood still; waits for it."""
         answer = wait_for(lambda: self.first(fault_ns, node), seconds, f"{node} answers at {self.address}", 0.05)
         assert answer
-        return (answer.at_ns - fault_ns) / MS
+        return spent_ms(fault_ns, answer.at_ns)
 
     def outage_ms(self, since_ns: int, until_ns: int = 0) -> float:
         """The longest time without an answer from the last one before `since` until now (or `until`).
 
-        A time in which the probe itself was not running is taken off: it says nothing.
+        A time in which the probe itself was not running is taken off: it says nothing; or that in which the machine stood
+        still, if that is more.
         """
         until_ns = until_ns or time.monotonic_ns()
         times = [x.at_ns for x in self.routed(0, until_ns)]
         first = bisect_left(times, since_ns)
-        points = [times[first - 1] if first else since_ns, *times[first:], until_ns]
-        worst = 0.0
-        for begin, end in sorted(itertools.pairwise(points), key=lambda gap: gap[0] - gap[1]):  # the longest first
-            if (end - begin) / MS <= worst:
-                break
-            worst = max(worst, (end - begin) / MS - self._deaf_ms(begin, end))
-        return worst
+        return longest_ms([times[first - 1] if first else since_ns, *times[first:], until_ns], self._deaf_ms)
 
     def _deaf_ms(self, begin_ns: int, end_ns: int) -> float:
         inside = [ns for ns in list(self.sent_ns) if begin_ns <= ns <= end_ns]

@@ -137,11 +137,16 @@ snmp:
   views: {web: {include: [haGroupTable, "1.3.*.5"], exclude: [1.3.6.1.2.1.1]}, one: {include: [system]}}
   users: [{name: u, auth: sha256, auth_file: f, access: operate, view: web, write_view: one, from: [192.0.2.0/24]}]
   communities: [{name_file: f, label: old, access: admin, view: one, write_view: web, from: [10.0.0.0/8, "2001:db8::/32", 192.0.2.9]}]
-  notify: [{to: "[2001:DB8::5]:162", version: "3", user: u, type: trap}, {to: "192.0.2.5:162", version: 2c, community_file: f}]
+  notify: [{to: "[2001:DB8::5]:162", version: "3", user: u, type: inform, timeout_ms: 70, retries: 2},
+           {to: "192.0.2.5:162", version: 2c, community_file: f},
+           {to: "192.0.2.6:162", version: 1, community_file: f, type: trap, min_severity: minor, enabled: false}]
+  backlog: 11
+  authentication_traps: true
   allow_insecure_set: true
   alive_s: 60
   throttle: {same_within_ms: 0, per_minute: 1}
-  agentx: null
+  agentx: ../snmp/master
+  agentx_access: operate
 fencing: {test_every_s: 0, test_alarm_s: 7}
 watchdog: {device: /dev/wd, timeout_s: 3}
 hooks: []
@@ -205,8 +210,12 @@ log: {format: json, level: debug}
             ("0.0.0.0:161", "[::]:161"),
             (settings.SnmpUser("u", "sha256", "", "operate", view=web, write_view=one, networks=("192.0.2.0/24",)),),
             (settings.Community("admin", ("10.0.0.0/8", "2001:db8::/32", "192.0.2.9/32"), b"", "old", one, web),),
-            (settings.Receiver("[2001:db8::5]:162", "3", "u"), settings.Receiver("192.0.2.5:162", "2c")),
-            True, 60, settings.Throttle(0, 1), (web, one),
+            (
+                settings.Receiver("[2001:db8::5]:162", "3", "u", type="inform", timeout_ms=70, retries=2),
+                settings.Receiver("192.0.2.5:162", "2c"),
+                settings.Receiver("192.0.2.6:162", "1", min_severity="minor", enabled=False),
+            ),
+            True, 60, settings.Throttle(0, 1), (web, one), agentx="/etc/snmp/master", agentx_access="operate", backlog=11, authentication_traps=True,
         ),
         control=settings.Control("/run/x/control.sock", "wheel"),
         events_keep=10,

@@ -24,6 +24,7 @@ answer can be late, bad or missing.
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     lease|group|why|suspects nfs    registers    commands    alarms    services          what the engine shows
     fenced b ok|failed [took=900ms]      the answer to the outstanding use of a fence device; a late one never comes
+    fenced-again WORDS     of the last such answer, a second one with other words        fences    what is known of devices
     repeat fenced|result|extended|released|sent|arbiter            the last such event once more: a late duplicate
 
 Printed are the effects, a line each after the milliseconds since the first start; what the engine says in heartbeats only
@@ -368,7 +369,7 @@ class Driver:
             self.answers[peer.name] = said
         elif d.stream and d.stream == peer.received + 1:
             for key, value in json.loads(d.payload):
-                if key[0] not in "gsn":
+                if key[0] not in "gsnl" or (key[0] == "l" and set(value["suspects"]) - {peer.name}):
                     self.say(f"tell {peer.name}: {key} {json.dumps(value)}")
         if effect.receipt:
             if "receipts" in self.manual:
@@ -646,6 +647,16 @@ class Driver:
         self.event(
             "fenced", Fenced(fence.attempt, words[0], fence.level, fence.action, words[1] == "ok", words[1], took)
         )
+
+    def do_fenced_again(self, words: list[str], _: dict[str, str]) -> None:
+        before = self.last["fenced"]
+        assert isinstance(before, Fenced)
+        self.event("fenced", replace(before, text=" ".join(words)))
+
+    def do_fences(self, _: list[str], __: dict[str, str]) -> None:
+        assert self.engine is not None
+        for (node, level), device in sorted(self.engine.state.fencing.devices.items()):
+            self.say(f"fence level {level + 1} of {node}: {device.result or 'nothing known'}")
 
     def do_persisted(self, words: list[str], _: dict[str, str]) -> None:
         if not self.persists:

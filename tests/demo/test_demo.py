@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
@@ -24,6 +26,13 @@ from hasnmp.snmp.notices import NOTICES
 pytestmark = pytest.mark.serial
 COMMAND = [sys.executable, "-m", "hasnmp.cli", "demo"]
 ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: the path of a socket in it has 107 octets at most."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -87,14 +96,19 @@ def test_once_as_an_ordinary_user_without_net_snmp_and_with_ports_taken(tmp_path
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(tmp_path: Path, how: signal.Signals) -> None:
-    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True, env=environment(tmp_path), cwd="/") as process:
+    # A shell's job in the background has SIGINT ignored, and so has what it starts: an operator's terminal has not.
+    command = ["env", "--default-signal=INT", *COMMAND]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(tmp_path), cwd="/") as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "A console polls" in line:
                 process.send_signal(how)
                 break
-        rest = process.stdout.read()
-        assert process.wait(30) == 0
+        try:
+            rest, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()  # of one that has ended, nothing
+        assert process.returncode == 0
     assert "ending" in rest
     assert left_behind(tmp_path) == []
 

@@ -33,9 +33,9 @@ RULES: dict[str, set[str]] = {
 }
 # What goes beyond the rule, one by one, each imported only where it is used: (importer, imported) -> why.
 EXCEPTIONS = {
-    ("cli", "arbiters.admin"): "`hasnmp arbiter` is an administrator's tool, run without a daemon",
-    ("cli", "snmp.oids"): "`hasnmp mib --root`: the one place that knows how to re-root the MIB",
-    ("cli", "demo"): "`hasnmp demo`",
+    ("console.tools", "arbiters.admin"): "`hasnmp arbiter` is an administrator's tool, run without a daemon",
+    ("console.tools", "snmp.oids"): "`hasnmp mib --root`: the one place that knows how to re-root the MIB",
+    ("console.tools", "demo"): "`hasnmp demo`",
     (
         "console.config_check",
         "agents.fence_metadata",
@@ -44,8 +44,13 @@ EXCEPTIONS = {
         "console.fence",
         "agents.fence_metadata",
     ): "`hasnmp agents`: what fence agents say of themselves; standard library only",
-    ("cli", "simulator.spoken"): "`hasnmp simulate`: the faults that it knows",
-    ("cli", "simulator.what_if"): "`hasnmp simulate` runs the core in a simulated world, without a daemon",
+    ("console.tools", "simulator.spoken"): "`hasnmp simulate`: the faults that it knows",
+    ("console.tools", "simulator.what_if"): "`hasnmp simulate` runs the core in a simulated world, without a daemon",
+    ("console.where", "snmp.manager"): "`--host`: the passphrases that it asks with",
+    ("console.remote", "snmp.manager"): "`--host` speaks SNMP",
+    ("console.remote", "snmp.objects"): "the objects' names and numbers",
+    ("console.remote_rows", "snmp.objects"): "the objects' names and numbers",
+    ("console.remote_rows", "snmp.oids"): "the MIB's root",
     ("demo.manager", "snmp.ber"): "the trap receiver reads BER",
     ("demo.manager", "snmp.notices"): "the names of the traps",
     ("demo.manager", "snmp.objects"): "the names of the objects",

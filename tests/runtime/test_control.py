@@ -424,6 +424,7 @@ def test_a_reader_that_sleeps_is_resynchronised_and_holds_up_nobody(tmp_path: Pa
 
 
 @pytest.mark.serial
+@pytest.mark.alone
 def test_a_flood_of_lines_leaves_the_loop_its_time(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         flooders = []

@@ -95,6 +95,11 @@ def is_deputed(stack: Stack) -> bool:
     return Path(f"/proc/{stack.process.pid}/comm").read_text().strip() != "hasnmpd"
 
 
+def children(pid: int) -> list[int]:
+    """The programs that a shell has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def log_has(stack: Stack, word: str) -> Callable[[], bool]:
     return lambda: word in stack.log()
 
@@ -253,9 +258,8 @@ def test_new_code_that_fails_after_its_rehearsal_leaves_nothing_running_past_its
         (tmp_path / "new").write_text(how)
         expiry = stack.lease(20000)
         pid = stack.expect(RunStarted, run=stack.program("sh", "-c", "setsid sleep 1000 & sleep 1000")).pid
-        stray = int(
-            subprocess.run(["pgrep", "-P", str(pid), "-f", "sleep"], capture_output=True, text=True).stdout.split()[0]
-        )
+        until(lambda: children(pid))
+        stray = children(pid)[0]
         asked, engine = Asked(stack), stack.engine_pid
         ended = until(lambda: not any(map(lives, (pid, stray, engine))), 19)
         assert ended <= expiry

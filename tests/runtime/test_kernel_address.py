@@ -18,7 +18,8 @@ from tests.runtime.netns import Cable, Probe, inside
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
-    pytest.mark.serial,  # it measures milliseconds
+    pytest.mark.serial,
+    pytest.mark.alone,  # it measures milliseconds
 ]
 MS = 1_000_000
 V4, V6 = "192.0.2.100", "2001:db8::100"

@@ -20,8 +20,10 @@ from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alarm, Purpose, RunStarted
 from tests.runtime.stack import MS, Stack
 from tests.runtime.test_guardian import SLEEP, lives, until
+from tests.runtime.test_handover import Asked, Owner, is_deputed, log_has, renew_for
 
 pytestmark = pytest.mark.serial
+SWALLOWED = '"event": "pill_swallowed"'
 
 
 class Poisoned(Stack):
@@ -159,6 +161,45 @@ def test_a_frozen_guardian_acknowledges_nothing_until_it_goes_on(stack: Poisoned
     stack.acknowledged(pill)
     assert not lives(web)
     stack.accept()
+
+
+def test_a_pill_that_comes_during_a_handover_is_swallowed_by_the_new_code(stack: Poisoned) -> None:
+    """The deputy has nobody that reads pills: one that comes then is neither lost nor acknowledged before everything ended."""
+    (stack.folder / "new").write_text("slow 1.2")
+    until(lambda: stack.acks().holder == stack.hello.holder)
+    owner, before = Owner(stack), stack.hello.holder
+    web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    asked = Asked(stack)
+    renew_for(owner, log_has(stack, "handover_began"))
+    renew_for(owner, lambda: is_deputed(stack))
+    pill = stack.poison()
+    until(lambda: not lives(web) or stack.acks().of(pill), 10)
+    stack.acknowledged(pill, 10)
+    assert not lives(web), "it was acknowledged while the service ran"
+    until(log_has(stack, SWALLOWED), 5)
+    until(lambda: stack.acks().holder != before, 5)
+    asked.wait()
+    assert stack.process.poll() is None and stack.log().count(SWALLOWED) == 1
+
+
+def test_a_pill_swallowed_before_a_handover_is_not_swallowed_again_after_it(stack: Poisoned) -> None:
+    until(lambda: stack.acks().holder == stack.hello.holder)
+    pill = stack.poison()
+    stack.acknowledged(pill)
+    stack.accept()
+    owner = Owner(stack, token=2)
+    web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    reader = until(stack.reader)
+    asked = Asked(stack)
+    renew_for(owner, lambda: asked.process.poll() is not None)
+    status, said = asked.wait()
+    assert status == 0, said
+    renew_for(owner, lambda: stack.reader() not in (0, reader))
+    after = stack.acks()
+    tested = stack.poison(PillKind.TEST)  # the new reader has looked, and answers; the former pill left no trace
+    renew_for(owner, lambda: bool(stack.acks().of(tested)))
+    assert lives(web) and stack.acks().holder == after.holder == stack.hello.holder
+    assert stack.log().count(SWALLOWED) == 1
 
 
 @pytest.mark.parametrize("certain", [False, True])

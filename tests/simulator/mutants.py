@@ -281,7 +281,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "after a power cut a node fences whoever it has not heard yet", 7,
         (Edit("core/fencing.py", "    if all(p.heard_ns for p in state.peers.values()):\n        return True\n", "    if True:\n        return True\n"),),
-        ("shoot", "kept fence"),
+        ("long fence", "shoot"),
     ),
     Mutant(
         "what was promised under a configuration with longer times is forgotten with it", 9,

@@ -149,6 +149,7 @@ class FakeEngine:
         self.path = path
         self.view = view
         self.commands: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []
         self.verdict: CommandState | None = CommandState.ACCEPTED  # None: say nothing at all
         self.verdicts: list[CommandState] = []  # for the next commands, one each
         self.beating = True
@@ -195,6 +196,9 @@ class FakeEngine:
         with contextlib.suppress(OSError, ValueError), client.makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
+                if message["verb"] == Verb.SET:  # nothing to do: a SET that the agent refused, for the record
+                    self.records.append(message)
+                    continue
                 self.commands.append(message)
                 verdict = self.verdicts.pop(0) if self.verdicts else self.verdict
                 if verdict is None:
@@ -204,6 +208,8 @@ class FakeEngine:
                     message["target"], message.get("to", ""), message.get("reason", ""), verdict,
                 )  # fmt: skip
                 self._say({"type": "reply", "id": message["id"], "command": protocol.row_to_json(row)})
+        with self._lock, contextlib.suppress(ValueError):
+            self._clients.remove(client)
 
     def _stamp(self) -> None:
         self.view.now_ns, self.view.wall_ms = now_ns(), time.time_ns() // 1_000_000
@@ -234,6 +240,9 @@ class FakeEngine:
                 "rows": {t: {k: protocol.row_to_json(r) for k, r in c.items()} for t, c in rows.items()},
                 "gone": gone or {},
             })  # fmt: skip
+
+    def clients(self) -> int:
+        return len(self._clients)
 
     def happen(self, event: EventRow) -> None:
         with self._lock:
@@ -346,10 +355,18 @@ def running(config: Config, **more: Any) -> Iterator[AgentProcess]:
 
 
 @contextlib.contextmanager
-def trap_receiver(folder: Path, port: int, *lines: str, mibs: dict[str, str] | None = None) -> Iterator[Path]:
-    """snmptrapd on 127.0.0.1; gives the file that it writes, a notification a line.
+def trap_receiver(
+    folder: Path,
+    port: int,
+    *lines: str,
+    mibs: dict[str, str] | None = None,
+    form: str = "%V~%v\\n",
+    host: str = "127.0.0.1",
+) -> Iterator[Path]:
+    """snmptrapd on 127.0.0.1; gives the file that it writes, a notification a line. A second one in the same folder is the
+    same SNMP engine, restarted, and writes the file anew.
 
-    mibs: an environment in which it knows MIBs; without one it prints numbers only.
+    mibs: an environment in which it knows MIBs; without one it prints numbers only. form: see snmptrapd(8).
     """
     settings, output = folder / "snmptrapd.conf", folder / "traps.log"
     settings.write_text("\n".join(("disableAuthorization yes", *lines)) + "\n")
@@ -357,9 +374,9 @@ def trap_receiver(folder: Path, port: int, *lines: str, mibs: dict[str, str] | N
     state.mkdir(exist_ok=True)
     with output.open("w") as log:
         numbers = [] if mibs else ["-On", "-Oe", "-Ob"]
-        line = ["snmptrapd", "-f", "-Lo", "-C", "-c", str(settings), *numbers, "-F", "%V~%v\\n"]
+        line = ["snmptrapd", "-f", "-Lo", "-C", "-c", str(settings), *numbers, "-F", form]
         process = subprocess.Popen(
-            [*line, f"127.0.0.1:{port}"],
+            [*line, f"{'udp6:' if ':' in host else ''}{host}:{port}"],
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**(mibs or ENVIRONMENT), "SNMP_PERSISTENT_DIR": str(state)},
@@ -441,12 +458,14 @@ class Answer:
         self.tags: list[int] = []
         self.names: list[Name] = []
         self.values: list[Any] = []
+        self.raw: list[bytes] = []  # the values as they came
         while start < end:
             at, start = ber.expect(data, start, end, ber.SEQUENCE)
             name, name_end = ber.expect(data, at, start, ber.OID)
             tag, at, stop = ber.tlv(data, name_end, start)
             self.names.append(ber.decode_oid(data[name:name_end]))
             self.tags.append(tag)
+            self.raw.append(data[name_end:stop])
             try:
                 self.values.append(ber.decode_value(tag, data[at:stop]))
             except ber.BerError:  # an error's echo of what was no value

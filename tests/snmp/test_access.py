@@ -14,6 +14,8 @@ from hasnmp.config_views import SUBTREES as NAMES
 from hasnmp.settings import Community, Config, MibView, Receiver, Snmp, SnmpUser
 from hasnmp.snmp import access, access_tables, ber, cells, objects, standard
 from hasnmp.snmp.access import SUBTREES, Communities, View, may_tell, notify_view, view_of
+from hasnmp.snmp.record import AT_ONCE, Record
+from hasnmp.snmp.responder import SetOutcome
 from tests.snmp.mibs import MODULES, net_snmp_environment
 from tests.snmp.snmp_lab import (
     AUTH,
@@ -26,6 +28,7 @@ from tests.snmp.snmp_lab import (
     dotted,
     rows_of,
     running,
+    wait_for,
 )  # fmt: skip
 
 GROUPS, SERVICES = SUBTREES["haGroupTable"], SUBTREES["haServiceTable"]
@@ -94,7 +97,7 @@ def test_a_window_on_a_store_shows_what_the_view_has() -> None:
         view(f"{dotted(GROUPS)}.1.*.{dotted(WEB)}", "haSystem"), view("internet", exclude=(f"{dotted(INHIBIT)}.{dotted(WEB)}",)),
     ):  # fmt: skip
         window = store.window(chosen)
-        assert window is not None and store.window(chosen) is window
+        assert store.window(chosen) is window
         assert names(window) == {name for name in whole if chosen.has(name)}
         for name in whole:
             assert (store.find(ber.encode_oid(name), window) is not None) == chosen.has(name)
@@ -201,15 +204,38 @@ def test_what_is_outside_of_the_view_does_not_exist(agent: Lab) -> None:
 def test_a_set_outside_of_the_write_view_is_no_access(agent: Lab) -> None:
     process, engine, _ = agent
     before = len(engine.commands)
+    engine.records.clear()
     own, other = dotted((*INHIBIT, *WEB)), dotted((*INHIBIT, *objects.text_index("database")))
     for words in ((other, "i", "1"), (own, "i", "1", other, "i", "1"), ("1.3.6.1.9.9.9", "i", "1")):
         said = process.run("snmpset", user("web"), *words)
         assert said.returncode == 2 and "Reason: noAccess" in said.stderr, said
-    assert [c for c in engine.commands[before:] if c["target"] != ""] == []
+    assert engine.commands[before:] == []
+    # Each is put on record: whose it was, from where, what, and how it was answered.
+    told = [
+        (r["requester"], r["address"], r["target"], r["code"])
+        for r in wait_for(lambda: engine.records[2:] and engine.records)
+    ]
+    assert told == [("snmp:web", "127.0.0.1", name, 28) for name in
+                    ("haGroupInhibit.database", "haGroupInhibit.database", "1.3.6.1.9.9.9")]  # fmt: skip
+    assert engine.records[0]["message"] == "SET of haGroupInhibit.database answered with no access"
     process.ask("snmpset", user("web"), own, "i", "1")
     assert engine.commands[-1]["target"] == "web" and engine.commands[-1]["requester"] == "snmp:web"
     refused = process.run("snmpset", user("watch"), own, "i", "1")
     assert "authorizationError" in refused.stderr
+    wait_for(lambda: engine.records[-1]["requester"] == "snmp:watch")
+
+
+def test_a_flood_of_refused_sets_is_told_of_with_its_number() -> None:
+    record = Record(0.0)
+    outcome = SetOutcome("tom", "192.0.2.7", b"", 1, 6)
+    rows = [record.refused(outcome, "haInhibit.0", 0.01 * n) for n in range(100)]
+    assert sum(row is not None for row in rows) == AT_ONCE
+    later = record.refused(outcome, "haInhibit.0", 30.0)
+    assert later is not None and f"; {100 - AT_ONCE} more refused" in later["message"]
+    assert record.refused(SetOutcome("tom", "192.0.2.7", b"", 1, 0), "haInhibit.0", 99.0) is None  # it was done
+    record.known = True
+    assert record.refused(outcome, "haInhibit.0", 99.0) is None  # the engine refused it, and has its row
+    assert record.refused(outcome, "haInhibit.0", 99.0) is not None
 
 
 def test_a_user_from_another_network_may_do_nothing(agent: Lab) -> None:

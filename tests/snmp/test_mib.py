@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from hasnmp import errors, model
+from hasnmp.snmp import objects, receivers
 from hasnmp.snmp.notices import NOTICE_OBJECTS, NOTICES
-from hasnmp.snmp.objects import KIND_NUMBERS, OBJECTS, SCALARS, TABLES, Syntax
+from hasnmp.snmp.objects import KIND_NUMBERS, OBJECTS, Syntax
 from hasnmp.snmp.oids import ROOT, reroot
 from tests.snmp.mibs import MIB, base_mibs, net_snmp_environment
 
+SCALARS = (*objects.SCALARS, *receivers.scalars(receivers.Board()))
+TABLES = (*objects.TABLES, *receivers.tables(receivers.Board()))
 ACCESS = {"readonly": "read-only", "readwrite": "read-write", "noaccess": "not-accessible"}
 
 # What the types are on the wire; every one that the MIB may use for an object.
@@ -33,7 +36,7 @@ ENUMS: dict[str, type[enum.IntEnum]] = {
     "HaLinkStateType": model.LinkState, "HaGroupStateType": model.GroupState, "HaServiceStateType": model.ServiceState,
     "HaAdminStateType": model.AdminState, "HaProofType": model.Proof, "HaFailbackType": model.Failback,
     "HaArbiterStateType": model.ArbiterState, "HaPartStateType": model.PartState, "HaSeverityType": model.Severity,
-    "HaCommandStateType": model.CommandState, "HaReasonType": model.Reason, "HaResultType": errors.Code,
+    "HaReceiverStateType": model.ReceiverState, "HaCommandStateType": model.CommandState, "HaReasonType": model.Reason, "HaResultType": errors.Code,
 }  # fmt: skip
 
 

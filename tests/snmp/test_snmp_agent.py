@@ -18,7 +18,7 @@ import pytest
 
 from hasnmp.model import CommandState, GroupState, NodeRow, PartState, Verb
 from hasnmp.settings import Community
-from hasnmp.snmp import ber, objects, standard
+from hasnmp.snmp import ber, objects, receivers, standard
 from hasnmp.snmp.objects import Reader, Syntax, text_index
 from hasnmp.snmp.oids import ROOT
 from tests.snmp.snmp_lab import (
@@ -99,6 +99,7 @@ def test_a_walk_returns_every_readable_object_and_nothing_else(agent: AgentProce
     reader = Reader(engine.view, 0, now_ns())
     wanted = {dotted((*s.oid, 0)) for s in objects.SCALARS if s.read(reader) is not None}
     assert {name for name, oid in SCALARS.items() if oid not in wanted} == set()
+    wanted |= {dotted((*s.oid, 0)) for s in receivers.scalars(receivers.Board())}
     for table in objects.TABLES:
         rows = list(table.rows(engine.view))
         assert rows, f"the test's view has no row of {table.name}"
@@ -110,7 +111,7 @@ def test_a_walk_returns_every_readable_object_and_nothing_else(agent: AgentProce
     assert {oid for oid in seen if oid.startswith(below)} == wanted
     others = {oid for oid in seen if not oid.startswith(below)}
     identity = standard.Identity(b"", 1, lambda: 0, 0, "", "", standard.Counters())
-    assert others == {dotted((*s.oid, 0)) for s in standard.scalars(identity)} | {
+    assert others == {dotted((*s.oid, 0)) for s in (*standard.scalars(identity), *receivers.target_scalars())} | {
         f"1.3.6.1.2.1.1.9.1.{column}.{row}" for column in (2, 3, 4) for row in range(1, len(standard.CAPABILITIES) + 1)
     }
 

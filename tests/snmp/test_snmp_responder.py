@@ -349,6 +349,172 @@ def test_communities_write_only_where_the_configuration_allows_it() -> None:
     assert principal is not None and not principal.operate
 
 
+def test_the_first_variable_at_fault_is_blamed_for_its_first_fault(bench: Bench) -> None:
+    """RFC 3416 section 4.2.5: each variable binding is tested for everything, one after the other."""
+    name, nobody, number = (*ROOT, 1, 2, 0), (*COLUMN, 3, 99), (*ROOT, 1, 1, 0)
+    for bindings, status, index in (
+        ([binding(name, b"\4\x09" + b"x" * 9), binding(name, b"\2\1\1")], 8, 1),  # wrongLength before wrongType
+        ([binding(nobody, b"\4\1x"), binding(number, b"\2\1\1")], 11, 1),  # noCreation before notWritable
+        ([binding(nobody, b"\4\x0a" + b"x" * 10)], 8, 1),  # wrongLength before noCreation
+        ([binding(nobody, b"\4\1\xff")], 10, 1),  # wrongValue before noCreation
+        ([binding(name, b"\4\2hi"), binding(number, b"\2\1\1"), binding(nobody, b"\4\1x")], 17, 2),
+    ):
+        out = bench.send(v2c(a_pdu(SET, bindings), WRITE))
+        assert out is not None and (Answer(out).status, Answer(out).index) == (status, index)
+    assert not bench.sets
+
+
+def test_an_oversized_set_is_refused_before_anything_is_done(bench: Bench) -> None:
+    """Its answer echoes it: a manager that takes 484 octets would never hear what became of it."""
+    big = [binding((*COLUMN, 3, row), b"\4\x08" + b"x" * 8) for row in (1, 2, 127, 128, 16383)] * 5
+    out = bench.send(secured(bench, a_pdu(SET, big), 484))
+    assert out is not None and (opened(bench, out).status, opened(bench, out).names) == (1, [])
+    assert not bench.sets
+    assert bench.send(secured(bench, a_pdu(SET, big), 1472)) is None and len(bench.sets) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- SNMPv1
+
+
+def v1(pdu: bytes, community: bytes = READ) -> bytes:
+    return ber.encode(ber.SEQUENCE, b"\x02\x01\x00" + ber.encode(ber.OCTETS, community) + pdu)
+
+
+@pytest.fixture
+def old() -> Bench:
+    """With a Counter64 before, between and after what SNMPv1 can be told of."""
+    bench = Bench()
+
+    def wide(number: int) -> Scalar:
+        return Scalar(f"wide{number}", (*ROOT, 9, number), Syntax.COUNTER64, "read-only", lambda _: 2**40, ())
+
+    one = Scalar("narrow", (*ROOT, 9, 3), Syntax.COUNTER32, "read-only", lambda _: 7, ())
+    text = Scalar("text", (*ROOT, 9, 7), Syntax.OCTETS, "read-write", lambda _: b"x", (), size=9)
+    bench.store = Store((wide(1), wide(2), one, wide(4), text, wide(8)), (), lambda: Reader(View(), 0, 10**9))
+    bench.serve()
+    return bench
+
+
+def test_version_1_skips_counter64_and_has_errors_for_exceptions(old: Bench) -> None:
+    """RFC 3584 sections 4.2.2.1 and 4.4."""
+    narrow, text = (*ROOT, 9, 3, 0), (*ROOT, 9, 7, 0)
+
+    def ask(tag: int, *names: tuple[int, ...]) -> Answer:
+        out = old.send(v1(a_pdu(tag, [binding(name) for name in names])))
+        assert out is not None and out[:5] == b"\x30" + bytes((len(out) - 2,)) + b"\2\1\0"
+        return Answer(out)
+
+    assert ask(GET, narrow, text).values == [7, b"x"]
+    for name in ((*ROOT, 9, 1, 0), (*ROOT, 9, 3, 1), (*ROOT, 9, 5, 0), (1, 3)):
+        answer = ask(GET, narrow, name)
+        assert (answer.status, answer.index, answer.names, answer.tags) == (2, 2, [narrow, name], [ber.NULL] * 2)
+    assert ask(NEXT, ROOT, narrow, (*ROOT, 9, 2, 0)).names == [narrow, text, narrow]
+    answer = ask(NEXT, narrow, text)  # only a Counter64 comes after it
+    assert (answer.status, answer.index, answer.names) == (2, 2, [narrow, text])
+    # The same over v2c.
+    assert old.ask(NEXT, [ROOT, text]).tags == [ber.COUNTER64] * 2
+    assert old.ask(GET, [(*ROOT, 9, 1, 0)]).values == [2**40]
+
+
+def test_version_1_gets_its_own_errors(old: Bench) -> None:
+    text, narrow = (*ROOT, 9, 7, 0), (*ROOT, 9, 3, 0)
+    for name, value, status in (
+        (text, b"\2\1\1", 3), (text, b"\4\x0a" + b"x" * 10, 3), (text, b"\4\1\xff", 3), (narrow, b"\x41\1\1", 2),
+        ((*ROOT, 9, 7, 1), b"\4\1x", 2), ((*ROOT, 5), b"\4\1x", 2),
+    ):  # fmt: skip
+        out = old.send(v1(a_pdu(SET, [binding(text, b"\4\1y"), binding(name, value)]), WRITE))
+        assert out is not None and (Answer(out).status, Answer(out).index) == (status, 2), (name, value)
+    out = old.send(v1(a_pdu(SET, [binding(text, b"\4\1y")])))
+    assert out is not None and (Answer(out).status, Answer(out).index) == (2, 1)  # for authorizationError
+    assert not old.sets
+    assert old.send(v1(a_pdu(SET, [binding(text, b"\4\1y")]), WRITE)) is None
+    [(request, done)] = old.sets
+    for status, said in ((12, 3), (13, 5), (14, 5), (15, 5), (16, 2), (18, 2), (5, 5), (0, 0)):
+        answers: list[bytes] = []
+        old.responder.handle(v1(a_pdu(SET, [binding(text, b"\4\1y")]), WRITE), "192.0.2.7", answers.append)
+        old.sets[-1][1](status, 1)
+        assert Answer(answers[0]).status == said
+    del request, done
+
+
+@pytest.mark.parametrize("value", [b"\x46\1\1", b"\x80\0", b"\x81\0", b"\x82\0"])
+def test_version_1_has_no_such_types(old: Bench, value: bytes) -> None:
+    assert old.send(v1(a_pdu(GET, [binding((*ROOT, 9, 3, 0), value)]))) is None
+    assert old.counters.value("parse_errors") == 1
+
+
+def test_version_1_too_big_is_the_request_with_an_error(bench: Bench) -> None:
+    big = (*ROOT, 3, 1, 0)
+    out = bench.send(v1(a_pdu(GET, [binding(big), binding(big)])))
+    assert out is not None
+    assert (Answer(out).status, Answer(out).index, Answer(out).names) == (1, 0, [big, big])
+
+
+def test_who_is_not_who_he_says_is_told_of_once_a_second(bench: Bench) -> None:
+    good = secured(bench, a_pdu(GET, []))
+    for message, host in (
+        (v2c(a_pdu(GET, []), b"wrong"), "192.0.2.1"), (v1(a_pdu(GET, []), WRITE), "198.51.100.1"),
+        (good[:-1] + bytes((good[-1] ^ 1,)), "192.0.2.3"),
+    ):  # fmt: skip
+        bench.second += 1
+        for _ in range(5):
+            bench.send(message, host)
+    assert bench.unauthentic == ["192.0.2.1", "198.51.100.1", "192.0.2.3"]
+    for message in (good, b"junk", unproven(bench, a_pdu(GET, []))):
+        bench.second += 1
+        bench.send(message)
+    assert len(bench.unauthentic) == 3
+
+
+def test_what_a_window_remembers_is_forgotten_at_any_change(bench: Bench) -> None:
+    """Of GET and GETNEXT, and never what may change unsaid."""
+    once, always = (*ROOT, 1, 4, 0), (*ROOT, 1, 5, 0)
+    assert [bench.ask(tag, names).values for tag, names in ((GET, [once, always]), (NEXT, [(*ROOT, 1, 4), once]))] == [
+        [1, 2], [1, 3],
+    ]  # fmt: skip
+    for expected, change in enumerate((lambda: None, lambda: bench.store.changed(["nodes"]), bench.store.changed_all)):
+        change()
+        first = bench.ask(GET, [once]).values[0]
+        assert (first > 1) == (expected == 2)
+        assert bench.ask(NEXT, [(*ROOT, 1, 4)]).values == [first]
+        assert bench.ask(GET, [always]).values != bench.ask(GET, [always]).values
+    before = bench.ask(NEXT, [(*COLUMN, 2)]).names
+    bench.rows.insert(0, (0,))
+    bench.store.changed(["nodes"])
+    assert bench.ask(NEXT, [(*COLUMN, 2)]).names == [(*COLUMN, 2, 0)] != before
+    # It keeps no more than it may, whatever is asked for.
+    windows = list(bench.store._windows.values())
+    assert windows and all(len(kept) <= 20_000 for window in windows for kept in (window.found, window.after))
+
+
+def test_a_row_that_changes_is_read_anew_and_its_neighbours_are_not(bench: Bench) -> None:
+    reads: list[Any] = []
+
+    def read(_: Reader, row: list[int]) -> int:
+        reads.append(row[0])
+        return row[1]
+
+    rows = [[n, n * 10] for n in range(1, 6)]
+    table = TableDef(
+        "keyed", COLUMN, (Index("index", 1, Syntax.UNSIGNED32),), lambda _: [((row[0],), row) for row in rows],
+        (Column("value", 2, Syntax.UNSIGNED32, "read-only", read),), ("nodes",), lambda row: (row[0],),
+    )  # fmt: skip
+    bench.store = Store((), (table,), lambda: Reader(View(), 0, 1))
+    bench.serve()
+
+    def values() -> list[Any]:
+        return bench.ask(BULK, [COLUMN], 0, 20).values[: len(rows)]
+
+    assert values() == [10, 20, 30, 40, 50] and len(reads) == 5
+    rows[2] = [3, 33]
+    bench.store.changed_rows("nodes", [rows[2]])
+    bench.store.changed_rows("groups", [[1, 1]])
+    assert values() == [10, 20, 33, 40, 50] and reads[5:] == [3]
+    rows.append([6, 60])
+    bench.store.changed_rows("nodes", [rows[5]])
+    assert values() == [10, 20, 33, 40, 50, 60] and len(reads) == 12
+
+
 # ------------------------------------------------------------------------------------------------- what is not a request
 
 

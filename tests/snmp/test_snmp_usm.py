@@ -205,6 +205,22 @@ def test_the_engine_id_stays_and_boots_count_every_start(tmp_path: Path) -> None
     assert first[0][:5] == bytes.fromhex("80007ed905") and 5 <= len(first[0]) <= 32
 
 
+def test_a_copy_of_a_machine_has_another_engine_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = identity.start(str(tmp_path), "alpha")
+    old = json.loads((tmp_path / "snmp-engine-alpha.json").read_text())
+    monkeypatch.setattr(identity, "_MACHINE", (str(tmp_path / "machine-id"), str(tmp_path / "none")))
+    (tmp_path / "machine-id").write_text("another\n")
+    copied = identity.start(str(tmp_path), "alpha")
+    assert copied[0] != first[0] and copied[1] == 1 and "copy" in copied[2]
+    assert identity.start(str(tmp_path), "alpha") == (copied[0], 2, "")
+    # What could not be read, then or now, tells nothing; and a file of a version that did not note the machine is believed.
+    (tmp_path / "machine-id").unlink()
+    assert identity.start(str(tmp_path), "alpha") == (copied[0], 3, "")
+    del old["machine"]
+    (tmp_path / "snmp-engine-alpha.json").write_text(json.dumps(old))
+    assert identity.start(str(tmp_path), "alpha") == (first[0], 2, "")
+
+
 def test_boots_stay_at_their_end(tmp_path: Path) -> None:
     path = tmp_path / "snmp-engine-alpha.json"
     path.write_text(json.dumps({"engine_id": ENGINE_ID.hex(), "boots": MAX_BOOTS - 1}))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.control import control
 from tests.cluster.lab import DATA, SMALL, wait_for
 from tests.cluster.nemesis import picture
 from tests.cluster.nemesis.checker import Violation, check
@@ -209,6 +210,9 @@ class Campaign:
 
     def _collect(self) -> None:
         offsets = self.offsets_ns
+        ahead_ns = boot_ns() - time.monotonic_ns()
+        stalls = control().stalls(self.begun_ns - ahead_ns, time.monotonic_ns())
+        self.history.stalls = [[(since + ahead_ns, until + ahead_ns) for since, until in one] for one in stalls]
         self.history.log = log_of(self.pair.lab.data.image, offsets)
         for node in NODES:
             with open(self.pair.lab[node].state / "hasnmpd.log", errors="replace") as lines:

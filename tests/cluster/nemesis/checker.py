@@ -173,7 +173,7 @@ def _rounds(history: History) -> Iterator[Violation]:
     times = [op.ended_ns for op in answers]
     for one in history.rounds:
         wrote = next((op for op in answers[bisect_right(times, one.healed_ns) :] if op.kind == "w"), None)
-        took_ms = (wrote.ended_ns - one.healed_ns) / MS if wrote else None
+        took_ms = history.spent_ns(one.healed_ns, wrote.ended_ns) / MS if wrote else None
         if took_ms is None or took_ms > history.served_within_ms:
             how = (
                 "nothing was written" if took_ms is None else f"it took {took_ms:.0f} ms until a write was acknowledged"
@@ -192,7 +192,7 @@ def _quiet(history: History, one: RoundTime, answers: list[Op]) -> Iterator[Viol
     if moved := {op.node for op in within} - {one.owner}:
         yield Violation("noticed", f"round {one.number}: {', '.join(moved)} answered, not {one.owner}", one.begun_ns)
     points = [one.begun_ns, *(op.ended_ns for op in within), end]
-    gap_ms, at_ns = max(((later - earlier) / MS, earlier) for earlier, later in pairwise(points))
+    gap_ms, at_ns = max((history.spent_ns(earlier, later) / MS, earlier) for earlier, later in pairwise(points))
     if gap_ms > history.unnoticed_ms:
         text = f"round {one.number}: no answer for {gap_ms:.0f} ms; allowed are {history.unnoticed_ms} ms"
         yield Violation("noticed", text, at_ns)

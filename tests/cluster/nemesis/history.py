@@ -84,6 +84,14 @@ class History:
     marks: list[Mark] = field(default_factory=list)
     served_within_ms: int = 0  # the bound of a round's end
     unnoticed_ms: int = 0  # the longest gap between two answers that counts as none
+    stalls: list[list[tuple[int, int]]] = field(
+        default_factory=list
+    )  # of each processor: the machine itself stood still
+
+    def spent_ns(self, begin_ns: int, end_ns: int) -> int:
+        """How long it was, without what the machine itself stood still meanwhile."""
+        still = (sum(max(0, min(until, end_ns) - max(since, begin_ns)) for since, until in one) for one in self.stalls)
+        return end_ns - begin_ns - max(still, default=0)
 
 
 def op_of(line: str, offsets_ns: dict[str, int]) -> Op:

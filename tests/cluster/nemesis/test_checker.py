@@ -54,6 +54,12 @@ def rewrite(history: History, seq: int, /, **fields: object) -> None:
     history.log[seq - 1] = replace(history.log[seq - 1], **fields)  # type: ignore[arg-type]
 
 
+def half_explained(history: History) -> None:
+    """In no gap did it stand still for so long that less than 150 ms are left."""
+    history.unnoticed_ms = 150
+    history.stalls = [[(1520 * MS, 1530 * MS)], [(at * MS, at * MS + 20 * MS) for at in range(1520, 2000, 200)]]
+
+
 def two_write_in_turn(history: History) -> None:
     """a goes on under its old token after b has written."""
     rewrite(history, 8, token=7, node="a", instance="a-1")
@@ -107,12 +113,20 @@ BAD: dict[str, tuple[str, Callable[[History], None]]] = {
     "it serves too late": ("not-served", lambda h: setattr(h, "served_within_ms", 50)),
     "it is not steady": ("not-served", lambda h: setattr(h.rounds[0], "steady_ns", 0)),
     "a gap in a quiet round": ("noticed", lambda h: setattr(h, "unnoticed_ms", 150)),
+    "a gap that the machine explains in part only": ("noticed", half_explained),
     "a move in a quiet round": ("noticed", lambda h: setattr(h.rounds[1], "owner", "a")),
 }  # fmt: skip
 
 
 def test_a_good_history_has_no_violation() -> None:
     assert check(good()) == []
+
+
+def test_a_gap_in_which_the_machine_stood_still_is_none_of_hasnmps() -> None:
+    history = good()
+    history.unnoticed_ms = 150  # its gaps are of up to 196 ms
+    history.stalls = [[], [(at * MS, at * MS + 50 * MS) for at in range(1620, 2000, 200)]]
+    assert check(history) == []
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -1,0 +1,165 @@
+"""`--host`: the same verbs over SNMP to any node's agent, in the place of the control socket (console/control.py).
+
+A command is a SET of HASNMP-MIB; what became of it is its row in that node's haCommandTable, so that the words and the
+exit status are those of a local command. What the MIB has no object for (why, report, fence, reload, apply) is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from hasnmp.console.control import ENDED
+from hasnmp.console.remote_rows import Rows, subtrees
+from hasnmp.errors import Code, Refused, Unreachable
+from hasnmp.model import TABLES, CommandRow, CommandState, EventRow, Verb, View
+from hasnmp.snmp.manager import Answered, Credentials, Manager
+from hasnmp.snmp.objects import OBJECTS, SCALARS, Oid, Syntax, Value, text_index
+from hasnmp.snmp.objects import TABLES as MIB_TABLES
+
+SYS_UP_TIME = (1, 3, 6, 1, 2, 1, 1, 3, 0)
+POLL_S = 0.1  # of a command's row: the engine tells its agent of a change within this
+LOOK_S = 1.0  # of everything, for watch
+ROW_S = 2.0  # until a command's row is in the agent's table
+_OID = {scalar.name: (*scalar.oid, 0) for scalar in SCALARS} | {
+    column.name: (*table.entry_oid, column.number) for table in MIB_TABLES for column in table.columns
+}
+# An error-status that no row of the command table explains: the code that says it best.
+_CODES = {"noCreation": Code.NOT_FOUND, "resourceUnavailable": Code.NO_ENGINE, "genErr": Code.FAILED,
+          "commitFailed": Code.FAILED, "undoFailed": Code.FAILED}  # fmt: skip
+
+Assignment = tuple[Oid, Syntax, int | bytes]
+
+
+def assign(name: str, value: int | str, row: str = "") -> Assignment:
+    oid = (*_OID[name], *text_index(row)) if row else _OID[name]
+    return oid, OBJECTS[name].syntax, value.encode() if isinstance(value, str) else value
+
+
+def assignments(verb: Verb, target: str, to: str, reason: str) -> list[Assignment]:
+    """The SET that gives a command. Raises Refused: the MIB has no object for it."""
+    given: list[Assignment]
+    if verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER) and target:
+        given = [assign("haGroupAction", int(verb), target)]
+        given += [assign("haGroupActionTarget", to, target)] if to else []
+    elif verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER, Verb.RECOVER, Verb.STANDBY, Verb.ONLINE):
+        given = [assign("haAction", int(verb))]
+        given += [assign("haActionTarget", target)] if target else []
+        given += [assign("haActionTo", to)] if to else []
+    elif verb in (Verb.INHIBIT, Verb.PERMIT):
+        value = 1 if verb is Verb.INHIBIT else 2
+        given = [assign("haGroupInhibit", value, target) if target else assign("haInhibit", value)]
+    elif verb in (Verb.FREEZE, Verb.THAW):
+        given = [assign("haGroupFreeze", 1 if verb is Verb.FREEZE else 2, target)]
+    elif Verb.SERVICE_START <= verb <= Verb.SERVICE_CLEAR:
+        given = [assign("haServiceAction", verb - Verb.SERVICE_START + 2, target)]
+    else:
+        name = verb.name.lower().replace("_", " ")
+        raise Refused(
+            Code.UNSUPPORTED, f"{name} can't be asked for over SNMP; run it on the node itself, without --host"
+        )
+    return given + ([assign("haActionReason", reason)] if reason else [])
+
+
+class Remote:
+    """A node's agent, as console/control.Control is its engine."""
+
+    def __init__(self, manager: Manager, who: Credentials, tables: tuple[str, ...] = ()) -> None:
+        self._manager = manager
+        self._who = who
+        self._tables = tables or tuple(TABLES)
+        self.path = manager.place
+        self.mirror: Any = SimpleNamespace(view=View(), complete=False)
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def view(self) -> View:
+        if not self.mirror.complete:
+            self._look()
+        view: View = self.mirror.view
+        return view
+
+    def _look(self, *tables: str) -> View:
+        """Read tables anew; all that are wanted if none is named."""
+        cells: dict[Oid, Value] = {}
+        try:
+            up = self._manager.get([SYS_UP_TIME])[0]
+            for subtree in subtrees(tables or self._tables):
+                cells |= self._manager.walk(subtree)
+        except Answered as error:
+            raise Refused(Code.NOT_ALLOWED, f"{self.path} refuses to be read: {error}") from None
+        view = Rows(cells, up if isinstance(up, int) else 0).view
+        if not tables:
+            if not cells:
+                raise Unreachable(f"{self.path} answers, and shows nothing of HASNMP-MIB: it is another agent, or this "
+                                  "user's view has nothing of it")  # fmt: skip
+            self.mirror.view, self.mirror.complete = view, True
+        return view
+
+    def receive(self, deadline: float | None = None) -> dict[str, Any] | None:
+        """Look again after LOOK_S, as a message would come: for watch and events --follow."""
+        time.sleep(LOOK_S)
+        self._look()
+        return {"type": "delta"}
+
+    def why(self, group: str) -> list[str]:
+        raise Refused(
+            Code.UNSUPPORTED, f"why {group} can't be asked over SNMP; run it on the node itself, without --host"
+        )
+
+    def stage(self, document: str) -> None:
+        raise Refused(Code.UNSUPPORTED, "apply can't be asked for over SNMP; run it on a node itself, without --host")
+
+    def _commands(self) -> list[CommandRow]:
+        rows = self._look("commands").tables["commands"].values()
+        return sorted((row for row in rows if isinstance(row, CommandRow)), key=lambda row: row.id)
+
+    def command(
+        self, verb: Verb, target: str, *, to: str = "", reason: str = "", up: bool = True, message: str = ""
+    ) -> CommandRow:
+        """Give a command by a SET. Returns its row of haCommandTable, accepted or refused."""
+        given = assignments(verb, target, to, reason)
+        last = max((row.id for row in self._commands()), default=0)
+        error: Answered | None = None
+        try:
+            self._manager.set(given)
+        except Answered as answered:
+            error = answered
+        row = self._row(verb, target, last, error)
+        if row is not None:
+            return row
+        what = f"{verb.name.lower().replace('_', ' ')} {target}".strip()
+        if error is None:
+            raise Unreachable(f"{self.path} took {what}, and no row of haCommandTable says what became of it; this user's "
+                              "view may not have that table")  # fmt: skip
+        code = _CODES.get(error.status, Code.NOT_ALLOWED)
+        raise Refused(code, f"{what} refused by the agent of {self.path}: {error}; may this user SET it?")
+
+    def _row(self, verb: Verb, target: str, last: int, error: Answered | None) -> CommandRow | None:
+        """The row that a SET of ours made: the newest of us, after `last`. A refused one may have none."""
+        deadline = time.monotonic() + (ROW_S if error is None else ROW_S / 4)
+        while True:
+            for row in reversed(self._commands()):
+                ours = not self._who.user or row.requester == f"snmp:{self._who.user}"
+                if row.id > last and ours and (row.verb is verb or error is not None):
+                    return row
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(POLL_S)
+
+    def follow(self, row: CommandRow, timeout_s: float) -> Iterator[CommandRow | EventRow | None]:
+        """What becomes of a command: its row at each change. None last: it had not ended within timeout_s."""
+        deadline = time.monotonic() + timeout_s
+        yield row
+        while row.state not in ENDED:
+            if time.monotonic() >= deadline:
+                yield None
+                return
+            time.sleep(POLL_S)
+            newest = next((new for new in self._commands() if new.id == row.id), None)
+            if newest is not None and newest != row and newest.state is not CommandState.ACCEPTED:
+                row = newest
+                yield row

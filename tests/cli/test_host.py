@@ -1,0 +1,220 @@
+"""`hasnmp --host`: the same verbs, words and exit codes over SNMP, against a running agent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hasnmp import protocol
+from hasnmp.console.remote_rows import Rows, subtrees
+from hasnmp.errors import Code
+from hasnmp.model import TABLES, CommandRow, CommandState, Verb
+from hasnmp.snmp import ber, cells, objects
+from tests.snmp.snmp_lab import AUTH, PRIV, READ, AgentProcess, FakeEngine, a_config, a_view, running
+
+
+class Engine(FakeEngine):
+    """Every command that it accepts is done a moment later; its row is in the table, as the real engine's is."""
+
+    code: Code = Code.DONE
+    last = 100
+
+    def _say(self, message: dict[str, Any]) -> None:
+        super()._say(message)
+        if message["type"] == "reply":
+            row: CommandRow = protocol.row_from_json(CommandRow, message["command"])
+            over = CommandState.DONE if row.state is CommandState.ACCEPTED else row.state
+            wall = self.view.wall_ms
+            self.last += 1
+            row = dataclasses.replace(
+                row,
+                id=self.last,
+                state=over,
+                code=self.code,
+                text="so it is",
+                asked_wall_ms=wall,
+                ended_wall_ms=wall,
+            )
+            self.change({"commands": {str(row.id): row}})
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentProcess, Engine, Path]]:
+    folder = tmp_path_factory.mktemp("host")
+    config = a_config(folder)
+    engine = Engine(Path(config.control.socket), a_view())
+    for name, word in (("auth", AUTH), ("priv", PRIV), ("look", READ.decode()), ("wrong", "not-the-word")):
+        (folder / name).write_text(word + "\n")
+        (folder / name).chmod(0o600)
+    with running(config) as agent:
+        yield agent, engine, folder
+    engine.stop()
+
+
+Lab = tuple[AgentProcess, Engine, Path]
+
+
+def words(lab: Lab, user: str = "noc") -> list[str]:
+    agent, _, folder = lab
+    return ["--host", f"127.0.0.1:{agent.port}", "--user", user, "--auth-file", str(folder / "auth"), "--priv-file",
+            str(folder / "priv")]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def forget(lab: Lab) -> None:
+    _, engine, _ = lab
+    engine.commands.clear()
+    engine.verdict, engine.code = CommandState.ACCEPTED, Code.DONE
+
+
+# ------------------------------------------------------------------------------------------------------------ what it is
+
+
+def test_the_rows_are_the_rows_that_the_agent_was_given() -> None:
+    """Through the MIB's cells and back: every field of every row that the MIB shows at all."""
+    picture = a_view()
+    reader = objects.Reader(picture, picture.now_ns - 3600 * 10**9, picture.now_ns, node="alpha")
+    store = cells.Store(objects.SCALARS, objects.TABLES, lambda: reader)
+    found: dict[tuple[int, ...], Any] = {}
+    cursor: Any = (store.columns[0], 0)
+    while (place := store.settle(cursor)) is not None:
+        varbind, column, at = place
+        start, end = ber.expect(varbind, 0, len(varbind), ber.SEQUENCE)
+        _, start = ber.expect(varbind, start, end, ber.OID)[0], ber.expect(varbind, start, end, ber.OID)[1]
+        tag, start, stop = ber.tlv(varbind, start, end)
+        found[(*column.oid, *column.rows.keys[at])] = ber.decode_value(tag, varbind[start:stop])
+        cursor = (column, at + 1)
+    wanted = subtrees(tuple(TABLES))
+    found = {oid: value for oid, value in found.items() if any(oid[: len(s)] == s for s in wanted)}
+    view = Rows(found, 360_000).view
+    shift = picture.now_ns - view.now_ns
+    not_shown = {"holder"}
+    for table, rows in picture.tables.items():
+        assert view.tables[table].keys() == rows.keys(), table
+        for key, row in rows.items():
+            got = view.tables[table][key]
+            for field in dataclasses.fields(row):
+                given, came = getattr(row, field.name), getattr(got, field.name)
+                if field.name in not_shown:
+                    continue
+                if field.name == "ns" or field.name.endswith("_ns"):
+                    # Hundredths of a second; tenths, and the wall clock, where it was before the agent's start.
+                    assert (not given and not came) or abs(given - came - shift) < 2 * 10**9, (table, field.name)
+                elif field.name.endswith("wall_ms"):
+                    assert abs(given - came) < 101, (table, field.name)
+                elif table == "statistics" and isinstance(given, int):
+                    assert came == given % 2**32, field.name
+                else:
+                    assert came == given, (table, key, field.name)
+
+
+def test_status_and_the_others_show_what_the_node_shows(lab: Lab, run) -> None:
+    for shown in ("status", "stats", "alarms", "events", "commands"):
+        ran = run(*words(lab, "watch"), shown)
+        assert ran.status == 0 and ran.out, (shown, ran)
+    ran = run("status", *words(lab, "watch"), "--json")
+    status = json.loads(ran.out)
+    assert status["system"]["node"] == "alpha" and [row["name"] for row in status["services"]] == [
+        "httpd", "address", "postgres",
+    ]  # fmt: skip
+    assert {row["owner"] for row in status["groups"]} == {"alpha"}
+    ran = run(*words(lab, "watch"), "fence", "show", "--json")
+    assert json.loads(ran.out)["fences"][0]["agent"] == "fence_ipmilan"
+
+
+def test_by_a_community(lab: Lab, run) -> None:
+    agent, _, folder = lab
+    ran = run("--host", f"127.0.0.1:{agent.port}", "--community-file", str(folder / "look"), "status")
+    assert ran.status == 0 and "this node alpha: primary" in ran.out, ran
+
+
+# ------------------------------------------------------------------------------------------------------ what is commanded
+
+
+@pytest.mark.parametrize(
+    ("given", "verb", "target", "to"),
+    [
+        (["failover", "web", "--to", "beta"], Verb.FAILOVER, "web", "beta"),
+        (["failover", "web", "--force"], Verb.FORCE_FAILOVER, "web", ""),
+        (["failover"], Verb.FAILOVER, "", ""),
+        (["inhibit"], Verb.INHIBIT, "", ""),
+        (["permit", "web"], Verb.PERMIT, "web", ""),
+        (["freeze", "web"], Verb.FREEZE, "web", ""),
+        (["thaw", "web"], Verb.THAW, "web", ""),
+        (["standby", "beta"], Verb.STANDBY, "beta", ""),
+        (["online"], Verb.ONLINE, "alpha", ""),
+        (["recover", "beta"], Verb.RECOVER, "beta", ""),
+        (["service", "restart", "httpd"], Verb.SERVICE_RESTART, "httpd", ""),
+        (["service", "clear", "httpd"], Verb.SERVICE_CLEAR, "httpd", ""),
+    ],
+)  # fmt: skip
+def test_every_verb_by_a_set(lab: Lab, run, given: list[str], verb: Verb, target: str, to: str) -> None:
+    _, engine, _ = lab
+    ran = run(*words(lab), *given, "--reason", "new kernel")
+    assert ran.status == 0 and "done in" in ran.out and "so it is" in ran.out, ran
+    [asked] = engine.commands
+    assert (asked["verb"], asked["target"], asked["to"], asked["reason"]) == (int(verb), target, to, "new kernel")
+    assert asked["requester"] == "snmp:noc" and asked["address"] == "127.0.0.1"
+
+
+def test_a_refusal_of_the_engine_has_its_code_and_words(lab: Lab, run) -> None:
+    _, engine, _ = lab
+    engine.verdict, engine.code = CommandState.REFUSED, Code.TARGET_EXCLUDED
+    ran = run(*words(lab), "failover", "web", "--to", "beta")
+    assert ran.status == Code.TARGET_EXCLUDED and "so it is [TARGET_EXCLUDED=12]" in ran.err, ran
+
+
+def test_what_is_unknown_or_not_allowed(lab: Lab, run) -> None:
+    _, engine, _ = lab
+    assert run(*words(lab), "failover", "wob").status == Code.NOT_FOUND
+    ran = run(*words(lab, "watch"), "inhibit")
+    assert ran.status == Code.NOT_ALLOWED and "authorizationError" in ran.err, ran
+    for given in (["why", "web"], ["reload"], ["report", "httpd", "up"], ["fence", "confirm", "beta", "--yes"]):
+        ran = run(*words(lab), *given)
+        assert ran.status == Code.UNSUPPORTED and "without --host" in ran.err, ran
+    assert engine.commands == []
+
+
+def test_nobody_answers_or_does_not_know_us(lab: Lab, run) -> None:
+    agent, _, folder = lab
+    ran = run(*words(lab, "nobody"), "status")
+    assert ran.status == Code.NO_ENGINE and "knows no such user" in ran.err, ran
+    wrong = ["--host", f"127.0.0.1:{agent.port}", "--user", "noc", "--auth-file", str(folder / "wrong"), "--priv-file",
+             str(folder / "priv")]  # fmt: skip
+    ran = run(*wrong, "status")
+    assert ran.status == Code.NO_ENGINE and "passphrase" in ran.err, ran
+    ran = run("--host", "127.0.0.1:1", "--community-file", str(folder / "look"), "status")
+    assert ran.status == Code.NO_ENGINE, ran
+
+
+def test_a_node_by_its_name_with_the_configurations_user(lab: Lab, run, tmp_path: Path) -> None:
+    agent, _, folder = lab
+    key = tmp_path / "key"
+    key.write_text("k" * 44)
+    key.chmod(0o600)
+    file = tmp_path / "hasnmp.yaml"
+    file.write_text(f"""
+cluster: bank
+nodes:
+  alpha: {{links: {{lan: 127.0.0.1}}}}
+  beta: {{links: {{lan: 127.0.0.2}}}}
+heartbeat: {{key_files: [{key}]}}
+arbiter: {{type: none, accept_split_brain: true}}
+groups: {{web: {{services: [{{name: httpd, agent: exec, options: {{command: [/bin/true]}}}}]}}}}
+snmp:
+  listen: ["127.0.0.1:{agent.port}"]
+  users:
+    - {{name: watch, auth_file: {folder}/auth, priv: aes128, priv_file: {folder}/priv}}
+    - {{name: noc, auth_file: {folder}/auth, priv: aes128, priv_file: {folder}/priv, access: operate}}
+""")
+    ran = run("--config", str(file), "--host", "alpha", "inhibit")
+    assert ran.status == 0 and "done" in ran.out, ran
+    ran = run("--config", str(file), "--host", "beta", "status")
+    assert ran.status == Code.USAGE and "has none of its addresses" in ran.err, ran
+    ran = run("--config", str(file), "--host", "gamma", "status")
+    assert ran.status == Code.NOT_FOUND and "there are: alpha, beta" in ran.err, ran

@@ -1,0 +1,130 @@
+"""Coverage-guided fuzzing of everything that decodes a stranger's octets: python -m tests.hostile.fuzz [libFuzzer's options]
+
+Atheris watches which code of hasnmp.snmp an input reaches and goes on from inputs that reach more. An input is an octet that
+says what the rest is - a whole datagram, or a part that is wrapped up well, so that digests and communities are no wall -
+and must be survived: no exception, at most one answer, within its bounds, well formed, and the same whichever parser read it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import atheris
+
+with atheris.instrument_imports(include=["hasnmp.snmp"]):
+    from hasnmp.snmp import ber, plain
+    from tests.snmp.differential import ROOT, WORD, Ours
+
+from hasnmp.snmp.usm import AUTH as AUTH_LEVEL
+from hasnmp.snmp.usm import PRIV, Incoming, Report
+from tests.snmp.snmp_lab import BULK, GET, NEXT, SET, Answer, a_pdu, binding
+
+AGENT = Ours()
+NOC, PLAIN = AGENT.engine.users[b"noc"], AGENT.engine.users[b"plain"]
+
+
+def wrapped(kind: int, data: bytes) -> bytes:
+    """A datagram of an input."""
+    match kind % 6:
+        case 0:
+            return data
+        case 1 | 2:  # a PDU of v1, v2c
+            return ber.encode(0x30, bytes((2, 1, kind % 6 - 1, 4, len(WORD))) + WORD + data)
+        case 3:  # a PDU in an encrypted message
+            return AGENT.engine.send(Incoming(7, 1500, True, PRIV, NOC), data, PRIV)
+        case 4:  # and in one that takes no more than the least
+            return AGENT.engine.send(Incoming(7, 484, True, AUTH_LEVEL, PLAIN), data, AUTH_LEVEL)
+        case _:  # the message after its version
+            return ber.encode(0x30, b"\2\1\3" + data)
+
+
+def one(data: bytes) -> None:
+    if not data:
+        return
+    message = wrapped(data[0], data[1:])
+    answer = AGENT.raw(message)
+    assert not AGENT.failures, AGENT.failures
+    if answer is not None:
+        assert len(answer) <= 65507
+        opened(answer)
+    agree(data[1:])
+
+
+def opened(message: bytes) -> None:
+    """Raises: what we send is not what we would take."""
+    start, end = ber.expect(message, 0, len(message), ber.SEQUENCE)
+    assert end == len(message)
+    version, start = ber.integer(message, start, end)
+    if version < 3:
+        answer = Answer(message)
+    else:
+        try:
+            came = AGENT.engine.receive(message, start, end)
+        except Report as report:  # a Report to nobody: the answer's own user is empty
+            assert report.counter == "usm_unknown_users"
+            return
+        assert came is not None
+        start = ber.octets(came.data, came.start, came.stop)[1]
+        answer = Answer.of_pdu(came.data, ber.octets(came.data, start, came.stop)[1], came.stop)
+    assert answer.tag in (0xA2, 0xA8)
+    assert 0 <= answer.status <= 18 and 0 <= answer.index <= max(len(answer.names), 1)
+
+
+def agree(data: bytes) -> None:
+    """The decoders of values by themselves."""
+    from hasnmp.snmp.responder import parse_pdu
+
+    try:
+        oid = ber.decode_oid(data)
+    except ber.BerError:
+        pass
+    else:
+        assert ber.encode_oid(oid) == data
+    for tag in ber.VALUES:
+        try:
+            value = ber.decode_value(tag, data)
+        except ber.BerError:
+            continue
+        if tag < 0x80:
+            again = ber.encode_value(tag, value)
+            assert len(again) <= len(ber.encode(tag, data))
+            assert ber.decode_value(tag, again[len(again) - len(contents(again)) :]) == value
+    quick = plain.pdu(data, 0, len(data))
+    if quick is not None and quick[0] in (GET, NEXT, BULK):
+        slow = parse_pdu(data, 0, len(data))
+        assert (slow.tag, slow.first, slow.second) == (quick[0], quick[2], quick[3])
+        assert [raw for raw, _, _, _ in slow.bindings()] == quick[4]
+
+
+def contents(element: bytes) -> bytes:
+    _, start, stop = ber.tlv(element, 0, len(element))
+    return element[start:stop]
+
+
+def seeds(folder: Path) -> None:
+    """What to begin from: a request of each kind."""
+    names = [binding((*ROOT, 1, 2, 0)), binding((*ROOT, 2, 1, 3, 127))]
+    pdus = [a_pdu(tag, names) for tag in (GET, NEXT)]
+    pdus += [a_pdu(BULK, names, 1, 9), a_pdu(SET, [binding((*ROOT, 1, 2, 0), b"\4\2hi")])]
+    for number, pdu in enumerate(pdus):
+        for kind in range(1, 5):
+            whole = wrapped(kind, pdu)
+            (folder / f"{number}-{kind}").write_bytes(bytes((kind,)) + pdu)
+            (folder / f"{number}-{kind}-whole").write_bytes(b"\0" + whole)
+            if kind > 2:
+                start, _ = ber.expect(whole, 0, len(whole), ber.SEQUENCE)
+                (folder / f"{number}-{kind}-header").write_bytes(b"\5" + whole[start + 3 :])
+
+
+def main(arguments: list[str]) -> Any:
+    with tempfile.TemporaryDirectory(prefix="hasnmp-fuzz-") as name:
+        seeds(Path(name))
+        atheris.Setup([sys.argv[0], name, "-max_len=2000", "-timeout=5", *arguments], one)
+        return atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
