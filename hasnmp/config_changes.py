@@ -73,7 +73,7 @@ def compare(old: Config, new: Config) -> Changes:
         tuple(s.name for name, services in stopped.items() if name not in groups for s in services),
         groups,
         needs_apply,
-        tuple(name for name in needs_apply if name not in APPLIED),
+        tuple(name for name in needs_apply if name not in APPLIED and name not in set(_reordered(old, new))),
         needs_restart,
         max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),
     )
@@ -166,6 +166,16 @@ def _staged(old: Config, new: Config) -> Iterator[str]:
         following = next((g for g in new.groups if g.name == group.name), None)
         # Their order, too: of two nodes that claim a lease at once the later in this list gives way.
         if following is not None and following.nodes != group.nodes:
+            yield f"groups.{group.name}.nodes"
+
+
+def _reordered(old: Config, new: Config) -> Iterator[str]:
+    """Groups with the same nodes in another order. That decides who is preferred, and which of two claimants gives way: where
+    two nodes differ in it, both give way or both wait, and neither has the lease. Only two owners of one token that hear each
+    other (arbiter `none`) would both go on."""
+    for group in old.groups:
+        following = next((g for g in new.groups if g.name == group.name), None)
+        if following is not None and sorted(following.nodes) == sorted(group.nodes) and new.arbiter.type != "none":
             yield f"groups.{group.name}.nodes"
 
 

@@ -194,7 +194,8 @@ class Changes(Malice):
         arbiter = replace(
             config.arbiter, lease_ms=rng.choice((700, 1000, 1500)), io_timeout_ms=rng.choice((60, 100, 150))
         )
-        return replace(config, heartbeat=beat, arbiter=arbiter)
+        groups = tuple(replace(g, nodes=tuple(rng.sample(g.nodes, len(g.nodes)))) for g in config.groups)
+        return replace(config, heartbeat=beat, arbiter=arbiter, groups=groups)
 
     def reloadable(self, config: Config | None = None) -> Config:
         """A group more or less, a service more or less, another program in a service's place, or how it is checked."""
