@@ -153,7 +153,7 @@ PROFILES |= {
 }  # fmt: skip
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
-    ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
+    ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
     ("rolled", 2), ("long fence", 1),
 )  # fmt: skip
 

@@ -78,7 +78,7 @@ MET = {
     "fault device_bad": 50,
     "configurations exchanged": 100,
     "files adopted": 80,
-    "crashed in a change": 5,
+    "crashed in a change": 3,
 }
 
 
