@@ -9,11 +9,13 @@ all nodes at once: between two reloads, one after the other, two nodes could eac
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from hasnmp.settings import Config, Group, Service
+from hasnmp.settings import Applying, Config, Group, Service
 
 # Options that the running service does not know of: how it is stopped, what its check asks.
 LATER_USED = {"exec": {"stop_signal", "stop_command"}, "address": {"reach"}}
@@ -73,10 +75,74 @@ def compare(old: Config, new: Config) -> Changes:
         tuple(s.name for name, services in stopped.items() if name not in groups for s in services),
         groups,
         needs_apply,
-        tuple(name for name in needs_apply if name not in APPLIED and name not in set(_reordered(old, new))),
+        tuple(name for name in needs_apply if name not in APPLIED and not (_of_nodes(name) and _is_step(old, new))),
         needs_restart,
         max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),
     )
+
+
+def halfway(new: Config, by: str, before: dict[str, tuple[str, ...]]) -> Config:
+    """`new`, as it is gone by while not every node is known to have left `before`: who may run a group then may do so by both;
+    and whoever may by one of them is asked."""
+    groups = []
+    for group in new.groups:
+        old = before.get(group.name, group.nodes)
+        nodes = tuple(n for n in group.nodes if n in old)
+        others = tuple(n for n in dict.fromkeys((*old, *group.nodes)) if n not in nodes)
+        groups.append(replace(group, nodes=nodes, also=others))
+    canonical = json.dumps([new.digest, by, before], sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return replace(new, groups=tuple(groups), applying=Applying(by, before, new.digest), digest=digest)
+
+
+def first_step(old: Config, new: Config, by: str) -> Config:
+    """What a node with `old` goes by first, when `new` is applied by that node."""
+    if old.applying is not None:
+        return halfway(new, old.applying.by, old.applying.before) if new.digest == old.applying.target else new
+    after = {g.name: set(g.nodes) for g in new.groups}
+    if all(after.get(g.name, set(g.nodes)) == set(g.nodes) for g in old.groups):
+        return new
+    return halfway(new, by, {g.name: g.nodes for g in old.groups})
+
+
+def no_way(old: Config, new: Config) -> str:
+    """Why `new` can't be applied where `old` is in force, for the sake of groups' `nodes`; "" when it can."""
+    if new.applying is not None:
+        return "applying: is written by hasnmp itself while `nodes` change; take that line out"
+    if old.applying is not None and new.digest != old.applying.target:
+        return f"groups' nodes are just being changed by {old.applying.by}; apply that file there again, and this one when it is done"
+    step = first_step(old, new, "")
+    if step.applying is None:
+        return ""
+    if new.arbiter.type != "disk":
+        return f"groups' nodes can't change under arbiter {new.arbiter.type} while hasnmpd runs: stop it on every node, and start it with the new file"
+    empty = next((g.name for g in step.groups if not g.nodes), "")
+    if empty:
+        return (
+            f"groups.{empty}.nodes: none of the new nodes is one of the old, so nobody could run it meanwhile; apply a file with "
+            "both first, and then one without the old"
+        )
+    return ""
+
+
+def _of_nodes(name: str) -> bool:
+    return name == "applying" or (name.startswith("groups.") and name.endswith(".nodes"))
+
+
+def _is_step(old: Config, new: Config) -> bool:
+    """Are the leases safe while some nodes go by the one and some by the other? Where a group's nodes are the same, in
+    whatever order; and between what is halfway and either end of it."""
+    if old.applying is not None and new.applying is not None:
+        return old.digest == new.digest
+    if old.applying is not None:
+        return new.digest == old.applying.target
+    if new.applying is not None:
+        return {g.name: set(g.nodes) for g in old.groups} == {g: set(n) for g, n in new.applying.before.items()}
+    # The order decides who is preferred, and which of two claimants gives way: where two nodes differ in it, both give way or both
+    # wait, and neither has the lease. Only two owners of one token that hear each other (arbiter `none`) would both go on.
+    kind = tuple if new.arbiter.type == "none" else frozenset
+    after = {g.name: kind(g.nodes) for g in new.groups}
+    return all(after.get(g.name, kind(g.nodes)) == kind(g.nodes) for g in old.groups)
 
 
 def same_program(old: Service, new: Service) -> bool:
@@ -109,7 +175,9 @@ def _group_lines(old: Group, new: Group, stopped: list[Service], now: dict[str, 
     if names[0] != [name for name in names[1] if name in names[0]]:
         yield f"group {old.name}: order of services"
     differ = [
-        f.name for f in fields(Group) if f.name not in ("name", "nodes", "services") and _differs(f.name, old, new)
+        f.name
+        for f in fields(Group)
+        if f.name not in ("name", "nodes", "also", "services") and _differs(f.name, old, new)
     ]
     if differ:
         yield f"group {old.name}: {', '.join(differ)}"
@@ -165,18 +233,10 @@ def _staged(old: Config, new: Config) -> Iterator[str]:
     for group in old.groups:
         following = next((g for g in new.groups if g.name == group.name), None)
         # Their order, too: of two nodes that claim a lease at once the later in this list gives way.
-        if following is not None and following.nodes != group.nodes:
+        if following is not None and (following.nodes, following.also) != (group.nodes, group.also):
             yield f"groups.{group.name}.nodes"
-
-
-def _reordered(old: Config, new: Config) -> Iterator[str]:
-    """Groups with the same nodes in another order. That decides who is preferred, and which of two claimants gives way: where
-    two nodes differ in it, both give way or both wait, and neither has the lease. Only two owners of one token that hear each
-    other (arbiter `none`) would both go on."""
-    for group in old.groups:
-        following = next((g for g in new.groups if g.name == group.name), None)
-        if following is not None and sorted(following.nodes) == sorted(group.nodes) and new.arbiter.type != "none":
-            yield f"groups.{group.name}.nodes"
+    if old.applying != new.applying:
+        yield "applying"
 
 
 def _differs(name: str, old: Any, new: Any) -> bool:

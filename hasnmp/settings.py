@@ -111,6 +111,12 @@ class Group:
     disk: bool = False
     accept_unfenced_disk: bool = False  # the administrator takes that risk: it is taken like a group without a disk
     on_stop_failure: str = "block"  # "block" | "fence": a node that can't stop it is fenced by the next one
+    # While `nodes` are being changed (Applying): who of the old and the new ones may not take it meanwhile.
+    also: tuple[str, ...] = ()
+
+    def asked(self) -> tuple[str, ...]:
+        """Whose promise, or record on the lease disk, a lease of it has to do with: more than may run it, for a while."""
+        return (*self.nodes, *self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +221,16 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True)
+class Applying:
+    """A change of groups' `nodes` is under way: the old and the new ones both count. by: the node that ends it when all have
+    come so far. before: group -> its nodes before, of every group that there was. target: the digest of what it leads to."""
+
+    by: str
+    before: dict[str, tuple[str, ...]]
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     cluster: str
     nodes: tuple[NodeSettings, ...]
@@ -231,6 +247,7 @@ class Config:
     run_dir: str = "/run/hasnmp"
     log: Log = Log()
     source: str = ""
+    applying: Applying | None = None
     # 16 hex digits over what safety rests on: cluster, nodes, links, fence levels, heartbeat times, arbiter, watchdog, and
     # groups' names, nodes and disks
     digest: str = ""

@@ -7,6 +7,16 @@
 
 What may change like this is safe in any mixture of old and new (config_changes.py), so a node that misses the moment costs
 nothing but an alarm: its digest differs, nobody acquires, owners keep what they have.
+
+Another set of nodes for a group is not safe in a mixture: of two that may run it, each must ask the other. So it takes two
+steps, each of which is safe beside the next (config_changes.halfway):
+
+    before    -> halfway   every node, as above. Old and new nodes are asked for every lease; who is one of both may take it
+    halfway   -> after     first the node that was asked, when it hears every node to be halfway, and none of those that may
+                           not take the group to have it; then whoever hears that one to be there
+
+That node's own file is the decision, so there is one, whatever ends when. Before it, no node can be there; after it, none
+can be before halfway. A node that is cut off stays where it is, which is safe beside all that the others can reach.
 """
 
 from __future__ import annotations
@@ -16,17 +26,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hasnmp.core.context import MS
-from hasnmp.core.events import Adopt, Stage, Staged
+from hasnmp.core.events import Adopt, Forward, Stage, Staged
+from hasnmp.core.lease import TAKER_PART
 from hasnmp.core.state import State
 from hasnmp.errors import Code, Refused
 from hasnmp.model import CommandRow, CommandState
-from hasnmp.wire import NodeFlag
+from hasnmp.wire import GroupFlag, NodeFlag
 
 APPLY = "apply"  # the register: apply/ = the file to go by
 PART = 700  # characters of a part: with its key and its frame it fits into one exchange message
 PARTS = 201  # at most: 100 KiB of a compressed file
 STAGE_MS = 40_000  # to send the file and to have it judged everywhere; a loader has 30 s
 TELL_MS = 2000  # how long the commit may take to reach the others
+AGAIN_MS = 5000  # until the second step is tried again, if it could not be made
 
 
 def ident_of(whole: str) -> str:
@@ -43,6 +55,7 @@ class Mine:
     waiting: set[str]  # nodes that have not judged it yet
     until_ns: int
     committed: bool = False
+    halfway: bool = False  # it changes groups' nodes
 
 
 @dataclass(slots=True)
@@ -53,6 +66,9 @@ class Apply:
     asker: dict[str, str] = field(default_factory=dict)  # file -> the node that sent it
     ident: str = ""  # of the file whose parts are coming
     parts: dict[int, str] = field(default_factory=dict)
+    command: int = 0  # that brought this engine halfway
+    halfway_ns: int = 0  # since when every node is heard to be halfway
+    forward_at: int = 0  # not before: the guardian is at it
 
     def ask(self, row: CommandRow, document: str) -> CommandRow:
         """Verb.APPLY. document: the compressed file, as text. Raises Refused."""
@@ -64,6 +80,12 @@ class Apply:
         if state.leaving or self.mine is not None:
             why = f"{state.me} is stopping" if state.leaving else "another one is under way"
             raise Refused(Code.BUSY, f"apply refused: {why}; see: hasnmp commands")
+        if state.config.applying is not None and state.config.applying.by != state.me:
+            raise Refused(
+                Code.BUSY,
+                f"apply refused: groups' nodes are just being changed by {state.config.applying.by}; ask there: "
+                "with the same file it goes on",
+            )
         away = [p for p in state.peers.values() if not p.heard() or p.flags & NodeFlag.LEAVING]
         if away:
             last = f"last heard {state.seconds(away[0].heard_ns)} ago" if away[0].heard_ns else "never heard"
@@ -80,7 +102,7 @@ class Apply:
             for number, part in enumerate(parts):
                 stream.put(f"x/{ident}/{number}", [len(parts), part])
         self.mine = Mine(ident, row.id, {state.me, *state.peers}, state.ctx.now + STAGE_MS * MS)
-        state.ctx.emit(Stage(ident, document))
+        state.ctx.emit(Stage(ident, document, state.me))
         state.ctx.wake(self.mine.until_ns)
         text = f"being judged on {', '.join(n.name for n in state.config.nodes)}"
         return state.journal.update(state.ctx, row, CommandState.RUNNING, Code.DONE, text)
@@ -98,7 +120,11 @@ class Apply:
             if whole and ident_of(whole) == ident:
                 self.ident, self.parts = "", {}
                 self.asker = {ident: sender}
-                self.state.ctx.emit(Stage(ident, whole.partition(":")[2]))
+                if self.mine is not None:
+                    busy = f"an apply that was asked for there, on {self.state.me}, is under way"
+                    self.state.streams[sender].put(f"y/{ident}", [int(Code.BUSY), busy])
+                    return
+                self.state.ctx.emit(Stage(ident, whole.partition(":")[2], sender))
         elif kind == "y":
             self._judged(sender, name, Code(value[0]), str(value[1]))
 
@@ -106,6 +132,8 @@ class Apply:
         """This node's loader has judged it."""
         if event.code == Code.DONE:
             self.staged_here = event.ident
+            if self.mine is not None and event.ident == self.mine.ident:
+                self.mine.halfway = event.halfway
         if event.ident in self.asker:
             self.state.streams[self.asker[event.ident]].put(f"y/{event.ident}", [event.code, event.text[:500]])
         self._judged(self.state.me, event.ident, Code(event.code), event.text)
@@ -120,6 +148,14 @@ class Apply:
             return
         mine.waiting.discard(node)
         if not mine.waiting:
+            differ = self.state.mismatched() if mine.halfway and self.state.config.applying is None else []
+            if differ:
+                self._fail(
+                    Code.FAILED,
+                    f"nothing was changed; the configuration of {', '.join(differ)} differs from ours, and groups' nodes change "
+                    "from one that all have; first apply the file that is in force here",
+                )
+                return
             mine.committed, mine.until_ns = True, self.state.ctx.now + TELL_MS * MS
             self.state.set_register(APPLY, "", ident)
             self.state.persist_at = 0
@@ -135,6 +171,7 @@ class Apply:
     def look(self) -> None:
         state, ctx, mine = self.state, self.state.ctx, self.mine
         if mine is None:
+            self._look_halfway()
             if self.staged_here and state.board.registers.get(APPLY) == self.staged_here:
                 self._go(0)
             return
@@ -161,3 +198,49 @@ class Apply:
     def _go(self, command: int) -> None:
         ident, self.staged_here = self.staged_here, ""
         self.state.ctx.emit(Adopt(ident, command))
+
+    # ------------------------------------------------------------------------------------------------------- halfway
+
+    def _look_halfway(self) -> None:
+        """Make the second step when it is time for it here."""
+        state, ctx, applying = self.state, self.state.ctx, self.state.config.applying
+        if applying is None or state.leaving:
+            return
+        if applying.by != state.me:
+            first = state.peers.get(applying.by)
+            if first is None or not first.heard() or first.digest != applying.target:
+                return
+        else:
+            if self._not_yet():
+                self.halfway_ns = 0
+                return
+            # What was leased before, and proven without the new nodes, is over or proven anew.
+            longest = max(state.config.heartbeat.dead_after_ms, state.config.arbiter.lease_ms)
+            self.halfway_ns = self.halfway_ns or ctx.now
+            due = self.halfway_ns + longest * MS * TAKER_PART // 100
+            if ctx.now < due:
+                ctx.wake(due)
+                return
+        if ctx.now < self.forward_at:
+            ctx.wake(self.forward_at)
+            return
+        self.forward_at = ctx.now + AGAIN_MS * MS
+        ctx.wake(self.forward_at)
+        ctx.emit(Forward(self.command))
+
+    def _not_yet(self) -> str:
+        """Whom the second step waits for, "" when for nobody."""
+        state, applying = self.state, self.state.config.applying
+        come = (state.config.digest, applying.target if applying is not None else "")
+        for peer in state.peers.values():
+            if not peer.up() or peer.flags & NodeFlag.LEAVING or peer.digest not in come:
+                return peer.name
+        for group in state.config.groups:
+            for node in group.also:
+                if (
+                    state.owns(group.name)
+                    if node == state.me
+                    else not state.peers[node].flag(group.name, GroupFlag.CLEAN)
+                ):
+                    return node
+        return ""

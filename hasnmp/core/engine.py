@@ -77,7 +77,7 @@ class Engine:
                 for n in config.nodes if n.name != node
             },
             streams={n.name: Stream() for n in config.nodes if n.name != node},
-            leases={g.name: Lease(g, node, tuple(n for n in g.nodes if n != node)) for g in config.groups},
+            leases={g.name: Lease(g, node, tuple(n for n in g.asked() if n != node)) for g in config.groups},
             running={
                 g.name: Running(g, node, [Run(s, board.services[s.name]) for s in g.services], journal, board.registers)
                 for g in config.groups
@@ -222,6 +222,7 @@ class Engine:
             state.journal.clear(ctx, Kind.GUARDIAN_RESTORED, state.me, "nothing runs here without a lease any more")
         self._note_watchdog()
         self.reload.started(event)
+        self.commands.apply.command = event.reload_command
         ctx.deadline = ctx.now
         ctx.dirty = ctx.beat = True
         self.durable.persist()

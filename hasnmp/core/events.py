@@ -240,11 +240,13 @@ class ReloadEnded:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What this node's loader thinks of Stage(ident): code DONE, or the first fault in `text`."""
+    """What this node's loader thinks of Stage(ident): code DONE, or the first fault in `text`. halfway: it changes groups'
+    nodes, in two steps."""
 
     ident: str
     code: int
     text: str
+    halfway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,17 +396,26 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Have a file judged that is not yet any node's configuration, and keep it; Staged follows."""
+    """Have a file judged that is not yet any node's configuration, and keep it; Staged follows. by: who was asked."""
 
     ident: str
     document: str = field(repr=False)
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Write the staged file in place of the configuration, and reload it for this command; as after Reload."""
+    """Write the staged file in place of the configuration, and reload it for this command; as after Reload. Where it changes
+    groups' nodes it goes halfway (config_changes.first_step)."""
 
     ident: str
+    command: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The configuration in force is halfway: go by what it leads to, as after Adopt."""
+
     command: int
 
 
@@ -430,4 +441,5 @@ Effect = (
     | GiveUp
     | Stage
     | Adopt
+    | Forward
 )

@@ -216,7 +216,7 @@ class Lease:
 
     def _yields_to(self, sender: str, entry: GroupEntry) -> bool:
         """To one that has the lease, always; of two that ask at once the later in `nodes` gives way."""
-        order = self.group.nodes
+        order = self.group.asked()
         return bool(entry.flags & GroupFlag.OWNER) or order.index(sender) < order.index(self.me)
 
     # ---------------------------------------------------------------------------------------- what we were promised
@@ -463,7 +463,7 @@ class Lease:
         if not why:
             self.arbiter_until = 0 if self.outbid() else end
             return
-        order = self.group.nodes
+        order = self.group.asked()
         rivals = [n for n, s in self.seen.items() if s.standing(self.read_at)]
         later = all(
             self.seen[n].slot.state is SlotState.CLAIM and order.index(n) > order.index(self.me) for n in rivals

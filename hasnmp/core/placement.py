@@ -186,7 +186,9 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
     elif running.move_wanted:
         _service_failed(state, group, running)
     elif running.stage is Stage.RUNNING:
-        if state.leaving or state.board.registers.get(STANDBY, state.me):
+        if state.me not in group.nodes:
+            _give_away(state, group)
+        elif state.leaving or state.board.registers.get(STANDBY, state.me):
             _drain(state, group)
         elif group.failback is Failback.AUTOMATIC:
             _fail_back(state, group)
@@ -292,6 +294,16 @@ def _drain(state: State, group: Group) -> None:
         )
     elif others or state.leaving:
         begin_move(state, group, Move(others[0] if others else "", reason, text))
+    else:
+        state.decided(group.name, f"stays on {state.me} although {text}: {why_not_others(state, group)}")
+
+
+def _give_away(state: State, group: Group) -> None:
+    """Its nodes are being changed, and this one is none of the new."""
+    others = state.candidates(group.name)
+    text = f"{state.me} is to be none of its nodes any more"
+    if others or state.leaving:
+        begin_move(state, group, Move(others[0] if others else "", Reason.OPERATOR, text))
     else:
         state.decided(group.name, f"stays on {state.me} although {text}: {why_not_others(state, group)}")
 

@@ -198,7 +198,11 @@ class Reload:
             self._accepted(text)
         else:
             state.journal.note(ctx, Kind.CONFIG_ACCEPTED, text, reason=Reason.CONFIGURATION)
-        self._end(event.reload_command, CommandState.DONE, Code.DONE, event.reloaded)
+        if state.config.applying is None:
+            self._end(event.reload_command, CommandState.DONE, Code.DONE, event.reloaded)
+        else:
+            text = f"halfway: the old and the new nodes are asked for every lease, until all have come so far; {event.reloaded}"
+            self._end(event.reload_command, CommandState.RUNNING, Code.DONE, text)
         # What is held already is not taken over by anybody: its services that are new start without a word of that.
         state.kept = {held.group for held in event.leases if held.group in state.leases}
         self._forget()

@@ -28,12 +28,12 @@ def rivals(state: State, group: Group) -> dict[str, int]:
 
 def yields(group: Group, me: str, token: int, node: str, its: int) -> bool:
     """Of two owners, is it this node that stops?"""
-    return (its, -group.nodes.index(node)) > (token, -group.nodes.index(me))
+    return (its, -group.asked().index(node)) > (token, -group.asked().index(me))
 
 
 def look(state: State, group: Group) -> None:
     name, lease, running = group.name, state.leases[group.name], state.running[group.name]
-    found = {n: t for n, t in rivals(state, group).items() if n in group.nodes}
+    found = {n: t for n, t in rivals(state, group).items() if n in group.asked()}
     if not found:
         if not any(state.peers[n].flag(name, GroupFlag.OWNER) for n in lease.others) or not state.owns(name):
             state.journal.clear(

@@ -173,7 +173,8 @@ class State:
         """
         registers = self.board.registers
         if self.me not in self.config.group(group).nodes:
-            return f"{self.me} is none of its nodes"
+            changing = ", while its nodes are being changed" if self.me in self.config.group(group).also else ""
+            return f"{self.me} is none of its nodes{changing}"
         if self.leaving:
             return f"{self.me} is stopping"
         if group in self.retiring:

@@ -181,7 +181,11 @@ class Talk:
                     period_ms = self.config.heartbeat.dead_after_ms
                     promises.append(GroupEntry(entry.group, GroupFlag.PROMISE, entry.token, period_ms))
                 continue
-            if lease is None or not entry.flags & GroupFlag.ASK or peer.name not in lease.group.nodes:
+            if lease is None or not entry.flags & GroupFlag.ASK:
+                continue
+            # One that may not take it while its nodes change may have it: by what was before, or comes after.
+            may = peer.name in lease.group.nodes or (peer.name in lease.group.also and entry.flags & GroupFlag.OWNER)
+            if not may:
                 continue
             if not same and not entry.flags & GroupFlag.OWNER:
                 continue  # while configurations differ nobody acquires, and owners keep what they have
@@ -273,7 +277,7 @@ class Talk:
         if state.leaving:
             flags |= NodeFlag.LEAVING
         echoed = echo or peer.echo
-        # To a new incarnation, before it is known: what was received was of the former's stream (seed 122348).
+        # An incarnation that is only heard, not met: what was taken in is of the one before, and acknowledges nothing (seed 122348).
         received = stream.received if echoed[0] == peer.incarnation else 0
         ctx.emit(
             Send(

@@ -17,6 +17,7 @@ from hasnmp.core.events import (
     Effect,
     Exit,
     Extend,
+    Forward,
     GiveUp,
     Persist,
     Release,
@@ -36,7 +37,7 @@ from hasnmp.wire import Slot, SlotState
 
 # Where a change of the configuration may come to an end between two effects.
 MOMENTS: tuple[tuple[type[Effect], ...], ...] = (
-    (Exit,), (Adopt,), (Stage,), (Reload, GiveUp), (Persist,), (Extend, Release), (Reply,), (Send,),
+    (Exit,), (Adopt, Forward), (Stage,), (Reload, GiveUp), (Persist,), (Extend, Release), (Reply,), (Send,),
 )  # fmt: skip
 LONG = "." * 1500  # so that an applied file goes over in several parts
 AGREED_MS = 60_000  # how long it may take until an apply has worked, after everything healed
@@ -80,8 +81,9 @@ class Changes(Malice):
         self.world.post(MS, chosen.engine, chosen.engine.command, command)
 
     def reload_file(self, machine: Machine, new: Config) -> None:
-        """The file is written, and the daemon told by SIGHUP or by a command."""
-        if not machine.powered:
+        """The file is written, and the daemon told by SIGHUP or by a command. An operator who writes by hand, on one machine,
+        what all have to change at once, and then lets the machine start by it, can't be helped: so nobody does."""
+        if not machine.powered or machine.file.applying is not None or compare(machine.file, new).needs_stop:
             return
         machine.file = new
         self.world.count("reloads asked for")
@@ -100,6 +102,33 @@ class Changes(Malice):
         """Something that only an apply may change, and often more with it."""
         new = self.timed(self.meant)
         self.put_in_force(self.reloadable(new) if self.world.rng.random() < 0.4 else new)
+
+    def members(self) -> None:
+        """A group gets other nodes."""
+        self.put_in_force(self.regrouped(self.meant))
+
+    def members_under_fire(self) -> None:
+        """The same, and before every node has come to the end of it something happens."""
+        rng = self.world.rng
+        self.members()
+        hits: tuple[Callable[..., None], ...] = (
+            self.cut_all, self.cut_node, self.cut_node, self.cut_one_way, self.kill_engine, self.kill_guardian, self.kill_stack,
+            self.power_cycle, self.trap, self.pause_stack, self.disk_bad, self.leave, self.move_under_fire,
+        )  # fmt: skip
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            self.soon(world_choice(rng, (400, 1500, 3500)) * MS, world_choice(rng, hits))
+
+    def members_cut(self) -> None:
+        """The same, and a node is cut off at some moment of it, for longer than anything that it holds may last; the lease
+        disk may be out of some node's reach meanwhile."""
+        rng = self.world.rng
+        self.members()
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 4 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        at = self.world.between(0, 4500 * MS)
+        self.later(at, self.cut_node, self.machine(), long)
+        if rng.random() < 0.4:
+            self.later(at + self.world.between(0, long), self.power_cycle, self.machine())
 
     def put_in_force(self, new: Config) -> None:
         before, rng = self.meant, self.world.rng
@@ -226,6 +255,20 @@ class Changes(Malice):
         groups[at] = replace(group, services=tuple(services))
         return replace(config, groups=tuple(groups), recovery_automatic=rng.random() < 0.4)
 
+    def regrouped(self, config: Config) -> Config:
+        """Other nodes for a group, one of the present ones among them."""
+        rng = self.world.rng
+        groups = list(config.groups)
+        at = rng.randrange(len(groups))
+        names = [n.name for n in config.nodes]
+        rng.shuffle(names)
+        owner = self.world.truth.owner(groups[at].name)
+        # A file that has none of the nodes in force would be refused, and no apply before that needs to have worked.
+        kept = owner.name if self.profile.keep and owner is not None else self.first.group(groups[at].name).nodes[0]
+        nodes = [n for n in names if n == kept or rng.random() < 0.5]
+        groups[at] = replace(groups[at], nodes=tuple(nodes))
+        return replace(config, groups=tuple(groups))
+
     def more_groups(self, config: Config) -> Config:
         """A group that was not there, or is there no more."""
         if any(g.name == "more" for g in config.groups):
@@ -236,7 +279,7 @@ class Changes(Malice):
 
     # ------------------------------------------------------------------------------------------ the end of all that
 
-    def agree(self) -> None:
+    def agree(self, administer: Callable[[Machine], None]) -> None:
         """After everything healed, an operator applies what is meant until it is in force; it must be, everywhere, soon."""
         world = self.world
         deadline, name = (
@@ -254,7 +297,15 @@ class Changes(Malice):
                 for machine in machines:
                     if machine.stopped:
                         machine.start_stack()
-                self.apply_file(name, machines[at // 8 % len(machines)])
+                    administer(machine)
+                begun = next((m.config.applying for m in machines if m.config.applying is not None), None)
+                if begun is None:
+                    self.apply_file(name, machines[at // 8 % len(machines)])
+                else:  # what was begun is brought to its end first
+                    self.apply_file(
+                        next(n for n, c in world.documents.items() if c.digest == begun.target),
+                        world.machines[begun.by],
+                    )
             at += 1
             world.run_until(world.now + 500 * MS)
         world.truth.groups = tuple(g.name for g in self.meant.groups)

@@ -17,6 +17,7 @@ from hasnmp.core.events import (
     Event,
     Extend,
     Extended,
+    Forward,
     GiveUp,
     HeldLease,
     Outcome,
@@ -141,7 +142,7 @@ class Guardian(Process):
 
     # ------------------------------------------------------------------------------------------ the engine's words
 
-    def obey(self, effect: Extend | Release | Act | Reload | Stage | Adopt | GiveUp, life: int) -> None:
+    def obey(self, effect: Extend | Release | Act | Reload | Stage | Adopt | Forward | GiveUp, life: int) -> None:
         """A message of the engine of that life; it may be dead by now, and its words still in the socket."""
         self.end_due()
         if isinstance(effect, Extend):

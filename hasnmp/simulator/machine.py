@@ -15,6 +15,7 @@ from hasnmp.core.events import (
     Exit,
     Extend,
     Fence,
+    Forward,
     GiveUp,
     HeldLease,
     Notify,
@@ -135,7 +136,7 @@ class EngineProcess(Process):
                 world.network.send(effect.datagram, effect.link)
                 if effect.receipt:
                     world.post(15_000, self, self.sent, effect.datagram.seq)
-            elif isinstance(effect, (Extend, Release, Act, Reload, Stage, Adopt, GiveUp)):
+            elif isinstance(effect, (Extend, Release, Act, Reload, Stage, Adopt, Forward, GiveUp)):
                 at_ns = world.now + 20_000 + int(world.rng.random() * 150_000)
                 self.channel = at_ns = max(at_ns, self.channel + 1)
                 world.post_at(at_ns, machine.guardian, machine.guardian.obey, effect, self.epoch)

@@ -175,3 +175,14 @@ MIX += (
     ("kept changes", 1),
     ("kept refused", 0.5),
 )
+
+# Groups that get other nodes.
+PROFILES |= {
+    "members": Profile(
+        {"members_under_fire": 5, "members_cut": 6, "members": 2, "change_crashes": 1, "cut_all": 1, "power_cycle": 1}, (2, 5),
+        nodes=(3,), rough=0.2, intervals=(40, 100),
+    ),
+    "members cut": _aimed({"members_cut": 1}, (1, 3), nodes=(3,), groups=(1,)),
+    "kept members": _kept({"members": 1}, (1, 1), nodes=(3,)),
+}  # fmt: skip
+MIX += (("members", 3), ("members cut", 2), ("kept members", 1))

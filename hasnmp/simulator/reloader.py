@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hasnmp.config_changes import Changes, compare
-from hasnmp.core.events import Adopt, Effect, Event, GiveUp, ReloadEnded, Retire, Stage, Staged
+from hasnmp.config_changes import Changes, compare, first_step, no_way
+from hasnmp.core.events import Adopt, Effect, Event, Forward, GiveUp, ReloadEnded, Retire, Stage, Staged
 from hasnmp.core.events import Reload as AskReload
 from hasnmp.errors import Code
 from hasnmp.settings import Config
@@ -56,7 +56,7 @@ class Reloader:
     def __init__(self, guardian: Guardian) -> None:
         self.guardian, self.machine, self.world = guardian, guardian.machine, guardian.world
         self.loading = False
-        self.staged: tuple[str, Config | None] = ("", None)
+        self.staged: tuple[str, Config | None, str] = ("", None, "")
         self.next: int | None = None
         self.pending: Pending | None = None
         self.reloaded = ("", 0)
@@ -69,10 +69,12 @@ class Reloader:
         match effect:
             case AskReload(command):
                 self.ask(command)
-            case Stage(ident, document):
-                self.stage(ident, document)
+            case Stage(ident, document, by):
+                self.stage(ident, document, by)
             case Adopt(ident, command):
                 self.adopt(ident, command)
+            case Forward(command):
+                self.forward(command)
             case GiveUp():
                 self.pending = None
                 self.world.count("reloads given up")
@@ -115,19 +117,22 @@ class Reloader:
 
     # ------------------------------------------------------------------------------------------ apply
 
-    def stage(self, ident: str, document: str) -> None:
+    def stage(self, ident: str, document: str, by: str) -> None:
         if self.busy():
             self.tell(Staged(ident, Code.BUSY, "a reload is under way there"))
         else:
-            self.read(self.judged, ident, document)
+            self.read(self.judged, ident, document, by)
 
-    def judged(self, ident: str, document: str) -> None:
+    def judged(self, ident: str, document: str, by: str) -> None:
         self.loading = False
-        new = self.world.documents.get(document)
-        fault = "that is no file" if new is None else self.fault(new)
+        old, new = self.machine.config, self.world.documents.get(document)
+        fault = "that is no file" if new is None else no_way(old, new)
+        step = first_step(old, new, by) if new is not None else None
+        fault = fault or (self.fault(step) if step is not None else "")
         if not fault:
-            self.staged = (ident, new)
-        self.tell(Staged(ident, Code.CONFIG_INVALID if fault else Code.DONE, fault or "good"))
+            self.staged = (ident, new, by)
+        halfway = step is not None and step.applying is not None
+        self.tell(Staged(ident, Code.CONFIG_INVALID if fault else Code.DONE, fault or "good", halfway))
         self.go_on()
 
     def fault(self, new: Config) -> str:
@@ -138,11 +143,35 @@ class Reloader:
         return f"{', '.join(refused)} can't change while hasnmpd runs" if refused else ""
 
     def adopt(self, ident: str, command: int) -> None:
-        staged, self.staged = self.staged, ("", None)
+        staged, self.staged = self.staged, ("", None, "")
         if staged[0] != ident or staged[1] is None or self.busy():
             self.over(command, Code.BUSY, "the staged file could not be taken: another reload came first")
         else:
-            self.read(self.write, staged[1], command)
+            self.read(self.step, staged[1], staged[2], command)
+
+    def step(self, new: Config, by: str, command: int) -> None:
+        if fault := no_way(self.machine.config, new):
+            self.loading = False
+            self.over(command, Code.CONFIG_INVALID, fault)
+        else:
+            self.write(first_step(self.machine.config, new, by), command)
+
+    def forward(self, command: int) -> None:
+        """What the file in force, which is halfway, leads to."""
+        if self.busy():
+            self.over(command, Code.BUSY, "a reload is under way")
+        else:
+            self.read(self.arrive, command)
+
+    def arrive(self, command: int) -> None:
+        applying = self.machine.config.applying
+        new = self.world.plain(applying.target) if applying is not None else None
+        if new is None or self.machine.file.applying not in (applying, None):
+            self.loading = False
+            self.over(command, Code.CONFIG_INVALID, "the file was exchanged meanwhile")
+        else:
+            self.world.count("changes of nodes ended")
+            self.write(new, command)
 
     def write(self, new: Config, command: int) -> None:
         """In place of the file; then what was read is what is there."""

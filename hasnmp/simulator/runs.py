@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from hasnmp.core.engine import Engine
 from hasnmp.core.guard import Guard
-from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb, View
+from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb
 from hasnmp.settings import (
     Arbiter,
     Check,
@@ -197,7 +197,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         truth.kept()
     faults.heal()
     if len(world.documents) > 1:
-        faults.agree()
+        faults.agree(lambda machine: _administer(world, machine))
         config = faults.meant
     if mixed:  # whoever repairs a cluster gives it one configuration
         for machine in world.machines.values():
@@ -274,13 +274,15 @@ def _settle(world: World, config: Config, profile: Profile) -> None:
             for machine in world.machines.values():
                 if machine.stopped:
                     machine.start_stack()
-                view = machine.engine.view()
-                if view is not None and world.now % (9 * interval) < 3 * interval:
-                    _administer(world, machine, view)
+                if world.now % (9 * interval) < 3 * interval:
+                    _administer(world, machine)
 
 
-def _administer(world: World, machine: Machine, view: View) -> None:
+def _administer(world: World, machine: Machine) -> None:
     """Undo what operators and failed services left behind: that is no matter of liveness."""
+    view = machine.engine.view()
+    if view is None:
+        return
     faults = Faults(world, PROFILES["chaos"])
     me = view.tables["nodes"].get(machine.name)
     if isinstance(me, NodeRow) and me.recovering:

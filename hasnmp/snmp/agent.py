@@ -144,7 +144,7 @@ class Agent:
             assert isinstance(outlet, AgentxOutlet)
             self._agentx = AgentxPart(
                 config.snmp, node, self._reader, self.setting, self._read_failed, outlet, receivers.scalars(board),
-                receivers.tables(board), self._log,
+                receivers.tables(board), self._log, self._audit,
             )  # fmt: skip
             self.store.twins.append(self._agentx.store)
         self._listeners = [

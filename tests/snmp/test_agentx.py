@@ -311,6 +311,10 @@ def test_read_is_all_that_a_master_may_by_default(tmp_path: Path) -> None:
             result = master.run("snmpset", WRITER, INHIBIT, "i", "1")
             assert "Reason: noAccess" in result.stderr
             assert not engine.commands
+            wait_for(lambda: engine.records)
+            (record,) = engine.records
+            assert (record["requester"], record["address"]) == ("snmp:agentx", master.socket)
+            assert "haInhibit.0 answered with no access" in record["message"]
         finally:
             assert agent.stop() == 0, agent.log.read_text()
             engine.stop()
