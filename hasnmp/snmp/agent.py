@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -32,7 +33,7 @@ from hasnmp.snmp.agentx_outlet import AgentxOutlet
 from hasnmp.snmp.agentx_part import AgentxPart
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.kept import Kept
-from hasnmp.snmp.listener import Listener
+from hasnmp.snmp.listener import Addresses, Listener
 from hasnmp.snmp.notifier import COLD_START, WARM_START, Notifier, counter_names, receiver_names
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.outlet import Figures, Surroundings
@@ -49,6 +50,7 @@ START_GRACE_S = 10.0  # but not while this node is only starting
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
+ABSENT = "its address is not on this machine"
 SWITCH_S = 0.001  # for how long at most a listener's thread keeps the loop waiting, or the other way round
 
 
@@ -221,24 +223,40 @@ class Agent:
         return 0
 
     async def _listen(self) -> None:
-        waiting = list(self._listeners)
-        told: set[str] = set()
-        while waiting:
-            for listener in tuple(waiting):
-                try:
-                    listener.open()
-                except OSError as error:
-                    if listener.text not in told:
-                        told.add(listener.text)
-                        self._log.error(
-                            "listen_failed", address=listener.text, error=str(error), retry_s=RETRY_LISTEN_S
-                        )
-                else:
-                    waiting.remove(listener)
-                    self._log.info("listening", address=listener.text)
-            if waiting:
-                await asyncio.sleep(RETRY_LISTEN_S)
-        await self._stop.wait()
+        """Have a socket on every listen address that is on this machine: virtual addresses come and go with their groups."""
+        told: dict[str, str] = {}
+        addresses = Addresses()
+        try:
+            while True:
+                for listener in self._listeners:
+                    self._adjust(listener, told)
+                await addresses.changed(RETRY_LISTEN_S)
+        finally:
+            addresses.close()
+
+    def _adjust(self, listener: Listener, told: dict[str, str]) -> None:
+        """Open a listener, or close it, by whether its address is there. told: what was said last of each."""
+        text, why = listener.text, ""
+        if listener.opened:
+            if not listener.gone():
+                return
+            listener.close()
+            why = ABSENT
+        else:
+            try:
+                listener.open()
+            except OSError as error:
+                why = error.strerror or str(error)
+                if error.errno == errno.EADDRNOTAVAIL:
+                    why = ABSENT
+                elif told.get(text) != why:
+                    self._log.error("listen_failed", address=text, error=why, retry_s=RETRY_LISTEN_S)
+        if told.get(text) != why:
+            told[text] = why
+            if not why:
+                self._log.info("listening", address=text)
+            elif why == ABSENT:
+                self._log.info("listen_waiting", address=text, reason=why, next="listens when it appears")
 
     # ------------------------------------------------------------------------------------------------ the engine
 

@@ -4,12 +4,16 @@ Each is read by a thread of its own that blocks in recvfrom: two system calls a 
 as much time again. The lock is what keeps it apart from the agent's loop; whoever floods this socket holds neither that nor
 the interpreter for longer than one datagram takes.
 
-A listener may name an address that is not on this machine yet (a group's virtual address): IP_FREEBIND lets it wait there.
+A listener may name an address that is not on this machine (a group's virtual address): open() fails then, and the agent
+opens it when the address appears and closes it when it goes (Addresses tells of both). Not by IP_FREEBIND: a socket on an
+address that nobody has hides a wrong one in the configuration.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import struct
@@ -20,8 +24,8 @@ from typing import Any
 
 MAX_DATAGRAM = 65535
 
-_IP_FREEBIND = 15  # Linux; Python 3.11's socket module has no name for these two
-_IP_PKTINFO = 8
+_IP_PKTINFO = 8  # Linux; Python 3.11's socket module has no name for it
+_RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100  # rtnetlink(7)
 
 Handle = Callable[[bytes, str, Callable[[bytes], None]], None]
 
@@ -53,15 +57,30 @@ class Listener:
         self._wildcard = ipaddress.ip_address(self._address[0].partition("%")[0]).is_unspecified
         self._socket: socket.socket | None = None
 
+    @property
+    def opened(self) -> bool:
+        return self._socket is not None
+
+    def gone(self) -> bool:
+        """Is its address not on this machine? A wildcard is there always."""
+        if self._wildcard:
+            return False
+        family = socket.AF_INET6 if self._v6 else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((self._address[0], 0))
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL
+        return False
+
     def open(self) -> None:
-        """Raises: OSError: the port is taken, or this machine has no such protocol (yet)."""
+        """Raises: OSError: the port is taken, or the address is not on this machine (EADDRNOTAVAIL)."""
         host, port = self._address
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         )[0]
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             if self._v6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if self._wildcard:
@@ -121,6 +140,35 @@ class Listener:
                     self._handle(data, source[0], partial(_send_from, sock, _answer_from(ancillary), source))
             except Exception as error:
                 self._failed(error)
+
+
+class Addresses:
+    """Wakes whoever waits when an address of this machine appears or goes (rtnetlink). Where the kernel gives no such
+    socket nothing wakes, and waiting has its time limit."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        with contextlib.suppress(OSError):
+            self._socket = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+            )
+            self._socket.bind((0, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR))
+
+    async def changed(self, timeout_s: float) -> None:
+        """Return at the next change, or after timeout_s."""
+        sock, loop = self._socket, asyncio.get_running_loop()
+        if sock is None:
+            await asyncio.sleep(timeout_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(loop.sock_recv(sock, 65536), timeout_s)
+        with contextlib.suppress(OSError):  # all that came with it; ENOBUFS: so much that some is lost
+            while sock.recv(65536):
+                pass
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
 
 Ancillary = list[tuple[int, int, bytes]]

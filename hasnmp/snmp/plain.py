@@ -141,6 +141,8 @@ def secured(data: bytes, at: int, end: int) -> Secured | None:
         elif size >= 0x80:
             return None
         at += 1
+        if at + size != params_end:
+            return None
         size = data[at + 1]
         stop = at + 2 + size
         if data[at] != 4 or size >= 0x80:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from hasnmp.core.board import Registers
 from hasnmp.core.context import MS, Context
+from hasnmp.core.events import CommandIn
 from hasnmp.core.exchange import Stream
 from hasnmp.core.journal import KEEP_COMMANDS, KEEP_DURABLE, Journal, clip
 from hasnmp.errors import Code
-from hasnmp.model import CommandState, Kind, Verb
+from hasnmp.model import CommandState, Kind, Severity, Verb
 from hasnmp.wire import MAX_PAYLOAD
 from tests.core.driver import BOOT, WALL, Driver, make_config
 
@@ -270,3 +271,33 @@ def test_an_engine_starts_on_a_document_with_any_one_value_spoilt(path: tuple[An
         place = place[key]
     place[path[-1]] = junk
     start_with(document)
+
+
+def test_a_command_from_the_network_is_an_event_with_who_and_what_came_of_it() -> None:
+    driver = Driver()
+    driver.run("cluster a b\nstart\npeer b nfs=able\nat 1500ms")
+    assert driver.engine is not None
+    journal = driver.engine.state.journal
+    before = set(journal.events)
+    driver.step(CommandIn(1, Verb.INHIBIT, "nfs", "me", address="local"))
+    assert not {Kind.COMMAND_GIVEN, Kind.COMMAND_REFUSED} & {
+        e.kind for i, e in journal.events.items() if i not in before
+    }
+    driver.step(CommandIn(2, Verb.PERMIT, "nfs", "snmp:noc", address="192.0.2.7"))
+    driver.step(CommandIn(3, Verb.FAILOVER, "nfs", "snmp:noc", to="zoe", address="192.0.2.7"))
+    refused = CommandIn(4, Verb.SET, "haInhibit.0", "snmp:tom", address="192.0.2.8", message="SET of it: no", code=28)
+    driver.step(refused)
+    told = [e for e in journal.events.values() if e.kind in (Kind.COMMAND_GIVEN, Kind.COMMAND_REFUSED)]
+    assert [(e.kind, e.severity) for e in told] == [
+        (Kind.COMMAND_GIVEN, Severity.INFO), (Kind.COMMAND_REFUSED, Severity.WARNING),
+        (Kind.COMMAND_REFUSED, Severity.WARNING),
+    ]  # fmt: skip
+    assert "snmp:noc from 192.0.2.7: permit nfs (command 2): accepted" == told[0].message
+    assert "failover nfs to zoe (command 3): refused: no node 'zoe'" in told[1].message
+    row = list(journal.commands.values())[-1]
+    assert (row.verb, row.state, row.code, row.text) == (
+        Verb.SET,
+        CommandState.REFUSED,
+        Code.NOT_ALLOWED,
+        "SET of it: no",
+    )

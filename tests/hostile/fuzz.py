@@ -92,6 +92,9 @@ def agree(data: bytes) -> None:
             again = ber.encode_value(tag, value)
             assert len(again) <= len(ber.encode(tag, data))
             assert ber.decode_value(tag, again[len(again) - len(contents(again)) :]) == value
+    header = plain.secured(data, 0, len(data))
+    if header is not None and header[0] >= 0 and header[1] >= 484:
+        assert AGENT.engine._fields(data, 0, len(data)) == header
     quick = plain.pdu(data, 0, len(data))
     if quick is not None and quick[0] in (GET, NEXT, BULK):
         slow = parse_pdu(data, 0, len(data))

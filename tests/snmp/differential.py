@@ -443,7 +443,10 @@ def _bulk_end(request: Request, right: Reply, said: Reply) -> bool:
 
 
 def _bulk_cut(request: Request, right: Reply, said: Reply) -> bool:
-    return _bulk_names(request, right, said) and len(said.bindings) == 100 < len(right.bindings)
+    once = min(max(request.first, 0), len(request.bindings))
+    width, size = len(request.bindings) - once, len(said.bindings)
+    most = size == 100 or (width > 0 and (size - once) % width == 0 and size <= 100 < size + width)
+    return _bulk_names(request, right, said) and most and size < len(right.bindings)
 
 
 def _bulk_name(request: Request, right: Reply, said: Reply) -> bool:

@@ -64,7 +64,7 @@ def test_what_consoles_send_is_plain() -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=600)
 def test_a_v3_message_reads_the_same(data: st.DataObject) -> None:
     pdu = a_pdu(GET, [binding((1, 3, 6, 1))])
     octets = mutations(data, data.draw(st.sampled_from((secured(SHARED, pdu), unproven(SHARED, pdu)))))
@@ -80,6 +80,18 @@ def test_a_v3_message_reads_the_same(data: st.DataObject) -> None:
             assert quick[0] < 0 or quick[1] < 484
             return
         assert quick == slow
+
+
+def test_a_v3_header_whose_lengths_disagree_is_not_plain() -> None:
+    octets = bytearray(secured(SHARED, a_pdu(GET, [])))
+    head = plain.head(bytes(octets))
+    assert head is not None and plain.secured(bytes(octets), head[2], len(octets)) is not None
+    inner = head[2] + 2 + octets[head[2] + 1] + 2  # the SEQUENCE in the security parameters
+    assert octets[inner] == 0x30
+    for change in (-1, 1, 5):
+        octets[inner + 1] += change
+        assert plain.secured(bytes(octets), head[2], len(octets)) is None
+        octets[inner + 1] -= change
 
 
 @given(st.binary(max_size=80), st.integers(0, 80))
