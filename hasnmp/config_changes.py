@@ -138,8 +138,11 @@ def _is_step(old: Config, new: Config) -> bool:
         return new.digest == old.applying.target
     if new.applying is not None:
         return {g.name: set(g.nodes) for g in old.groups} == {g: set(n) for g, n in new.applying.before.items()}
-    after = {g.name: set(g.nodes) for g in new.groups}
-    return all(after.get(g.name, set(g.nodes)) == set(g.nodes) for g in old.groups)
+    # The order decides who is preferred, and which of two claimants gives way: where two nodes differ in it, both give way or both
+    # wait, and neither has the lease. Only two owners of one token that hear each other (arbiter `none`) would both go on.
+    kind = tuple if new.arbiter.type == "none" else frozenset
+    after = {g.name: kind(g.nodes) for g in new.groups}
+    return all(after.get(g.name, kind(g.nodes)) == kind(g.nodes) for g in old.groups)
 
 
 def same_program(old: Service, new: Service) -> bool:

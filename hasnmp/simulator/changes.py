@@ -179,6 +179,22 @@ class Changes(Malice):
         self.apply() if self.world.rng.random() < 0.6 else self.reload()
         self.machine().guardian.trap = ("load", self.world.rng.randrange(3), self.some())
 
+    def apply_refused(self) -> None:
+        """A file that one machine can't go by: then none does."""
+        self.machine().refuses = True
+        self.apply_file(self.write(self.timed(self.meant)))
+        self.written -= 1  # not meant any more
+
+    def apply_slow(self) -> None:
+        """Every engine starts anew at about the same time, and what the former ones said comes late."""
+        network = self.world.network
+        self.calm_at_last(network.slow, network.slow_ns)
+        network.slow, network.slow_ns = 0.5, 250 * MS
+        self.apply()
+
+    def calm_at_last(self, slow: float, slow_ns: int) -> None:
+        self.later(4000 * MS, self.calm, dict(self.world.network.loss), slow, slow_ns)
+
     def shrink_cut(self) -> None:
         """Promises were for long; the file that makes them short comes into force, and nobody hears anybody. Rule 2."""
         rng, owner = self.world.rng, self.owner()
@@ -207,7 +223,8 @@ class Changes(Malice):
         arbiter = replace(
             config.arbiter, lease_ms=rng.choice((700, 1000, 1500)), io_timeout_ms=rng.choice((60, 100, 150))
         )
-        return replace(config, heartbeat=beat, arbiter=arbiter)
+        groups = tuple(replace(g, nodes=tuple(rng.sample(g.nodes, len(g.nodes)))) for g in config.groups)
+        return replace(config, heartbeat=beat, arbiter=arbiter, groups=groups)
 
     def reloadable(self, config: Config | None = None) -> Config:
         """A group more or less, a service more or less, another program in a service's place, or how it is checked."""

@@ -229,6 +229,7 @@ class Machine:
         self.world = world
         self.name = name
         self.file = config  # what lies on its disk; config: what is in force
+        self.refuses = False  # a secret that a new file names is not there
         self.take(config)
         self.takes_ns: dict[str, int] = {}  # service -> how long its start takes; not named: a moment, drawn
         self.powered = False

@@ -153,7 +153,7 @@ PROFILES |= {
 }  # fmt: skip
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
-    ("state lost", 4), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
+    ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
     ("rolled", 2), ("long fence", 1),
 )  # fmt: skip
 
@@ -163,9 +163,18 @@ PROFILES |= {
     "changes": Profile(_CHANGES | {"cut_all": 1, "power_cycle": 1, "operator": 1}, (2, 5), rough=0.2, intervals=(30, 80)),
     "changes disks": Profile(_CHANGES | {"cut_all": 1, "power_cycle": 1}, (2, 4), disk=True, rough=0.2, intervals=(30, 80)),
     "shrink": _aimed({"shrink_cut": 1}, (1, 1), nodes=(2,), groups=(1,)),
+    "slow changes": _aimed({"apply_slow": 1}, (1, 2)),
     "kept changes": _kept({"apply": 2, "reload": 1}, (1, 1)),
+    "kept refused": _kept({"apply_refused": 1}, (1, 1)),
 }  # fmt: skip
-MIX += (("changes", 5), ("changes disks", 2), ("shrink", 1), ("kept changes", 1))
+MIX += (
+    ("changes", 3),
+    ("changes disks", 1),
+    ("slow changes", 1),
+    ("shrink", 1),
+    ("kept changes", 1),
+    ("kept refused", 0.5),
+)
 
 # Groups that get other nodes.
 PROFILES |= {

@@ -136,6 +136,8 @@ class Reloader:
         self.go_on()
 
     def fault(self, new: Config) -> str:
+        if self.machine.refuses:
+            return "a secret that it names is not there"
         changes = compare(self.machine.config, new)
         refused = (*changes.needs_stop, *changes.needs_restart)
         return f"{', '.join(refused)} can't change while hasnmpd runs" if refused else ""

@@ -140,6 +140,15 @@ def test_what_only_apply_may_change(old: str, new: str, what: str) -> None:
     assert changes((old, new)).needs_apply == (what,)
 
 
+def test_only_the_order_of_a_group_s_nodes_changes_without_a_stop() -> None:
+    """It decides who is preferred. Who is asked for a lease is another matter; so is a tie of two owners under `none`."""
+    assert changes(("nodes: [a, b]", "nodes: [b, a]")).needs_stop == ()
+    assert changes(("nodes: [a, b]", "nodes: [a]")).needs_stop == ("groups.web.nodes",)
+    ordered, other = read(TEXT), read(TEXT.replace("nodes: [a, b]", "nodes: [b, a]"))
+    none = [replace(config, arbiter=replace(config.arbiter, type="none")) for config in (ordered, other)]
+    assert compare(*none).needs_stop == ("groups.web.nodes",)
+
+
 def test_a_node_more() -> None:
     more = "  n: {links: {lan: 192.0.2.7, x: 198.51.100.7}, fence: [{agent: fence_x, cuts: power}]}\nheartbeat: "
     found = changes(("heartbeat: ", more))

@@ -152,6 +152,7 @@ def datagrams(judge: Judge) -> list[Event]:
                     )  # fmt: skip
                     events.append(Received("lan", d))
     d = replace(events[-1].datagram, seq=peer.seq + 1)  # type: ignore[union-attr]
+    peer.position = max(peer.position, 2)  # of its stream: what two of these events say that it has sent
     events += [
         Received("wifi", d), Received("lan", replace(d, sender="z")), Received("lan", replace(d, receiver="b")),
         Received("lan", replace(d, seq=d.seq + 1, flags=NodeFlag(31), digest="e" * 16)),

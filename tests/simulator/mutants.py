@@ -290,8 +290,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a file is gone by before every node has judged it", 9,
-        (Edit("core/apply.py", "        if not mine.waiting:\n            mine.committed", "        if True:\n            mine.committed"),),
-        ("kept changes",),
+        (Edit("core/apply.py", "        if not mine.waiting:\n            differ", "        if True:\n            differ"),),
+        ("kept refused",),
     ),
     Mutant(
         "a new configuration stops what it leaves as it was", 9,
@@ -306,7 +306,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a late word of a node's former life is taken for its next", 8,
         (Edit("core/peers.py", "    if not known and peer.incarnation and asked.sent_ns <= peer.met_ns:\n", "    if False:\n"),),
-        ("changes",),
+        ("slow changes",),
     ),
     Mutant(
         "a register is confirmed before it is durable", 11,

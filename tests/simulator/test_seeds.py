@@ -76,9 +76,9 @@ MET = {
     "fenceFailed": 3,
     "fenceUntested": 5,
     "fault device_bad": 50,
-    "configurations exchanged": 150,
-    "files adopted": 120,
-    "crashed in a change": 8,
+    "configurations exchanged": 100,
+    "files adopted": 80,
+    "crashed in a change": 3,
 }
 
 
