@@ -152,7 +152,7 @@ PROFILES |= {
     "state lost twice": _aimed({"state_lost_twice": 1}, (1, 2)),
 }  # fmt: skip
 MIX += (
-    ("malice", 12), ("crash", 8), ("paused", 3), ("torn", 4), ("outside", 3), ("lingers", 4),
+    ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 4), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
     ("rolled", 2), ("long fence", 1),
 )  # fmt: skip

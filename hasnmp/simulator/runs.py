@@ -197,7 +197,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         truth.kept()
     faults.heal()
     if len(world.documents) > 1:
-        faults.agree(lambda machine: _administer(world, machine))
+        faults.agree(lambda machine: _administer(world, machine, permit=False))  # what was inhibited is looked at later
         config = faults.meant
     if mixed:  # whoever repairs a cluster gives it one configuration
         for machine in world.machines.values():
@@ -278,8 +278,8 @@ def _settle(world: World, config: Config, profile: Profile) -> None:
                     _administer(world, machine)
 
 
-def _administer(world: World, machine: Machine) -> None:
-    """Undo what operators and failed services left behind: that is no matter of liveness."""
+def _administer(world: World, machine: Machine, permit: bool = True) -> None:
+    """Undo what operators and failed services left behind: that is no matter of liveness. permit: inhibits, too."""
     view = machine.engine.view()
     if view is None:
         return
@@ -290,13 +290,13 @@ def _administer(world: World, machine: Machine) -> None:
     if isinstance(me, NodeRow) and me.standby:
         faults.order(machine, Verb.ONLINE, machine.name)
     system = view.tables["system"].get("")
-    if isinstance(system, SystemRow) and system.inhibited:
+    if permit and isinstance(system, SystemRow) and system.inhibited:
         faults.order(machine, Verb.PERMIT, "")
     for group in view.tables["groups"].values():
         assert isinstance(group, GroupRow)
         if group.frozen:
             faults.order(machine, Verb.THAW, group.name)
-        if group.inhibited:
+        if permit and group.inhibited:
             faults.order(machine, Verb.PERMIT, group.name)
         if group.excluded or group.state in (GroupState.FAILED, GroupState.BLOCKED):
             for service in machine.config.group(group.name).services:
