@@ -280,7 +280,7 @@ _CONVERT: dict[str, Any] = {
     **dict.fromkeys(("argv", "services", "groups", "keys"), lambda words: tuple(str(word) for word in words)),
     "env": lambda env: {str(k): str(v) for k, v in env.items()},
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
-    "ok": bool, "timed_out": bool,
+    "ok": bool, "timed_out": bool, "halfway": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
     "command": int, "stop_ms": int,
 }  # fmt: skip

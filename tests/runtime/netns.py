@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import os
 import socket
@@ -87,9 +88,14 @@ class Probe:
         except OSError:
             return False
         for _ in range(2):
-            with contextlib.suppress(BlockingIOError, PermissionError):
+            try:
                 data, peer = self.server.recvfrom(16)
                 self.server.sendto(data, peer)
+            except (BlockingIOError, PermissionError):
+                pass
+            except OSError as error:  # the address that it is bound to went in between
+                if error.errno != errno.ENETUNREACH:
+                    raise
             with contextlib.suppress(OSError):
                 return bool(self.client.recv(16))
         return False
