@@ -51,7 +51,7 @@ class Durable:
         state.journal.restore(mapping(document.get("journal")), ctx)
         state.board.restore(mapping(document.get("board")), ctx)
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
-        state.lead = number_of(document.get("lead"))
+        state.lead, state.lead_offset_ms = number_of(document.get("lead")), ctx.wall_offset_ms
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
         if self.config.arbiter.type == "disk":
             state.arbiter.uuid = str(document.get("arbiter_uuid") or "")
@@ -140,7 +140,7 @@ class Durable:
         self.persisting[self.version] = ceiling
         self.asked_at = self.asked_at or ctx.now
         document = {
-            "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling, "lead": state.lead,
+            "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling, "lead": state.lead_now(),
             "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
             "last_owner": dict(state.last_owner),
             "forever": {

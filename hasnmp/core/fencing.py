@@ -264,8 +264,10 @@ def suspected(state: State, name: str, told: Any) -> None:
     lease = state.leases[name]
     for node, suspect in mapping(told).items():
         if concerns(lease.group) and node in lease.others and isinstance(suspect, list) and len(suspect) >= 2:
-            state.fencing.suspects.setdefault(name, {})
             state.fencing.clean.setdefault(name, {})
+            before = state.fencing.suspects.setdefault(name, {}).get(node)
+            if before is not None and before.token >= number_of(suspect[1]):
+                continue  # of an older life: what was told second-hand may have been overtaken
             _note(state, name, node, str(suspect[0]), number_of(suspect[1]))
             state.ctx.dirty = True
 

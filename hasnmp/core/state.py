@@ -95,6 +95,7 @@ class State:
     unclean: set[str] = field(default_factory=set)  # groups of which the guardian could not end everything here
     ceiling: int = 0  # tokens up to here may be used: a higher one is durable as "used" already
     lead: int = 0  # arbiter fence: how far the others' clocks are ahead of ours, in quarter seconds; durable
+    lead_offset_ms: int = 0  # ctx.wall_offset_ms as it was then
     foreign_token: int = 0  # the highest asked for of groups that we do not have: the ceiling must cover it as well
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
@@ -133,17 +134,22 @@ class State:
         """
         token = lease.next_token()
         if self.config.arbiter.type == "fence":
-            token = max(token, self.quarters() + self.lead)
+            token = max(token, self.quarters() + self.lead_now())
         return token
 
     def quarters(self) -> int:
         """Quarter seconds since 2020, by this node's clock."""
         return max(0, (self.ctx.wall_ms() - EPOCH_MS) // 250)
 
+    def lead_now(self) -> int:
+        """The lead, less what this node's clock was set forward since it was noted: a clock that began in 1970, and was put
+        right, is not behind any more."""
+        return max(0, self.lead - (self.ctx.wall_offset_ms - self.lead_offset_ms) // 250)
+
     def used(self, token: int) -> None:
         """Another node has, or had, a lease with this number."""
-        if self.config.arbiter.type == "fence" and token - self.quarters() > self.lead:
-            self.lead = token - self.quarters()
+        if self.config.arbiter.type == "fence" and token - self.quarters() > self.lead_now():
+            self.lead, self.lead_offset_ms = token - self.quarters(), self.ctx.wall_offset_ms
             self.journal.changed = True
 
     def owns(self, group: str) -> bool:

@@ -102,7 +102,7 @@ class Talk:
         for key, fact in fencing.facts(state, peer.name).items():
             stream.put(key, fact)
         self.told_groups.clear()
-        self.told_node = {}
+        self.told_node, self.told_suspects = {}, {}
         for group, running in state.running.items():
             if state.owns(group):
                 running.told.update(r.settings.name for r in running.runs)
@@ -123,6 +123,8 @@ class Talk:
         if peer.state is new or (peer.state is NodeState.LEFT and peer.flags & NodeFlag.LEAVING):
             return
         before, peer.state, peer.changed_ns = peer.state, new, ctx.now
+        if before is NodeState.LOST:
+            self.told_suspects = {}  # it could not be told while it was not heard
         peer.transitions += 1
         ctx.dirty = True
         if new is NodeState.UP or before is NodeState.LOST:
