@@ -299,8 +299,8 @@ class Agent:
             case "snapshot":
                 self._tell_missed()
             case "event":
-                assert isinstance(result, EventRow)
-                self._notifier.event(result)
+                if isinstance(result, EventRow):  # not one of a kind that only a newer version knows
+                    self._notifier.event(result)
         self._judge_freshness()
 
     def _take_in(self, message: dict[str, Any]) -> EventRow | CommandRow | None:
@@ -329,7 +329,7 @@ class Agent:
         view = self._mirror.view
         events = [row for row in view.tables["events"].values() if isinstance(row, EventRow)]
         newest = max((row.id for row in events), default=0)
-        since_ms = view.wall_ms - LATE_S * 1000
+        since_ms: float | None = None  # None: by age, and what is left out is said
         notifier = self._notifier
         if not 0 < notifier.told.last <= newest:
             # No agent before us, or the engine's numbers begin anew. The engine starts beside us and is there first: what
@@ -340,10 +340,24 @@ class Agent:
             together = started_ns > 0 and abs(self._started_ns - started_ns) < START_GRACE_S * 1e9
             since_ms = view.wall_ms - (view.now_ns - started_ns) / 1e6 - 1 if together else float("inf")
         last, held = notifier.told.last, notifier.told.held
+        late = 0
         for row in sorted(events, key=lambda row: row.id):
-            if (row.id > last or row.id in held) and row.wall_ms >= since_ms:
+            if row.id <= last and row.id not in held:
+                continue
+            if since_ms is not None:
+                news = row.wall_ms >= since_ms
+            elif 0 < row.ns <= view.now_ns:  # the clock of the wall may have been set meanwhile
+                news = view.now_ns - row.ns <= LATE_S * 1e9
+            else:
+                news = row.wall_ms >= view.wall_ms - LATE_S * 1000
+            if news:
                 notifier.event(row)
+            else:
+                late += since_ms is None
         notifier.note(newest)
+        if late:
+            text = f"{late} events of more than {LATE_S:g} s ago were not sent when they happened; the event table has them"
+            notifier.event(self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text))
 
     def _judge_freshness(self) -> None:
         """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""

@@ -124,7 +124,7 @@ class AgentxPart:
         # AgentX does not say which request of which manager this is, so none is taken for the repetition of another.
         identity = (self._address, _PRINCIPAL.tag, next(self._numbers), b"")
 
-        def told(status: int, index: int) -> None:
+        def told(status: int, index: int, again: bool) -> None:
             self._record(tested.names, status, index)
             done(status, index)
 

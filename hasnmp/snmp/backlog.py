@@ -20,7 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hasnmp.snmp import ber
 from hasnmp.snmp.notification import Notification
+from hasnmp.snmp.objects import Syntax
 
 SLACK = 2000  # lines that may be over before the file is written anew
 
@@ -41,6 +43,7 @@ class Backlog:
         self._positions: dict[str, tuple[int, int]] = {}
         for line in self._read():
             self._take(line)
+        self._weed()
         known = dict.fromkeys(receivers)
         # A receiver that the file does not know begins with what comes next.
         self._positions = {name: self._positions.get(name, (self.last, 0)) for name in known}
@@ -116,7 +119,7 @@ class Backlog:
         return found
 
     def _take(self, line: dict[str, Any]) -> None:
-        with contextlib.suppress(KeyError, TypeError, ValueError):
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
             if "n" in line:
                 number = int(line["n"])
                 variables = base64.b64decode(line["v"], validate=True)
@@ -128,6 +131,13 @@ class Backlog:
                 self.last = max(self.last, int(line["last"]))
             else:
                 self._positions[str(line["r"])] = (int(line["a"]), int(line["l"]))
+
+    def _weed(self) -> None:
+        """Leave out what can be read and can't be sent: who finds it later would fail by it, at each start anew."""
+        done = min((done for done, _ in self._positions.values()), default=0)
+        for number, notification in list(self.entries.items()):
+            if number > done and not _sound(notification):
+                del self.entries[number]
 
     def _open(self) -> None:
         try:
@@ -161,6 +171,18 @@ class Backlog:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _sound(n: Notification) -> bool:
+    """Can it be encoded, and its variables be taken apart, as each kind of receiver will?"""
+    try:
+        ber.encode_value(ber.TIMETICKS, n.ticks)
+        ber.decode_oid(ber.encode_oid(n.oid))
+        for _, tag, contents in n.bindings():
+            ber.decode_value(Syntax(tag), contents)
+    except (ValueError, IndexError, ber.BerError):
+        return False
+    return True
 
 
 def _entry(n: Notification) -> bytes:

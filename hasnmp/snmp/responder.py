@@ -334,18 +334,18 @@ class Responder:
             body = request_id + ber.encode_integer(status) + ber.encode_integer(index)
             return wrap(ber.encode(RESPONSE, body + ber.encode(ber.SEQUENCE, varbinds)))
 
-        def answer(status: int, index: int, varbinds: bytes) -> None:
+        def answer(status: int, index: int, varbinds: bytes, again: bool = False) -> None:
             if v1:
                 status = V1_STATUS[status]
             out = message(status, index, varbinds)
             if len(out) <= limit:
                 reply(out)
-                if pdu.tag == SET:
+                if pdu.tag == SET and not again:
                     raw = bindings[max(index, 1) - 1][0] if bindings else b""
                     self._audit(SetOutcome(who, host, raw, len(bindings), status))
             elif status != ErrorStatus.TOO_BIG:
                 # Only an echo of the request's own bindings can get here: answers from the store were fitted.
-                answer(ErrorStatus.TOO_BIG, 0, b"")
+                answer(ErrorStatus.TOO_BIG, 0, b"", again)
             else:
                 self._counters.add("silent_drops")
 
@@ -384,7 +384,8 @@ class Responder:
         answer(ErrorStatus.NO_ERROR, 0, b"".join(found))
 
     def _set(
-        self, pdu: Pdu, bindings: list[Bound], principal: Principal, host: str, answer: Callable[[int, int, bytes], None]
+        self, pdu: Pdu, bindings: list[Bound], principal: Principal, host: str,
+        answer: Callable[[int, int, bytes, bool], None],
     ) -> None:  # fmt: skip
         """SetRequest. Raises: SetError, BerError."""
         data = pdu.data
@@ -393,8 +394,8 @@ class Responder:
         )
         echo = data[pdu.start : pdu.stop]
 
-        def done(status: int, index: int) -> None:
-            answer(status, index, echo)
+        def done(status: int, index: int, again: bool = False) -> None:
+            answer(status, index, echo, again)
 
         self._setter(SetRequest(assignments, principal, host, (host, principal.tag, pdu.request_id, echo)), done)
 

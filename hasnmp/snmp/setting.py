@@ -29,10 +29,14 @@ from hasnmp.snmp.sets import Assignment, SetError
 
 SET_TIMEOUT_S = 0.9  # below the second after which managers repeat a request
 SETS_WAITING = 16
-REPEAT_S = 5.0  # a SET that comes again within this, with nothing between, is the same one: its answer was lost
-REQUESTERS = 64  # whose last SET is remembered
+REPEAT_S = (
+    5.0  # a SET that comes again within this, word for word and by its number, is the same one: its answer was lost
+)
+REMEMBERED = 256  # SETs whose answer is kept for that
+ANSWERS = 4  # at most, to the repetitions of a SET that waits
 
-Done = Callable[[int, int], None]  # error-status, error-index
+# error-status, error-index, and whether this answers a repetition, which is no SET of its own.
+Done = Callable[[int, int, bool], None]
 Command = dict[str, Any]
 # A command, who asks, from where, and how many seconds there are. The engine's row; why there is none, as text; None: no
 # engine is there to be asked.
@@ -41,7 +45,8 @@ Send = Callable[[Command, str, str, float], Awaitable[CommandRow | str | None]]
 
 @dataclass(frozen=True, slots=True)
 class SetRequest:
-    """A SET that passed the access check. identity: equal for a manager's retransmissions of one request."""
+    """A SET that passed the access check. identity: where from, who, request-id, and the variables as octets: equal for a
+    manager's retransmissions of one request."""
 
     assignments: list[Assignment]
     principal: Principal
@@ -80,23 +85,30 @@ class Setting:
         self._log = structlog.get_logger().bind(process="snmp", node=identity.node)
         # Another value at each start, so that nobody's value of before is good again (RFC 2579 section 2, TestAndIncr).
         self.spin_lock = int.from_bytes(os.urandom(4), "big") & 0x7FFFFFFF
-        self._waiting: deque[tuple[SetRequest, Done]] = deque()
+        self._waiting: deque[tuple[SetRequest, list[Done]]] = deque()
         self._arrived = asyncio.Event()
-        self._answered: dict[str, tuple[object, int, int, float]] = {}  # host -> its last SET, the answer, and when
+        # where from, who, request-id -> the variables, error-status, error-index, and when; the oldest first
+        self._answered: dict[tuple[str, str, int], tuple[bytes, int, int, float]] = {}
 
     def take(self, request: SetRequest, done: Done) -> None:
         """Queue a SET: one at a time, so that two can't pass the same spin lock."""
-        if any(waiting.identity == request.identity for waiting, _ in self._waiting):
-            return  # a manager that repeats itself while the engine thinks: the one answer is for both
-        identity, status, index, at_s = self._answered.get(request.host, (None, 0, 0, 0.0))
-        if identity == request.identity and time.monotonic() - at_s < REPEAT_S:
+        for waiting, repeated in self._waiting:
+            if waiting.identity == request.identity:
+                # A manager that repeats itself while the engine thinks. Each is answered: in SNMPv3 a repetition has a
+                # msgID of its own, and some managers know the newest only.
+                if len(repeated) >= ANSWERS:
+                    del repeated[1]
+                repeated.append(done)
+                return
+        words, status, index, at_s = self._answered.get(request.identity[:3], (None, 0, 0, 0.0))
+        if words == request.identity[3] and time.monotonic() - at_s < REPEAT_S:
             # A failover done twice would be a failover back.
-            done(status, index)
+            done(status, index, True)
             return
         if len(self._waiting) >= SETS_WAITING:
-            done(ErrorStatus.RESOURCE_UNAVAILABLE, 1 if request.assignments else 0)
+            done(ErrorStatus.RESOURCE_UNAVAILABLE, 1 if request.assignments else 0, False)
             return
-        self._waiting.append((request, done))
+        self._waiting.append((request, [done]))
         self._arrived.set()
 
     async def serve(self) -> None:
@@ -104,14 +116,20 @@ class Setting:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                request, done = self._waiting[0]
+                request, answers = self._waiting[0]
                 status, index = await self._judge(request)
                 self._waiting.popleft()
-                self._answered.pop(request.host, None)
-                self._answered[request.host] = (request.identity, status, index, time.monotonic())
-                if len(self._answered) > REQUESTERS:
-                    del self._answered[next(iter(self._answered))]
-                done(status, index)
+                self._remember(request, status, index)
+                for number, done in enumerate(answers):
+                    done(status, index, number > 0)
+
+    def _remember(self, request: SetRequest, status: int, index: int) -> None:
+        """By its number: other words under the same one say that the manager counts anew, and the old words are a new SET."""
+        key, words, now_s = request.identity[:3], request.identity[3], time.monotonic()
+        self._answered.pop(key, None)
+        self._answered[key] = (words, status, index, now_s)
+        while len(self._answered) > REMEMBERED or now_s - next(iter(self._answered.values()))[3] > REPEAT_S:
+            del self._answered[next(iter(self._answered))]
 
     async def _judge(self, request: SetRequest) -> tuple[int, int]:
         try:
@@ -155,11 +173,15 @@ class Setting:
         deadline = time.monotonic() + SET_TIMEOUT_S
         done: list[Step] = []
         for step in tested.steps:
-            answer = await self._send(step.command, requester, host, deadline - time.monotonic())
+            left_s = deadline - time.monotonic()
+            sent = left_s > 0  # a command whose answer nobody would wait for is not begun
+            answer = await self._send(step.command, requester, host, left_s) if sent else "no time was left for it"
             if isinstance(answer, CommandRow) and answer.state != CommandState.REFUSED:
                 done.append(step)
                 continue
             self._log.info("command_not_accepted", command=step.command, answer=str(answer))
+            if sent and isinstance(answer, str) and len(tested.steps) > 1:
+                done.append(step)  # it may happen yet; the engine takes commands in order, so this one's undo after it
             if done:
                 undone = await self._take_back(done, requester, host)
                 return (ErrorStatus.COMMIT_FAILED, step.position) if undone else (ErrorStatus.UNDO_FAILED, 0)

@@ -3,6 +3,7 @@ the engine of a receiver of SNMPv3 informs, with our own engine as that receiver
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,24 @@ def test_a_line_that_was_cut_short_costs_nothing_else(tmp_path: Path) -> None:
         path.write_bytes(octets)
     path.write_bytes(os.urandom(1000) + b"\n" + path.read_bytes() + b'{"n": "x"}\n[]\n{"r": 1}\n')
     assert Backlog(path, [A], fails).entries == {first.number: first, second.number: second}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"v": "AAAA"}, {"v": "MAIEAAUA"}, {"v": "MAcGAysGAQUA"}, {"t": -1}, {"t": 1 << 32}, {"t": 1e999}, {"o": [1]}, {"o": []},
+     {"o": [1, 3, -6]}, {"o": [1, 3, 1 << 40]}],
+    ids=str,
+)  # fmt: skip
+def test_an_entry_that_cannot_be_sent_is_left_out(change: dict[str, object], tmp_path: Path) -> None:
+    """Who finds it later would fail by it, at each start anew."""
+    path = tmp_path / "backlog"
+    log = Backlog(path, [A], fails)
+    first, _, third = (log.add(a_notification(str(n))) for n in range(3))
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    lines[2].update(change)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert lines[2]["n"] == 2
+    assert Backlog(path, [A], fails).entries == {first.number: first, third.number: third}
 
 
 def test_the_backlog_is_written_anew_without_what_is_over_and_its_numbers_go_on(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from hasnmp import protocol
 from hasnmp.model import CommandState, GroupState, NodeRow, PartState, Verb
 from hasnmp.settings import Community
 from hasnmp.snmp import ber, objects, receivers, standard
@@ -524,6 +525,16 @@ def test_an_engine_that_talks_nonsense_is_left_and_asked_again(tmp_path: Path) -
 
 
 # ------------------------------------------------------------------------------------------------- the process itself
+
+
+def test_an_event_of_a_kind_that_only_a_newer_engine_knows_is_left_out(agent: AgentProcess, engine: FakeEngine) -> None:
+    message = protocol.event(an_event(99), None, "")
+    message["event"]["kind"] = "aKindOfTomorrow"
+    engine._say(message)
+    state = replace(engine.view.tables["groups"]["web"], transitions=4711)
+    engine.change({"groups": {"web": state}})  # comes after it on the same line
+    wait_for(lambda: agent.value(V2C_READ, cell("haGroupTransitions", "web")) == "4711")
+    assert agent.process.poll() is None
 
 
 def test_engine_id_stays_and_boots_rise_over_restarts_however_it_ended(tmp_path: Path) -> None:

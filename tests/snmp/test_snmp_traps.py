@@ -156,18 +156,36 @@ def test_coldstart_warmstart_enginedown_engineup_and_what_happened_meanwhile(tmp
             wait_for(lambda: traps_in(output, NOTICES[Kind.NODE_JOINED]))
         # What happens while no agent runs is for the next one to tell, unless it is no news any more.
         old = int((time.time() - 3600) * 1000)
-        fake.view.tables["events"]["8"] = an_event(8, Kind.LINK_DOWN, wall_ms=old)
+        fake.view.tables["events"]["8"] = an_event(8, Kind.LINK_DOWN, wall_ms=old, ns=now_ns() - 3600 * 10**9)
         fake.view.tables["events"]["9"] = an_event(9, Kind.LINK_UP)
         with running(config, warm=True):
             wait_for(lambda: traps_in(output, standard.WARM_START) and traps_in(output, NOTICES[Kind.LINK_UP]))
             fake.happen(an_event(10, Kind.ARBITER_LOST))
             wait_for(lambda: traps_in(output, NOTICES[Kind.ARBITER_LOST]))
+            wait_for(lambda: traps_in(output, NOTICES[Kind.EVENTS_LOST]))
         # Each once, and nothing of what was there before the agent came.
         missed_kinds = NOTICES[Kind.NODE_LOST], NOTICES[Kind.LINK_UP]
         for trap in (standard.COLD_START, standard.WARM_START, down, up, *missed_kinds):
             assert len(traps_in(output, trap)) == 1
         assert not traps_in(output, NOTICES[Kind.LINK_DOWN])
         assert not traps_in(output, NOTICES[Kind.TAKEOVER_COMPLETED])
+    fake.stop()
+
+
+def test_what_happened_meanwhile_is_told_though_the_wall_clock_was_set_forward(tmp_path: Path) -> None:
+    port = free_port()
+    fake = FakeEngine(tmp_path / "control.sock", a_view())
+    receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
+    with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, receiver)) as process:
+        wait_for(lambda: process.value(V2C_READ, ENGINE_STATE) == str(int(PartState.UP)))
+        fake.happen(an_event(6, Kind.NODE_JOINED))
+        wait_for(lambda: traps_in(output, NOTICES[Kind.NODE_JOINED]))
+        fake.stop()
+        hour_ago_ms = time.time_ns() // 1_000_000 - 3_600_000  # what the clock said then
+        fake.view.tables["events"]["7"] = an_event(7, Kind.NODE_LOST, wall_ms=hour_ago_ms)
+        fake.start()
+        wait_for(lambda: traps_in(output, NOTICES[Kind.NODE_LOST]))
+        assert not traps_in(output, NOTICES[Kind.EVENTS_LOST])
     fake.stop()
 
 
