@@ -18,7 +18,7 @@ from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.objects import Column, Index, Reader, Scalar, Syntax, TableDef
 from hasnmp.snmp.pdus import Requests
-from hasnmp.snmp.responder import Responder
+from hasnmp.snmp.responder import Responder, SetOutcome
 from hasnmp.snmp.setting import Done, SetRequest
 from hasnmp.snmp.standard import Counters
 from hasnmp.snmp.usm import Engine, Incoming
@@ -103,6 +103,7 @@ class Bench:
         self.store = Store((*scalars, *tail), (table,), lambda: Reader(View(), 0, 10**9))
         self.engine = Engine(b"\x80\0~\xd9\5engine", 3, lambda: 1000, SETTINGS.users, self.counters)
         self.unauthentic: list[str] = []
+        self.outcomes: list[SetOutcome] = []
         self.serve()
 
     def serve(self) -> None:
@@ -115,6 +116,7 @@ class Bench:
             lambda request, done: self.sets.append((request, done)),
             lambda: self.second,
             self.unauthentic.append,
+            audit=self.outcomes.append,
         )
 
     def send(self, message: bytes, host: str = "192.0.2.7") -> bytes | None:
@@ -306,6 +308,20 @@ def test_a_set_goes_to_the_setter_with_its_values_as_they_came(bench: Bench) -> 
     assert request.principal.tag == "community-2" and request.host == "192.0.2.7"
     assert WRITE.decode() not in repr(request)
     del done
+
+
+def test_a_repetition_of_a_set_is_answered_and_not_put_on_record(bench: Bench) -> None:
+    message = v2c(a_pdu(SET, [binding((*ROOT, 1, 2, 0), b"\4\2hi")]), WRITE)
+    answers: list[bytes] = []
+    for _ in range(2):
+        bench.responder.handle(message, "192.0.2.7", answers.append)
+    (first, done), (second, done_again) = bench.sets
+    assert first.identity == second.identity
+    done(0, 0, False)
+    assert (len(answers), len(bench.outcomes)) == (1, 1)
+    done_again(0, 0, True)
+    assert (len(answers), len(bench.outcomes)) == (2, 1)
+    assert answers[0] == answers[1] and Answer(answers[0]).status == 0
 
 
 @pytest.mark.parametrize(
