@@ -14,6 +14,7 @@ from hasnmp.core.state import Move, Order, State
 from hasnmp.model import Failback, GroupState, Kind, NodeState, Reason, ServiceState
 from hasnmp.settings import Group
 
+SLOW_STORE = 40  # quarter seconds
 STEADY_MS = 5000  # how long a home node is up before a group goes back to it by itself
 PLANNED = {Reason.OPERATOR, Reason.STANDBY_ORDERED, Reason.FAILBACK, Reason.NODE_LEFT}
 
@@ -55,7 +56,8 @@ def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> No
         return
     token = state.new_token(lease)
     if token > state.ceiling:
-        lease.asked_token = token
+        # Where numbers follow the time, room for as long as a slow store takes: else each document would come too late.
+        lease.asked_token = token + (SLOW_STORE if state.config.arbiter.type == "fence" else 0)
         return  # the store is making room; engine.py looks again when it has
     order = state.orders.get(name)
     facts = state.board.groups[name]

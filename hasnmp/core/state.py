@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from hasnmp.core import fencing
 from hasnmp.core.board import EXCLUDED, RECOVERING, STANDBY, Board
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import Extend
 from hasnmp.core.exchange import Stream
-from hasnmp.core.fencing import Fencing
 from hasnmp.core.journal import Journal
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Peer
@@ -86,7 +86,7 @@ class State:
     role_changes: int = 0
     role_changed_ns: int = 0
     arbiter: ArbiterHealth = field(default_factory=ArbiterHealth)
-    fencing: Fencing = field(default_factory=Fencing)
+    fencing: fencing.Fencing = field(default_factory=fencing.Fencing)
     watchdog_ms: int = 0  # the guardian's, armed; 0 = none
     watchdog_error: str = ""
     forgot: set[str] = field(
@@ -202,6 +202,13 @@ class State:
         if self.leases[group].next_token() > self.ceiling and not self.owns(group):
             return (
                 f"{self.me} has not made a new token durable yet; if this stays, its store does not answer: see its log"
+            )
+        named = self.config.group(group)
+        if (unfenced := fencing.unfenced(self, named, self.leases[group])) and not fencing.may_fence(self, group):
+            silent = ", ".join(unfenced)
+            return (
+                f"{silent} must be fenced first, and {self.me} has not heard it since its start, so it fences nobody: start {silent}, "
+                f"or if it is off for certain: hasnmp fence confirm {unfenced[0]}"
             )
         if force:
             return ""

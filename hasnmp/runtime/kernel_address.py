@@ -181,10 +181,10 @@ class KernelAddresses:
         the valid lifetime ends: it counts whole seconds, so it may end up to one before a lease that nobody extends.
         """
         live = self._live[service]
-        at = NEVER
         if live.retry_ns:
-            at = live.retry_ns
-        elif until_ns - live.until_ns >= 1_000_000:  # elements count milliseconds
+            return live.retry_ns
+        at = NEVER
+        if until_ns - live.until_ns >= 1_000_000:  # elements count milliseconds
             at = (live.armed_ns + live.until_ns) // 2
         if live.valid_ns - VALID_EARLY_NS < until_ns:
             at = min(at, live.valid_ns - 2 * VALID_EARLY_NS)
