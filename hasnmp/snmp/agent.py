@@ -51,6 +51,7 @@ LATE_S = 600.0  # an event that no agent was there to send is sent by the next o
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
 ABSENT = "its address is not on this machine"
+REFUSALS_WAITING = 1000  # refused SETs that wait for the loop to put them on record; what is more is counted
 SWITCH_S = 0.001  # for how long at most a listener's thread keeps the loop waiting, or the other way round
 
 
@@ -77,7 +78,8 @@ class Agent:
         self._writer: asyncio.StreamWriter | None = None
         self._lost_ns = self._started_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
         self._down_told = False
-        self._fresh = False
+        self._fresh = False  # as objects are answered; a listener's thread may find that it is not so any more
+        self._judged_fresh = False  # as the loop found it last
         self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
         self._next_id = 0
 
@@ -133,11 +135,12 @@ class Agent:
         communities = Communities(config.snmp)
         # What the listeners' threads share with the loop: the store, the mirror below it, the users' ciphers.
         self.lock = threading.RLock()
+        self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []  # for the loop, by their threads
         self.requests = Requests(self.store, self._read_failed)
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
         self.responder = Responder(
             self.store, self.requests, communities, engine, counters, self._in_loop(self.setting.take), time.monotonic,
-            self._in_loop(self._notifier.unauthentic), audit=self._in_loop(self._audit),
+            self._in_loop(self._notifier.unauthentic), audit=self._audit_soon,
         )  # fmt: skip
         self._record = Record(time.monotonic())
         self._agentx: AgentxPart | None = None
@@ -149,9 +152,7 @@ class Agent:
                 receivers.tables(board), self._log, self._audit,
             )  # fmt: skip
             self.store.twins.append(self._agentx.store)
-        self._listeners = [
-            Listener(text, self.responder.handle, self.lock, self._request_failed) for text in config.snmp.listen
-        ]
+        self._listeners = [Listener(text, self._handle, self.lock, self._request_failed) for text in config.snmp.listen]
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # ------------------------------------------------------------------------------------------------ its clock
@@ -359,17 +360,30 @@ class Agent:
             text = f"{late} events of more than {LATE_S:g} s ago were not sent when they happened; the event table has them"
             notifier.event(self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text))
 
-    def _judge_freshness(self) -> None:
+    def _is_fresh(self) -> bool:
         """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""
         limit_s = self._config.heartbeat.dead_after_ms / 1000 + (KEEPALIVE_S if self._mirror.complete else 0)
-        view = self._mirror.view
-        fresh = view.now_ns > 0 and (self._now_ns() - view.now_ns) / 1e9 <= limit_s
+        now_ns = self._mirror.view.now_ns
+        return now_ns > 0 and (self._now_ns() - now_ns) / 1e9 <= limit_s
+
+    def _handle(self, data: bytes, host: str, reply: Callable[[bytes], None]) -> None:
+        """A datagram, in a listener's thread, the lock held. The loop may hang, say in a write to a dead disk: its word
+        that all is fresh is not enough."""
+        if self._fresh and not self._is_fresh():
+            self._fresh = False
+            self.store.changed_all()
+        self.responder.handle(data, host, reply)
+
+    def _judge_freshness(self) -> None:
+        fresh = self._is_fresh()
         if fresh != self._fresh:
             with self.lock:
                 self._fresh = fresh
                 self.store.changed_all()
+        if fresh != self._judged_fresh:
+            self._judged_fresh = fresh
             if not fresh and not self._lost_ns:
-                self._lost_ns = view.now_ns  # connected, and silent: a stopped engine is as good as none
+                self._lost_ns = self._mirror.view.now_ns  # connected, and silent: a stopped engine is as good as none
             elif fresh and self._mirror.complete:
                 self._lost_ns = 0
         self._tell_engine()
@@ -434,18 +448,45 @@ class Agent:
 
         def call(*arguments: object) -> None:
             assert self._loop is not None  # there are no listeners before
-            self._loop.call_soon_threadsafe(function, *arguments)
+            with self.lock:
+                self._calls.append((function, arguments))
+                # One wake-up for all that wait: each is an octet in the loop's own pipe, and when that is full a signal
+                # finds no room in it and is lost.
+                if len(self._calls) == 1:
+                    self._loop.call_soon_threadsafe(self._call_waiting)
 
         return call
 
+    def _call_waiting(self) -> None:
+        with self.lock:
+            calls, self._calls = self._calls, []
+        for function, arguments in calls:
+            try:
+                function(*arguments)
+            except Exception as error:  # stops none of the others
+                self._request_failed(error)
+
+    def _audit_soon(self, outcome: SetOutcome) -> None:
+        """As _in_loop(_audit); but of a flood of refused SETs only so many wait. One that was done is never left out."""
+        with self.lock:
+            if outcome.status and len(self._calls) >= REFUSALS_WAITING:
+                self._record.untold += 1
+                return
+            self._in_loop(self._audit)(outcome)
+
     def _audit(self, outcome: SetOutcome) -> None:
-        """Have a SET put on record: by the log always, and one that was refused here by the engine too."""
+        """Have a SET put on record: by the log, and one that was refused here by the engine too. Of a flood of refused
+        ones only some, with the number of the others."""
         with self.lock:
             name = shown(self.store.column(outcome.name), outcome.name)
+            known, untold = self._record.known, self._record.untold
+            row = self._record.refused(outcome, name, time.monotonic())
+        if row is None and outcome.status and not known:
+            return
         status = ErrorStatus(outcome.status).name.lower()
+        more = {"refused_before_and_not_logged": untold} if row is not None and untold else {}
         self._log.info("set_answered", requester=outcome.who, address=outcome.host, object=name, result=status,
-                       variables=outcome.variables)  # fmt: skip
-        row = self._record.refused(outcome, name, time.monotonic())
+                       variables=outcome.variables, **more)  # fmt: skip
         if row is not None and self._writer is not None and not self._writer.is_closing():
             self._writer.write(protocol.encode({**row, "type": "command", "id": None, "requester": f"snmp:{outcome.who}",
                                                 "address": outcome.host}))  # fmt: skip

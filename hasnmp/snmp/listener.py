@@ -112,10 +112,10 @@ class Listener:
             try:
                 data, source = sock.recvfrom(MAX_DATAGRAM)
             except OSError:  # an ICMP error for an earlier answer
-                if self._socket is None:
+                if self._socket is not sock:  # closed, and maybe opened anew for another thread
                     return
                 continue
-            if not data and self._socket is None:
+            if not data and self._socket is not sock:
                 return
             try:
                 with lock:
@@ -128,10 +128,10 @@ class Listener:
             try:
                 data, ancillary, flags, source = sock.recvmsg(MAX_DATAGRAM, 64)
             except OSError:
-                if self._socket is None:
+                if self._socket is not sock:  # closed, and maybe opened anew for another thread
                     return
                 continue
-            if not data and self._socket is None:
+            if not data and self._socket is not sock:
                 return
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 continue
@@ -160,8 +160,13 @@ class Addresses:
         if sock is None:
             await asyncio.sleep(timeout_s)
             return
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(loop.sock_recv(sock, 65536), timeout_s)
+        except TimeoutError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # so many changes at once that some were lost: a change, too
+                await asyncio.sleep(timeout_s)
         with contextlib.suppress(OSError):  # all that came with it; ENOBUFS: so much that some is lost
             while sock.recv(65536):
                 pass
@@ -188,13 +193,14 @@ def _answer_from(ancillary: Ancillary) -> Ancillary:
 
 
 def _send(sock: socket.socket, target: tuple[str, int], answer: bytes) -> None:
-    # UDP may lose an answer anyway: a full buffer, a vanished route or a socket closed meanwhile loses this one.
+    # UDP may lose an answer anyway: a full buffer, a vanished route or a socket closed meanwhile loses this one. Never
+    # wait for room in the buffer: the agent's lock is held, and who doesn't answer ARP keeps it full for seconds.
     try:  # a context manager would cost as much as the call
-        sock.sendto(answer, target)
+        sock.sendto(answer, socket.MSG_DONTWAIT, target)
     except OSError:
         pass
 
 
 def _send_from(sock: socket.socket, ancillary: Ancillary, target: tuple[str, int], answer: bytes) -> None:
     with contextlib.suppress(OSError):
-        sock.sendmsg([answer], ancillary, 0, target)
+        sock.sendmsg([answer], ancillary, socket.MSG_DONTWAIT, target)

@@ -175,17 +175,18 @@ class Requests:
         """Repetitions of which nothing ends, fails or is cut off, all at once. Returns their size; None: do it in steps."""
         runs: list[list[bytes]] = []
         ends = []
+        size = 0
         try:
             for cursor in cursors:
                 run = self._store.run(cursor, count, window) if cursor is not None else None
                 if run is None:
                     return None
+                size += sum(map(len, run[0]))
+                if size > room:  # before the next is looked up: a request may have thousands of names
+                    return None
                 runs.append(run[0])
                 ends.append(run)
         except Exception:  # by steps it is found out which, and whether it is reached at all
-            return None
-        size = sum([sum(map(len, run)) for run in runs])
-        if size > room:
             return None
         found += runs[0] if len(runs) == 1 else chain.from_iterable(zip(*runs, strict=True))
         for which, (_, column, at) in enumerate(ends):

@@ -23,13 +23,14 @@ _CODES = {
 
 
 class Record:
-    """known: the engine refused a command of the SET that is about to be answered, and has its row. now_s: monotonic."""
+    """known: the engine refused a command of the SET that is about to be answered, and has its row. untold: how many were
+    left out since the last that was told of. now_s: monotonic."""
 
     def __init__(self, now_s: float) -> None:
         self.known = False
         self._left = float(AT_ONCE)
         self._filled_s = now_s
-        self._untold = 0
+        self.untold = 0
 
     def refused(self, outcome: SetOutcome, name: str, now_s: float) -> dict[str, Any] | None:
         """The command message that records this outcome; None: there is nothing to record, or too much."""
@@ -39,13 +40,13 @@ class Record:
         self._left = min(float(AT_ONCE), self._left + (now_s - self._filled_s) * A_MINUTE / 60)
         self._filled_s = now_s
         if self._left < 1:
-            self._untold += 1
+            self.untold += 1
             return None
         self._left -= 1
         text = f"SET of {name} answered with {ErrorStatus(outcome.status).name.lower().replace('_', ' ')}"
-        if self._untold:
-            text += f"; {self._untold} more refused before it are not on record"
-            self._untold = 0
+        if self.untold:
+            text += f"; {self.untold} more refused before it are not on record"
+            self.untold = 0
         code = _CODES.get(ErrorStatus(outcome.status), Code.NOT_ALLOWED)
         return {"verb": int(Verb.SET), "target": name[:TARGET_SIZE], "message": text, "code": int(code)}
 

@@ -130,10 +130,10 @@ class Responder:
         self._clock = clock
         self._unauthentic = unauthentic
         self._audit = audit
-        self._reports: dict[str, int] = {}
+        self._reports: dict[tuple[bool, str], int] = {}
         self._reports_second = 0
         self._unauthentic_second = -1
-        self._reports_to_all = 0
+        self._reports_to_all = [0, 0]
 
     def handle(self, data: bytes, host: str, reply: Reply) -> None:
         """Process one datagram. Never raises for what it contains."""
@@ -241,7 +241,7 @@ class Responder:
         except Report as refused:
             if refused.counter in _UNAUTHENTIC:
                 self._told(host)
-            if refused.message.reportable and self._may_report(host):
+            if refused.message.reportable and self._may_report(host, proven=refused.level > NO_AUTH):
                 reply(self._engine.report(refused, _request_id(refused.message)))
 
     def _secured_quickly(self, message: Incoming, host: str, reply: Reply) -> bool:
@@ -305,18 +305,22 @@ class Responder:
             self._unauthentic_second = second
             self._unauthentic(host)
 
-    def _may_report(self, host: str) -> bool:
-        """An unproven sender's address may be forged: what goes there is limited, so that a flood gains nothing."""
+    def _may_report(self, host: str, proven: bool = False) -> bool:
+        """An unproven sender's address may be forged: what goes there is limited, so that a flood gains nothing.
+
+        proven: its message was authentic, if old. These have a limit of their own: after a restart the managers learn our
+        boots by them, whatever strangers send.
+        """
         second = int(self._clock())
         if second != self._reports_second:
             self._reports_second = second
             self._reports.clear()
-            self._reports_to_all = 0
-        sent = self._reports.get(host, 0)
-        if sent >= REPORTS_A_SECOND or self._reports_to_all >= REPORTS_A_SECOND_TO_ALL:
+            self._reports_to_all = [0, 0]
+        sent = self._reports.get((proven, host), 0)
+        if sent >= REPORTS_A_SECOND or self._reports_to_all[proven] >= REPORTS_A_SECOND_TO_ALL:
             return False
-        self._reports[host] = sent + 1
-        self._reports_to_all += 1
+        self._reports[proven, host] = sent + 1
+        self._reports_to_all[proven] += 1
         return True
 
     # ------------------------------------------------------------------------------------------------ requests

@@ -18,10 +18,10 @@ from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.objects import Column, Index, Reader, Scalar, Syntax, TableDef
 from hasnmp.snmp.pdus import Requests
-from hasnmp.snmp.responder import Responder, SetOutcome
+from hasnmp.snmp.responder import REPORTS_A_SECOND, REPORTS_A_SECOND_TO_ALL, Responder, SetOutcome
 from hasnmp.snmp.setting import Done, SetRequest
 from hasnmp.snmp.standard import Counters
-from hasnmp.snmp.usm import Engine, Incoming
+from hasnmp.snmp.usm import MAX_MESSAGE, Engine, Incoming
 from tests.snmp.snmp_lab import (
     AUTH,
     BULK,
@@ -795,3 +795,39 @@ def test_reports_to_one_address_are_limited_so_that_a_flood_gains_nothing(bench:
     # Without the reportable flag nothing is said at all.
     silent = probe.replace(b"\4\1\4\2\1\3", b"\4\1\0\2\1\3")
     assert bench.send(silent, "192.0.2.98") is None
+
+
+def test_a_bulk_of_thousands_of_names_looks_up_no_more_than_an_answer_takes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.rows = [(number,) for number in range(1, 101)]
+    looked_up = 0
+    real = Store.run
+
+    def run(*arguments: Any) -> Any:
+        nonlocal looked_up
+        found = real(*arguments)
+        looked_up += sum(map(len, found[0])) if found else 0
+        return found
+
+    monkeypatch.setattr(Store, "run", run)
+    answer = bench.ask(BULK, [COLUMN] * 4000, 0, 64)
+    # The first repetition, of every name, and what else there was room for.
+    assert len(answer.names) > 2000 and set(answer.names) == {(*COLUMN, 2, 1)}
+    assert 0 < looked_up < 2 * MAX_MESSAGE
+
+
+def test_a_flood_of_discoveries_leaves_the_reports_to_authentic_managers(bench: Bench) -> None:
+    """After a restart of ours they learn our boots by them (RFC 3414 section 3.2 (7) (a))."""
+    header = b"\2\1\3" + ber.encode(0x30, b"\2\1\1\2\2\5\xdc\4\1\4\2\1\3")
+    usm = ber.encode(4, ber.encode(0x30, b"\4\0\2\1\0\2\1\0\4\0\4\0\4\0"))
+    discovery = ber.encode(0x30, header + usm + ber.encode(0x30, b"\4\0\4\0" + a_pdu(GET, [])))
+    told = sum(bench.send(discovery, f"192.0.2.{20 + number % 11}") is not None for number in range(1100))
+    assert told == REPORTS_A_SECOND_TO_ALL
+    before = Engine(bench.engine.id, 2, lambda: 1000, SETTINGS.users, Counters())
+    manager = Incoming(5, MAX_MESSAGE, False, 3, before.users[b"noc"])
+    message = before.send(manager, a_pdu(GET, [binding((*ROOT, 1, 1, 0))]), 3, reportable=True)
+    assert bench.send(message, "198.51.100.1") is not None
+    assert bench.counters.value("usm_not_in_window") == 1
+    # One who repeats an authentic message gains no flood by it either.
+    assert sum(bench.send(message, "198.51.100.1") is not None for _ in range(200)) == REPORTS_A_SECOND - 1
