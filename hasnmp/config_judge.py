@@ -11,7 +11,7 @@ from hasnmp import config_fence as fence
 from hasnmp import config_schema as schema
 from hasnmp.config_kinds import split_endpoint
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
-from hasnmp.config_views import judge_access
+from hasnmp.config_views import judge_access, judge_views
 from hasnmp.config_yaml import Node, join, show
 
 # What wire.py makes of a heartbeat; a test holds these three to it.
@@ -343,6 +343,7 @@ def _judge_address(chosen: Section, name: str, used: dict[str, str], context: Co
 
 
 def _judge_snmp(snmp: Section, context: Context) -> None:
+    judge_views(snmp, context)
     lines: dict[str, int] = {}
     users = snmp["users"] if snmp.good("users") else ()
     for user in users:
@@ -388,8 +389,21 @@ def _judge_snmp(snmp: Section, context: Context) -> None:
                     community, ["name_file"], f"holds the same name as {seen[name.octets]}; a community is given once"
                 )
             seen.setdefault(name.octets, name.path)
+    told: dict[tuple[object, ...], str] = {}
     for receiver in snmp["notify"] if snmp.good("notify") else ():
         _judge_receiver(receiver, lines if snmp.good("users") else None, context)
+        if not receiver.good("to", "version", "user", "community_file", "type", "enabled") or not receiver["enabled"]:
+            continue
+        file = receiver["community_file"]
+        who = receiver["user"] if receiver["version"] == "3" else file and (file.octets or file.path)
+        key = (receiver["to"], receiver["version"], who, receiver["type"])
+        if key in told:
+            context.tell(
+                receiver,
+                ["to"],
+                f"is the same receiver as {told[key]}; each notification would come twice; give it once",
+            )
+        told.setdefault(key, receiver.path)
     if snmp.good("agentx"):
         _judge_agentx(snmp, context)
 

@@ -191,7 +191,7 @@ USER = section(
     Key("priv_file", PASSPHRASE, None, "holds the passphrase; REQUIRED with priv"),
     Key("access", RIGHTS, "read", "read | operate (may SET) | admin (sees users, communities and views too)"),
     Key("view", NAME, None, "one of `views`: all that it may read and be told of; default: what `access` gives"),
-    Key("write_view", NAME, None, "one of `views`: all that it may SET; default: what `access` gives"),
+    Key("write_view", NAME, None, "one of `views`: all that it may SET; default: its `view`, or what `access` gives"),
     Key("from", list_of(NETWORK, 0, 64, unique=True), (), "networks that it may be used from; empty: anywhere"),
 )
 
@@ -200,7 +200,7 @@ LISTENERS = section(
     Key("label", NAME, None, "how logs, events and commands call it, for its name is a secret; default: community-N"),
     Key("access", RIGHTS, "read", "operate and admin need allow_insecure_set: true"),
     Key("view", NAME, None, "one of `views`: all that it may read; default: what `access` gives"),
-    Key("write_view", NAME, None, "one of `views`: all that it may SET; default: what `access` gives"),
+    Key("write_view", NAME, None, "one of `views`: all that it may SET; default: its `view`, or what `access` gives"),
     Key("from", list_of(NETWORK, 0, 64, unique=True), (), "networks that may use it; empty: anywhere"),
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from hasnmp.config_read import REQUIRED, Context, Key, Section, list_of, section, string, suggest
+from hasnmp.config_read import BAD, REQUIRED, Context, Key, Section, list_of, section, string, suggest
 from hasnmp.config_yaml import show
 
 SUBTREES = (
@@ -44,6 +44,17 @@ VIEW = section(
     Key("exclude", list_of(SUBTREE, 0, 64, unique=True), (), "subtrees of these that are not; the longest that fits decides"),
 )
 # fmt: on
+
+
+def judge_views(snmp: Section, context: Context) -> None:
+    """No subtree is in a view and out of it. (One by name and by OID: snmp/access.py leaves it out.)"""
+    for view in (snmp["views"] or {}).values() if snmp.good("views") else ():
+        if view is not BAD and view.good("include", "exclude"):
+            for subtree in view["exclude"]:
+                if subtree in view["include"]:
+                    context.tell(
+                        view, ["exclude", "include"], f"{show(subtree)} is in include too; leave it out of one"
+                    )
 
 
 def judge_access(who: Section, snmp: Section, context: Context) -> None:

@@ -128,7 +128,7 @@ class Remote:
             self._manager.set(given)
         except Answered as answered:
             error = answered
-        row = self._row(verb, target, last, error)
+        row = self._row(verb, target, to, last, error)
         if row is not None:
             return row
         what = f"{verb.name.lower().replace('_', ' ')} {target}".strip()
@@ -138,13 +138,16 @@ class Remote:
         code = _CODES.get(error.status, Code.NOT_ALLOWED)
         raise Refused(code, f"{what} refused by the agent of {self.path}: {error}; may this user SET it?")
 
-    def _row(self, verb: Verb, target: str, last: int, error: Answered | None) -> CommandRow | None:
-        """The row that a SET of ours made: the newest of us, after `last`. A refused one may have none."""
+    def _row(self, verb: Verb, target: str, to: str, last: int, error: Answered | None) -> CommandRow | None:
+        """The row that a SET of ours made: the newest of us, after `last`, with what was asked, or one by which the agent
+        put on record that it refused a SET. A refused one may have none. Others command at the same time."""
         deadline = time.monotonic() + (ROW_S if error is None else ROW_S / 4)
         while True:
             for row in reversed(self._commands()):
                 ours = not self._who.user or row.requester == f"snmp:{self._who.user}"
-                if row.id > last and ours and (row.verb is verb or error is not None):
+                asked = (row.verb, row.target, row.to) == (verb, target, to)
+                refused = error is not None and row.verb is Verb.SET and row.state is CommandState.REFUSED
+                if row.id > last and ours and (asked or refused):
                     return row
             if time.monotonic() >= deadline:
                 return None

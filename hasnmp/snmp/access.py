@@ -1,7 +1,7 @@
 """Who may do what: the View-based Access Control Model (RFC 3415), made ready from the configuration.
 
 A principal - a USM user, or a community - has a view that it reads and is told of, and perhaps one that it may SET. What
-`access` gives unless a view is named:
+`access` gives unless a view is named (what may be SET is then what may be read, unless write_view names that too):
 
     read      reads everything but the tables that say who may do what        sets nothing
     operate   the same                                                        sets the same, where it can be set
@@ -78,8 +78,10 @@ class View:
 
     def __init__(self, name: str, families: tuple[Family, ...]) -> None:
         self.name = name
+        # A subtree that is named twice, by its name and its OID perhaps, is in the table once; excluded, if any says so.
+        once = {f.subtree: f for f in sorted(families, key=lambda f: not f.included)}
         # The most sub-identifiers decide, then the greater name (RFC 3415 vacmViewTreeFamilyTable, isAccessAllowed (4)).
-        self.families = tuple(sorted(families, key=lambda f: (len(f.subtree), f.plain), reverse=True))
+        self.families = tuple(sorted(once.values(), key=lambda f: (len(f.subtree), f.plain), reverse=True))
 
     def has(self, oid: Oid) -> bool:
         """Is this name in the view?"""
@@ -153,8 +155,8 @@ def principal_of(settings: SnmpUser | Community, tag: str, may_set: bool = True)
     """The principal of a user or community. may_set False: whatever the configuration says, it has no write view."""
     read = _READS[settings.access] if settings.view is None else _view(settings.view)
     write = _WRITES[settings.access]
-    if write is not None and settings.write_view is not None:
-        write = _view(settings.write_view)
+    if write is not None and (settings.write_view or settings.view) is not None:
+        write = _view(settings.write_view) if settings.write_view is not None else read  # nobody SETs what he can't see
     special = settings.view is not None or settings.write_view is not None
     networks = tuple(ipaddress.ip_network(text, strict=False) for text in settings.networks)
     return Principal(tag, read, write if may_set else None, networks, tag if special else f"-{settings.access}")

@@ -35,6 +35,7 @@ from hasnmp.snmp.pdus import ErrorStatus
 READ_SIZE = 65536
 PDUS_A_WAKE = 16  # then the loop's other work has its turn
 MAX_WAITING = 256 << 10  # octets that the master has not taken yet
+BUSY_TRIES = 3  # of one notification that the master answers with processingError
 TIMEOUT_S = 3  # how long the master may wait for our answers (o.timeout): a SET takes the engine up to 0.9 s
 PRIORITY = 127  # the default of section 6.2.3
 
@@ -119,6 +120,7 @@ class Subagent:
         self._socket: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._session = 0
+        self._proven = False  # has this session taken more than its making?
         self._over = ""  # why this connection is of no more use
         self._input = b""
         self._more = False  # PDUs of what was read already wait for the loop's other work
@@ -143,15 +145,19 @@ class Subagent:
         told: set[str] = set()  # one line for each reason of an outage, not for each attempt
         try:
             while True:
+                opened = False
                 try:
                     await self._connect()
                     await self._open()
                     self._log.info("agentx_registered", master=self._address, session=self._session)
                     self._notices.connected("")
-                    failures = 0
-                    told.clear()
+                    opened = True
                     await self._attend()
                 except (OSError, Lost) as error:
+                    # (A master that opens sessions and then knows nothing of them is not asked faster and faster.)
+                    if opened and (self._proven or not isinstance(error, Refused)):
+                        failures = 0
+                        told.clear()
                     wait_s = self._times.retry[min(failures, len(self._times.retry) - 1)]
                     failures += 1
                     reason = str(error) or repr(error)
@@ -177,7 +183,7 @@ class Subagent:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with asyncio.timeout(self._times.answer):
                 await self._loop.sock_connect(sock, target)
-        self._over, self._input, self._more = "", b"", False
+        self._over, self._input, self._more, self._proven = "", b"", False, False
         self._output.clear()
         self._loop.add_reader(sock.fileno(), self._readable)
         self._reading = True
@@ -205,6 +211,7 @@ class Subagent:
             notice = self._notices.first()
             if notice is not None:
                 await self._tell(notice)
+                self._proven = True
                 continue
             try:
                 # (Not wait_for: in Python 3.11 that forgets a cancellation which comes together with its result.)
@@ -212,15 +219,29 @@ class Subagent:
                     await self._something.wait()
             except TimeoutError:
                 await self._ask("Ping", Kind.PING, b"")
+                self._proven = True
 
     async def _tell(self, notice: Notice) -> None:
-        """Send the oldest notification; it is done when the master has it, or has refused it."""
+        """Send the oldest notification; it is done when the master has it, or has refused it.
+
+        notOpen says nothing of the notification: the session is gone, and is made anew. processingError (RFC 2741 section
+        6.2.16) may be one of the moment, or one that comes again each time: it is tried BUSY_TRIES times, not for ever.
+        Raises: Lost.
+        """
         refused = ""
-        try:
-            await self._ask("Notify", Kind.NOTIFY, self._notify_payload(notice))
-        except (Refused, ber.BerError) as error:
-            refused = str(error)
-            self._log.error("agentx_notification_refused", trap=notice.trap_oid, reason=refused)
+        for attempt in range(BUSY_TRIES):
+            try:
+                await self._ask("Notify", Kind.NOTIFY, self._notify_payload(notice))
+            except (Refused, ber.BerError) as error:
+                code = error.error if isinstance(error, Refused) else 0
+                if code == pdu.Error.NOT_OPEN:
+                    raise
+                if code == pdu.Error.PROCESSING and attempt < BUSY_TRIES - 1:
+                    await asyncio.sleep(self._times.retry[min(attempt, len(self._times.retry) - 1)])
+                    continue
+                refused = str(error)
+                self._log.error("agentx_notification_refused", trap=notice.trap_oid, reason=refused)
+            break
         self._notices.done(refused)
 
     def _notify_payload(self, notice: Notice) -> bytes:
@@ -465,3 +486,4 @@ class Refused(Lost):
     def __init__(self, what: str, error: int) -> None:
         name = next((e.name.lower() for e in (*pdu.Error, *ErrorStatus) if e == error), "an error")
         super().__init__(f"the master refused {what}: {name} ({error})")
+        self.error = error

@@ -7,7 +7,7 @@ of it confirms or corrects them; then forward only, as section 3.2 (7b) asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from enum import Enum
 
 from hasnmp.settings import SnmpUser
@@ -68,8 +68,11 @@ class PeerEngine:
         made_up = Incoming(number, MAX_MESSAGE, True, user.level, user)
         return self._engine.send(made_up, pdu, user.level, reportable=True, context=self._own_id)
 
-    def take(self, data: bytes) -> tuple[int, Answer | Learned | str]:
+    def take(self, data: bytes, asked: Container[int]) -> tuple[int, Answer | Learned | str]:
         """A datagram of the peer: (its msgID, what it says). A text: why it refuses us, by its own unproven word.
+
+        asked: the msgIDs of what we sent and wait for. What bears another one is not looked into, and nothing is learned
+        from it (RFC 3412 section 7.2 (11) and (12)): anybody can make a Report, and each new engine costs its keys.
 
         Raises: BerError: it is no message of ours to read, or not an authentic one.
         """
@@ -78,6 +81,8 @@ class PeerEngine:
         if version != 3:
             raise BerError(f"version {version} where SNMPv3 (3) belongs")
         msg_id, flags, engine_id, boots, time_s, scoped_at = _header(data, at, end)
+        if msg_id not in asked:
+            return msg_id, "it answers what was not asked"
         if not flags & 1:
             return msg_id, self._unproven(data, scoped_at, end, engine_id, boots, time_s)
         engine = self._engine

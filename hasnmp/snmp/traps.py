@@ -306,7 +306,7 @@ class InformOutlet(UdpOutlet):
                 answer: Answer | Learned | str = parse_community_answer(data)
                 number = answer.number  # type: ignore[union-attr]
             else:
-                number, answer = self._peer.take(data)
+                number, answer = self._peer.take(data, self._out)
         except BerError as error:
             self._trouble = f"an answer that is not believed: {error}"
             return

@@ -235,10 +235,11 @@ class Engine:
             scoped, salt = user.cipher.encrypt(scoped, self._boots, seconds)
             scoped = plain.octets(scoped)
             privacy = b"\4\x08" + salt
-        if seconds != self._said[0]:
-            self._said = seconds, ber.encode_integer(seconds)
+        said = self._said  # read once: another thread may be here too, in another second
+        if seconds != said[0]:
+            said = self._said = seconds, ber.encode_integer(seconds)
         header = ber.encode_integer(message.msg_id) + _TAILS[_FLAGS[level] | 4 * reportable]
-        params = b"".join((self._here, self._said[1], who, privacy))
+        params = b"".join((self._here, said[1], who, privacy))
         size = len(params)
         security = plain.SEQUENCES[size] + params
         whole = plain.sequence(

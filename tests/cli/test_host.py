@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from hasnmp import protocol
+from hasnmp.console.remote import Remote
 from hasnmp.console.remote_rows import Rows, subtrees
-from hasnmp.errors import Code
+from hasnmp.errors import Code, Refused
 from hasnmp.model import TABLES, CommandRow, CommandState, Verb
 from hasnmp.snmp import ber, cells, objects
+from hasnmp.snmp.manager import Answered, Credentials, Manager
 from tests.snmp.snmp_lab import AUTH, PRIV, READ, AgentProcess, FakeEngine, a_config, a_view, running
 
 
@@ -57,6 +59,48 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentProcess
 
 
 Lab = tuple[AgentProcess, Engine, Path]
+
+
+class Others(Manager):
+    """An agent whose command table the test makes, as others' commands and ours would."""
+
+    def __init__(self, error: Answered | None = None) -> None:
+        self.place = "192.0.2.1:161"
+        self.error = error
+
+    def set(self, assignments: Any) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+class Watching(Remote):
+    def __init__(self, rows: list[CommandRow], error: Answered | None = None, user: str = "noc") -> None:
+        super().__init__(Others(error), Credentials(user=user))
+        self.looks = [[], rows]  # before the SET, and after it
+
+    def _commands(self) -> list[CommandRow]:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+
+def a_row(number: int, verb: Verb, target: str, state: CommandState, to: str = "", who: str = "snmp:noc") -> CommandRow:
+    return CommandRow(number, who, "192.0.2.9", verb, target, to, "", state)
+
+
+def test_an_operator_is_told_of_what_was_asked_and_not_of_anothers_command() -> None:
+    refused = CommandState.REFUSED
+    rows = [
+        a_row(7, Verb.FAILOVER, "web", CommandState.ACCEPTED),
+        a_row(8, Verb.FAILOVER, "db", refused),
+        a_row(9, Verb.FAILOVER, "web", refused, to="beta"),
+        a_row(10, Verb.FAILOVER, "web", refused, who="snmp:tom"),
+    ]
+    assert Watching(rows).command(Verb.FAILOVER, "web").id == 7
+    assert Watching(rows).command(Verb.FAILOVER, "web", to="beta").id == 9
+    no_access = Answered("noAccess", 1)
+    with pytest.raises(Refused, match="noAccess"):
+        Watching([a_row(8, Verb.INHIBIT, "db", CommandState.DONE)], no_access).command(Verb.FAILOVER, "web")
+    put_on_record = [a_row(8, Verb.SET, "haGroupAction.web", refused), a_row(9, Verb.INHIBIT, "db", CommandState.DONE)]
+    assert Watching(put_on_record, no_access).command(Verb.FAILOVER, "web").id == 8
 
 
 def words(lab: Lab, user: str = "noc") -> list[str]:

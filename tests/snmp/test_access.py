@@ -67,6 +67,26 @@ def test_the_longest_subtree_decides_and_of_equal_ones_the_greater() -> None:
     assert not view("1.3.6.*.7", exclude=("1.3.6.5.*",)).has((1, 3, 6, 5, 7))
 
 
+def test_what_is_included_and_excluded_is_excluded() -> None:
+    v = view("internet", "haServiceTable", exclude=(dotted(SERVICES),))
+    assert not v.has((*SERVICES, 1, 2, 1)) and v.has(INHIBIT) and v.covers(SERVICES) is False
+    assert [family.included for family in v.families if family.subtree == SERVICES] == [False]
+
+
+def test_what_may_be_set_is_what_may_be_read_unless_another_view_is_named() -> None:
+    small, other = MibView("small", ("haSystem",)), MibView("other", ("haGroupTable",))
+    for rights in ("operate", "admin"):
+        user = SnmpUser("noc", "sha256", "", rights, view=small)
+        write = access.principal_of(user, "noc").write
+        assert write is not None and not write.has(INHIBIT) and write.has(SUBTREES["haSystem"])
+        named = access.principal_of(dataclasses.replace(user, write_view=other), "noc").write
+        assert named is not None and named.has(INHIBIT) and not named.has(SUBTREES["haSystem"])
+        whole = access.principal_of(dataclasses.replace(user, view=None), "noc").write
+        assert whole is not None and whole.has(INHIBIT)
+        assert access.principal_of(user, "noc", may_set=False).write is None
+    assert access.principal_of(SnmpUser("noc", "sha256", "", "read", view=small), "noc").write is None
+
+
 def test_a_wildcard_takes_one_row_of_a_table() -> None:
     v = view(f"{dotted(GROUPS)}.1.*.{dotted(WEB)}")
     assert v.has((*INHIBIT, *WEB)) and not v.has((*INHIBIT, *objects.text_index("db"))) and not v.has(INHIBIT)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hasnmp.model import Verb
 from hasnmp.snmp import agentx, agentx_sets, ber, objects
 from hasnmp.snmp import agentx_pdu as pdu
-from hasnmp.snmp.agentx import Notice, Subagent, Times
+from hasnmp.snmp.agentx import BUSY_TRIES, Notice, Subagent, Times
 from hasnmp.snmp.agentx_lookup import ROOM, Lookup
 from hasnmp.snmp.agentx_pdu import BIG, LITTLE, Kind, Order
 from hasnmp.snmp.cells import Store
@@ -459,7 +459,12 @@ def test_a_notification_is_sent_until_the_master_has_it(tmp_path: Path) -> None:
         master.answer(header)
         header, second = await asyncio.to_thread(master.take)
         assert pdu.read_bindings(second, 0, len(second), BIG)[0][2] == 0  # it was before the master's start
-        master.answer(header, pdu.Error.PROCESSING)
+        master.answer(header, pdu.Error.NOT_OPEN)  # the session is gone, the notification is not
+        await asyncio.to_thread(master.accept)
+        for _ in range(BUSY_TRIES):
+            header, again = await asyncio.to_thread(master.take)
+            assert header.kind == Kind.NOTIFY and again == second and len(notices.notices) == 1
+            master.answer(header, pdu.Error.PROCESSING)
         await until(lambda: not notices.notices)
         assert notices.refused[0] == ""
         assert "processing (268)" in notices.refused[1]

@@ -265,13 +265,17 @@ def a_peer(clock: list[float]) -> PeerEngine:
     return PeerEngine(USER, b"\x80\0\0\0\x05sender", lambda: clock[0])
 
 
+def heard(peer: PeerEngine, data: bytes) -> tuple[int, Answer | Learned | str]:
+    return peer.take(data, range(100))  # it was asked all that
+
+
 INFORMING = pdu(INFORM, 4, Notification(0, (*ENTERPRISE, 0, 1), 5, b""))
 
 
 def known(receiver: Receiving, clock: list[float]) -> PeerEngine:
     peer = a_peer(clock)
-    assert peer.take(receiver.answer(peer.discovery(3))) == (3, Learned.ENGINE)
-    number, answer = peer.take(receiver.answer(peer.message(4, INFORMING)))
+    assert heard(peer, receiver.answer(peer.discovery(3))) == (3, Learned.ENGINE)
+    number, answer = heard(peer, receiver.answer(peer.message(4, INFORMING)))
     assert number == 4 and isinstance(answer, Answer) and (answer.tag, answer.number, answer.status) == (RESPONSE, 4, 0)
     return peer
 
@@ -281,27 +285,38 @@ def test_a_receivers_engine_is_discovered_and_its_time_followed() -> None:
     peer = known(receiver, clock)
     clock[0] += 10_000
     receiver.now_s += 10_000
-    assert isinstance(peer.take(receiver.answer(peer.message(5, INFORMING)))[1], Answer)
+    assert isinstance(heard(peer, receiver.answer(peer.message(5, INFORMING)))[1], Answer)
     receiver.engine.boots, receiver.now_s = 8, 3  # it was restarted
-    assert peer.take(receiver.answer(peer.message(6, INFORMING))) == (6, Learned.TIME)
-    assert isinstance(peer.take(receiver.answer(peer.message(7, INFORMING)))[1], Answer)
+    assert heard(peer, receiver.answer(peer.message(6, INFORMING))) == (6, Learned.TIME)
+    assert isinstance(heard(peer, receiver.answer(peer.message(7, INFORMING)))[1], Answer)
     other = Receiving(b"\x80\0\0\0\x05installed anew")
-    assert peer.take(other.answer(peer.message(8, INFORMING))) == (8, Learned.ENGINE)
-    assert isinstance(peer.take(other.answer(peer.message(9, INFORMING)))[1], Answer)
+    assert heard(peer, other.answer(peer.message(8, INFORMING))) == (8, Learned.ENGINE)
+    assert isinstance(heard(peer, other.answer(peer.message(9, INFORMING)))[1], Answer)
 
 
 def test_a_guessed_time_is_corrected_by_an_authentic_word_and_a_proven_one_goes_forward_only() -> None:
     clock, receiver, liar = [0.0], Receiving(), Receiving()
     liar.engine.boots, liar.now_s = 2**31 - 2, 2**31 - 2
     peer = a_peer(clock)
-    assert peer.take(liar.answer(peer.discovery(3))) == (3, Learned.ENGINE)
-    assert peer.take(receiver.answer(peer.message(4, INFORMING))) == (4, Learned.TIME)
-    assert isinstance(peer.take(receiver.answer(peer.message(5, INFORMING)))[1], Answer)
+    assert heard(peer, liar.answer(peer.discovery(3))) == (3, Learned.ENGINE)
+    assert heard(peer, receiver.answer(peer.message(4, INFORMING))) == (4, Learned.TIME)
+    assert isinstance(heard(peer, receiver.answer(peer.message(5, INFORMING)))[1], Answer)
     old = receiver.answer(peer.message(6, INFORMING))
     receiver.engine.boots = 8
-    assert peer.take(receiver.answer(peer.message(7, INFORMING))) == (7, Learned.TIME)
+    assert heard(peer, receiver.answer(peer.message(7, INFORMING))) == (7, Learned.TIME)
     with pytest.raises(ber.BerError):
-        peer.take(old)  # from the life before
+        heard(peer, old)  # from the life before
+
+
+def test_a_report_that_answers_nothing_teaches_nothing() -> None:
+    clock, receiver = [0.0], Receiving()
+    peer = known(receiver, clock)
+    forger = Receiving(b"\x80\0\0\0\x05forger")
+    report = forger.answer(peer.discovery(42))
+    number, said = peer.take(report, {5})
+    assert number == 42 and isinstance(said, str)
+    assert isinstance(peer.take(receiver.answer(peer.message(5, INFORMING)), {5})[1], Answer)  # still of its engine
+    assert peer.take(report, {42}) == (42, Learned.ENGINE)
 
 
 def test_only_an_authentic_answer_acknowledges() -> None:
@@ -320,16 +335,16 @@ def test_only_an_authentic_answer_acknowledges() -> None:
     )
     for octets in (plain, forged, lower, good[:-1], b"", b"\x30\x00", good[:40] + bytes(len(good) - 40)):
         with pytest.raises(ber.BerError):
-            peer.take(octets)
-    assert isinstance(peer.take(good)[1], Answer)
+            heard(peer, octets)
+    assert isinstance(heard(peer, good)[1], Answer)
 
 
 def test_what_a_receiver_has_against_us_is_said_and_changes_nothing() -> None:
     clock, receiver = [0.0], Receiving()
     peer = known(receiver, clock)
     unknown = Receiving(user=replace(USER, name="other"))
-    assert peer.take(unknown.answer(peer.message(5, INFORMING))) == (5, "it does not know the user")
+    assert heard(peer, unknown.answer(peer.message(5, INFORMING))) == (5, "it does not know the user")
     other_key = Receiving(user=replace(USER, auth_secret=b"another-word"))
-    said = peer.take(other_key.answer(peer.message(6, INFORMING)))
+    said = heard(peer, other_key.answer(peer.message(6, INFORMING)))
     assert said == (6, "it has another authentication key or protocol for the user")
-    assert isinstance(peer.take(receiver.answer(peer.message(7, INFORMING)))[1], Answer)
+    assert isinstance(heard(peer, receiver.answer(peer.message(7, INFORMING)))[1], Answer)

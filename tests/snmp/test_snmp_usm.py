@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -185,6 +186,20 @@ def test_headers_out_of_their_ranges_are_no_messages(change: dict[str, int]) -> 
     change = {"flags": 4, **change}
     with pytest.raises(ber.BerError):
         receive(engine, a_message(engine, **change))  # type: ignore[arg-type]
+
+
+def test_a_message_bears_the_time_that_it_was_sealed_with_whatever_another_thread_does() -> None:
+    class Hasty(Engine):
+        """Between any two steps of ours another thread sends something, a second later."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, (1001, ber.encode_integer(1001)) if name == "_said" else value)
+
+    ours = Hasty(ENGINE_ID, 7, lambda: 1000, (NOC, PLAIN), Counters())
+    message = ours.send(Incoming(1, 65507, False, PRIV, ours.users[b"noc"]), a_pdu(GET, []), PRIV)
+    theirs, _ = an_engine()
+    heard = receive(theirs, message)
+    assert heard is not None and a_pdu(GET, []) in heard.data
 
 
 def test_no_initialisation_vector_comes_twice() -> None:
