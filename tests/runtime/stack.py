@@ -84,7 +84,10 @@ def engine(
             link.sock.setblocking(True)
             link.sock.send(data)
         if link.sock in readable:
-            data = link.sock.recv(1 << 18)
+            try:
+                data = link.sock.recv(1 << 18)
+            except ConnectionResetError:  # it was gone before it had read what we said last
+                data = b""
             if not data:
                 left = programs.end_everything(config, node)
                 test.send(pickle.dumps(("guardian lost", left)))
