@@ -100,8 +100,7 @@ class Engine:
         late_ns = now_ns - ctx.deadline
         if isinstance(event, Tick):
             ctx.wall_offset_ms = event.wall_ms - now_ns // MS
-            if late_ns > 0 and ctx.deadline:
-                self.state.journal.worst(late_ns // 1000)
+            self.state.journal.worst(max(event.late_us, late_ns // 1000 if ctx.deadline else 0))
         self._take(event)
         if not self.state.started_ns:
             return ()  # nothing but Started begins an engine

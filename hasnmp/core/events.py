@@ -70,6 +70,9 @@ class Tick:
     """next_deadline_ns() has passed (or nothing has: it is always allowed). wall_ms: Unix time now."""
 
     wall_ms: int
+    late_us: int = (
+        0  # of the timer that this comes from, as its owner saw it: what came before may have moved the deadline
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,13 +285,14 @@ class Loop:
 
     def _wake(self) -> None:
         self._timer.read()
+        now = now_ns()
+        late_us = (now - self._timer_at_ns) // 1000 if self._timer_at_ns else 0
         self._timer_at_ns = 0
-        late_ns = now_ns() - self._core.next_deadline_ns()
-        if late_ns < 0:
+        if now < self._core.next_deadline_ns() and late_us <= self.worst_lateness_us:
             self._arm()
             return
-        self.worst_lateness_us = max(self.worst_lateness_us, late_ns // 1000)
-        self.tell(Tick(wall_ms()))
+        self.worst_lateness_us = max(self.worst_lateness_us, late_us)
+        self.tell(Tick(wall_ms(), late_us))
 
     def _every(self, seconds: float, call: Any) -> None:
         """Call now and again until the end."""
