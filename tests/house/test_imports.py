@@ -30,6 +30,7 @@ RULES: dict[str, set[str]] = {
     "cli": PURE | {"console"},
     "simulator": PURE | {"core"},
     "demo": PURE | {"console"},
+    "client": PURE,
 }
 # What goes beyond the rule, one by one, each imported only where it is used: (importer, imported) -> why.
 EXCEPTIONS = {
