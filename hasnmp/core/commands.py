@@ -122,6 +122,7 @@ class Commands:
         hb, config = self.state.config.heartbeat, self.state.config
         groups = [config.group(group)] if group else list(config.groups)
         services = sum(s.start_timeout_ms + s.stop_timeout_ms for g in groups for s in g.services)
+        services += sum(self.state.running[g.name].hooks.patience_ms() for g in groups)
         return (services + 4 * hb.dead_after_ms + 2 * config.arbiter.lease_ms + 2000) * MS
 
     def _known(self, name: str, names: list[str], what: str) -> str:
@@ -265,6 +266,7 @@ class Commands:
         if force:
             self._lift(group, to)
             state.streams[to].put(f"o/{group}", {"reason": int(kind), "text": clip(why)})
+        running.hooks.stay_until = 0  # who orders it wants it tried now
         placement.begin_move(state, settings, Move(to, kind, why, force=force))
         return to
 
@@ -438,6 +440,7 @@ class Commands:
                     to = self._move_away(
                         value["group"], value["to"], bool(value["force"]), value["reason"], value["by"]
                     )
+                    state.moves[value["group"]].asked = (sender, name)
                 else:
                     to = state.me
                     self._take_here(value["group"], bool(value["force"]), value["reason"], value["by"])
@@ -584,6 +587,10 @@ class Commands:
             return
         elif now_state is GroupState.FAILED:
             self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, f"{group} failed to start on every node")
+            return
+        elif state.stayed.get(group, (0, ""))[0] >= max(follow.row.asked_ns, 1):
+            text = f"{group} stays on {owner}: {state.stayed[group][1]}"
+            self._end(follow, CommandState.FAILED, Code.FAILED, text)
             return
         elif now_state is GroupState.BLOCKED:
             text = f"{group} is blocked on {owner}: a service could not be stopped; see: hasnmp why {group}"

@@ -8,9 +8,11 @@ from __future__ import annotations
 from hasnmp.core import fencing
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, RECOVERING, STANDBY
 from hasnmp.core.context import MS
+from hasnmp.core.hooks import WISHED
 from hasnmp.core.lease import UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.running import Running, Stage
 from hasnmp.core.state import Move, Order, State
+from hasnmp.errors import Code
 from hasnmp.model import Failback, GroupState, Kind, NodeState, Reason, ServiceState
 from hasnmp.settings import Group
 
@@ -175,6 +177,9 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         return
     move = state.moves.get(name)
     if running.stage is Stage.STOPPING:
+        if running.hooks.keeps(ctx, move):
+            _stay(state, group, running)
+            return
         if running.stopped() and lease.phase is Phase.HELD and name not in state.retiring:
             lease.release(ctx)
         return
@@ -330,9 +335,27 @@ def _fail_back(state: State, group: Group) -> None:
     begin_move(state, group, Move(home, Reason.FAILBACK, f"{home} is its home and has been able for {steady // MS} ms"))
 
 
+def _stay(state: State, group: Group, running: Running) -> None:
+    """A required hook does not let the group go; nothing of it was stopped."""
+    name, why = group.name, running.hooks.refused
+    move = state.moves.pop(name)
+    state.board.groups[name].decided_ms = 0
+    state.decided(name, f"stays on {state.me} although {move.text}: {why}")
+    state.stayed[name] = (state.ctx.now, why)
+    if move.asked:  # by another node: its follower waits for the outcome
+        state.streams[move.asked[0]].put(
+            f"a/{move.asked[1]}", [int(Code.FAILED), f"{name} stays on {state.me}: {why}", ""]
+        )
+    running.stay(state.ctx)
+
+
 def begin_move(state: State, group: Group, move: Move) -> None:
     """Stop the group here for another node to take. Nothing is given up before all of it is stopped."""
     ctx, name = state.ctx, group.name
+    hooks = state.running[name].hooks
+    if move.reason in WISHED and not move.force and ctx.now < hooks.stay_until:
+        ctx.wake(hooks.stay_until)
+        return
     facts = state.board.groups[name]
     state.moves[name] = move
     facts.reason, facts.reason_text, facts.decided_ms = move.reason, move.text, ctx.wall_ms()
@@ -343,7 +366,7 @@ def begin_move(state: State, group: Group, move: Move) -> None:
         reason=move.reason,
     )  # fmt: skip
     state.journal.count("switchovers" if move.reason in PLANNED else "failovers")
-    state.running[name].stop(ctx)
+    state.running[name].stop(ctx, move.reason, move.text, move.to)
 
 
 def released(state: State, group: str) -> None:
@@ -352,6 +375,8 @@ def released(state: State, group: str) -> None:
     move = state.moves.pop(group, None)
     lease.released(ctx)
     state.running[group].gone(ctx)
+    why = (move.reason, move.text, move.to) if move is not None else ()
+    state.running[group].hooks.begin(ctx, "after_stop", *why)
     state.owned.pop(group, None)
     state.fencing.held.pop(group, None)
     state.journal.changed = True

@@ -142,7 +142,9 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
     for child in g.family.all():
         child.pid, child.started_ns, child.start_at_ns = values["family"].get(child.name, (0, 0, 0))
         if child.name == "clients" and child.pid:
-            os.kill(child.pid, signal.SIGKILL)  # what it reads of leases is the former code's: nobody wipes it out any more
+            os.kill(
+                child.pid, signal.SIGKILL
+            )  # what it reads of leases is the former code's: nobody wipes it out any more
     for name, numbers in values["pairs"].items():
         for sock, number in zip(g.family.pairs.get(name, ()), numbers, strict=False):
             os.dup2(number, sock.fileno(), inheritable=False)  # the object stays the same for whoever has it

@@ -67,6 +67,9 @@ class Purpose(StrEnum):
     STOP = "stop"  # a command that starts or stops a service and ends by itself (mount too); needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
     FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
+    HOOK = (
+        "hook"  # the administrator's own program; of a group it needs a live lease, of none (group "") it needs nothing
+    )
 
 
 class AddressOp(StrEnum):

@@ -129,8 +129,8 @@ def test_a_frozen_former_owner_is_not_believed_beyond_its_lease(pair: Pair, clie
         token = echo(link)[1]
         pair.signal("a", signal.SIGSTOP)
         link.sock.sendall(b"late\n")
-        place = client.wait("echo", 30)
-        assert place.node == "b" and place.token > token
+        wait_for(lambda: client.wait("echo", 30).node == "b", 30, pair.why)
+        assert client.find("echo").token > token
         pair.signal("a", signal.SIGCONT)  # what it had under way goes out now, and its own guardian ends it
         link.sock.settimeout(3)
         try:
