@@ -24,6 +24,7 @@ from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.settings import ClientKey, Config
 
 MS = 1_000_000
+ADDRESSES = ("address", "ocf:heartbeat:IPaddr2")  # of several in a group the first one counts
 STALE_MS = 2500  # the engine tells of itself each second: a picture older than this vouches for no state
 CHALLENGE_MS = 10_000  # how long a challenge is good
 USED = 4096  # reports whose outcome is kept for a repetition: more within CHALLENGE_MS are refused
@@ -158,7 +159,8 @@ class Desk:
             owner = self._node
         elif owner == self._node:
             owner = ""
-        address = next((str(s.options["ip"]).partition("/")[0] for s in group.services if s.agent == "address"), "")
+        ips = [str(s.options.get("ip", "")) for s in group.services if s.agent in ADDRESSES]
+        address = ips[0].partition("/")[0] if ips else ""
         return wire.Found(
             asked.key, asked.nonce, self._cluster, self._node, asked.name, group.name, owner,
             token if lease_ms else row.token if isinstance(row, GroupRow) else 0, lease_ms, state,
