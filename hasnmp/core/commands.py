@@ -266,7 +266,7 @@ class Commands:
         if force:
             self._lift(group, to)
             state.streams[to].put(f"o/{group}", {"reason": int(kind), "text": clip(why)})
-        running.hooks.stay_until = 0  # who orders it wants it tried now
+        running.hooks.stays = (Reason.NONE, 0)  # who orders it wants it tried now
         placement.begin_move(state, settings, Move(to, kind, why, force=force))
         return to
 

@@ -40,7 +40,7 @@ class Hooks:
     attempt: int = 0
     deadline: int = 0
     refused: str = ""
-    stay_until: int = 0
+    stays: tuple[Reason, int] = (Reason.NONE, 0)  # moves for this reason are not tried before that
 
     def of(self, on: str) -> list[Settings]:
         return [h for h in self.settings if h.on == on and (not h.groups or self.group in h.groups)]
@@ -95,7 +95,15 @@ class Hooks:
         if move is None or move.force or move.reason not in WISHED:
             self.refused = ""  # what must be stopped is stopped
             return False
-        self.stay_until = ctx.now + STAY_MS * MS
+        self.stays = (move.reason, ctx.now + STAY_MS * MS)
+        return True
+
+    def waits(self, ctx: Context, move: Move) -> bool:
+        """Was one like this refused a moment ago?"""
+        reason, until = self.stays
+        if move.force or move.reason is not reason or ctx.now >= until:
+            return False
+        ctx.wake(until)
         return True
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from hasnmp.core import fencing
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, RECOVERING, STANDBY
 from hasnmp.core.context import MS
-from hasnmp.core.hooks import WISHED
 from hasnmp.core.lease import UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.running import Running, Stage
 from hasnmp.core.state import Move, Order, State
@@ -338,8 +337,8 @@ def _fail_back(state: State, group: Group) -> None:
 def _stay(state: State, group: Group, running: Running) -> None:
     """A required hook does not let the group go; nothing of it was stopped."""
     name, why = group.name, running.hooks.refused
-    move = state.moves.pop(name)
-    state.board.groups[name].decided_ms = 0
+    move, facts = state.moves.pop(name), state.board.groups[name]
+    facts.decided_ms, (facts.reason, facts.reason_text) = 0, move.before
     state.decided(name, f"stays on {state.me} although {move.text}: {why}")
     state.stayed[name] = (state.ctx.now, why)
     if move.asked:  # by another node: its follower waits for the outcome
@@ -352,12 +351,11 @@ def _stay(state: State, group: Group, running: Running) -> None:
 def begin_move(state: State, group: Group, move: Move) -> None:
     """Stop the group here for another node to take. Nothing is given up before all of it is stopped."""
     ctx, name = state.ctx, group.name
-    hooks = state.running[name].hooks
-    if move.reason in WISHED and not move.force and ctx.now < hooks.stay_until:
-        ctx.wake(hooks.stay_until)
+    if state.running[name].hooks.waits(ctx, move):
         return
     facts = state.board.groups[name]
     state.moves[name] = move
+    move.before = (facts.reason, facts.reason_text)
     facts.reason, facts.reason_text, facts.decided_ms = move.reason, move.text, ctx.wall_ms()
     state.decided(name, f"moving it to {move.to or 'whoever can take it'}: {move.text}")
     state.journal.happened(

@@ -147,6 +147,7 @@ class Running:
         """Start the next in order, or find that all are up."""
         if self.hooks.refused:
             self.start_failed, self.start_failed_of, self.hooks.refused = self.hooks.refused, "", ""
+            ctx.dirty = True
         if self.hooks.on or self.start_failed:
             return
         for run in self.runs:

@@ -40,6 +40,7 @@ class Move:
     text: str
     yielding: bool = True  # do not take it back at once
     force: bool = False
+    before: tuple[Reason, str] = (Reason.NONE, "")  # of the group, before it was decided
     asked: tuple[str, str] | None = None  # by which node, and under which key its answer goes back
 
 
