@@ -25,13 +25,13 @@ QUEUE = 256  # programs that wait to tell of an event
 
 def told_of(hook: Hook, node: str, token: int) -> dict[str, Any]:
     """What the programs of a transition are told."""
-    return {"event": hook.on, "group": hook.group, "node_name": node, "peer": hook.to, "token": token, "reason": hook.reason,
+    return {"event": hook.on, "group": hook.group, "node": node, "peer": hook.to, "token": token, "reason": hook.reason,
             "message": hook.text}  # fmt: skip
 
 
 def told_of_event(row: EventRow, token: int) -> dict[str, Any]:
     return {
-        "event": snake(row.kind.value), "group": row.group, "service": row.service, "node_name": row.node, "peer": row.peer,
+        "event": snake(row.kind.value), "group": row.group, "service": row.service, "node": row.node, "peer": row.peer,
         "link": row.link, "token": token, "reason": row.reason.name.lower(), "severity": row.severity.name.lower(),
         "message": row.message, "id": row.id, "common_id": row.common_id, "wall_ms": row.wall_ms, "alarm": row.alarm,
         "state": int(row.state), "previous": int(row.previous_state),
@@ -44,8 +44,10 @@ def snake(kind: str) -> str:
 
 
 def environment(told: Mapping[str, Any]) -> dict[str, str]:
-    """HASNMP_EVENT and so on; what is not known is "". (HASNMP_NODE is by what the guardian knows its own programs.)"""
-    return {f"HASNMP_{name.upper()}": str(value).replace("\0", " ") for name, value in told.items()}
+    """HASNMP_EVENT and so on. HASNMP_NODE and HASNMP_GROUP are what the guardian knows its own programs by, and a program that
+    only tells of a group is no part of it: so these two end in _NAME."""
+    own = {"node": "node_name", "group": "group_name"}
+    return {f"HASNMP_{own.get(name, name).upper()}": str(value).replace("\0", " ") for name, value in told.items()}
 
 
 class Hooks:
