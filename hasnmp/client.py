@@ -128,10 +128,11 @@ class Search:
         elif isinstance(answer, wire.Result):
             question.said = answer.text or f"refused with code {answer.code}"
         elif isinstance(answer, wire.Found) and answer.name == self.name:
-            self._learn(question, answer, sent_ns)
+            self.learn(question, answer, sent_ns)
         return True
 
-    def _learn(self, question: Question, found: wire.Found, sent_ns: int) -> None:
+    def learn(self, question: Question, found: wire.Found, sent_ns: int) -> None:
+        """A node's word on itself, asked for at sent_ns."""
         if not found.lease_ms:
             where = f"; {found.owner} has it, it says" if found.owner else ""
             question.said = f"does not hold group {found.group}{where}"
@@ -328,8 +329,7 @@ class Client:
             raise Moved(f"{place.name} is not known to run on {place.node} any more: {search.why()}")
         return replace(newer, host=place.host)
 
-    @staticmethod
-    def _look(search: Search, timeout_s: float) -> Place | None:
+    def _look(self, search: Search, timeout_s: float) -> Place | None:
         """Ask, and ask again; until one proves to run it, or all have answered that they don't, or the time is over."""
         deadline = time.monotonic() + timeout_s
         sockets = Sockets()

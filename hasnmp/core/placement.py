@@ -169,7 +169,8 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         state.handed.pop(name, None)
         state.journal.changed = True
         state.persist_at = 0  # at once: a node that dies now must know afterwards that it had the group
-        running.start(ctx, state.adopted.pop(name, {}))
+        facts = state.board.groups[name]
+        running.start(ctx, state.adopted.pop(name, {}), facts.reason, facts.reason_text)
         running.announced = (running.announced or name in state.kept) and name not in state.untold
         state.kept.discard(name)
         state.untold.discard(name)

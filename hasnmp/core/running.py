@@ -124,8 +124,9 @@ class Running:
 
     # ------------------------------------------------------------------------------------------------------ start
 
-    def start(self, ctx: Context, adopted: dict[str, int]) -> None:
-        """The lease is held. adopted: service -> pid of what runs already (an engine that was restarted)."""
+    def start(self, ctx: Context, adopted: dict[str, int], reason: Reason = Reason.NONE, text: str = "") -> None:
+        """The lease is held. adopted: service -> pid of what runs already (an engine that was restarted). reason, text: for the
+        hooks."""
         self.stage, self.stage_ns, self.blocked = Stage.STARTING, ctx.now, False
         self.start_failed = self.move_wanted = ""
         self.announced = bool(adopted)
@@ -140,7 +141,7 @@ class Running:
                 self._become(run, ServiceState.STOPPED, ctx)
         self.hooks.cancel()
         if not adopted:
-            self.hooks.begin(ctx, "before_start")
+            self.hooks.begin(ctx, "before_start", reason, text)
         self._start_next(ctx)
 
     def _start_next(self, ctx: Context) -> None:

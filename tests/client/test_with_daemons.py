@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from hasnmp.client import Client, Link, Moved, NotRunning, now_ns
+from hasnmp.client import Client, Cluster, Link, Moved, NotRunning, now_ns
 from hasnmp.client_async import AsyncClient, AsyncLink
+from hasnmp.client_snmp import SnmpClient
 from hasnmp.errors import HasnmpError
 from hasnmp.model import ServiceRow, ServiceState, Verb
+from hasnmp.snmp.manager import Credentials
 from tests.client.pair import ROOT, Pair, wait_for
 
 pytestmark = pytest.mark.serial
@@ -175,6 +177,21 @@ def test_asyncio_goes_on_with_the_next_owner(pair: Pair) -> None:
     answers = asyncio.run(story())
     assert {node for node, _ in answers} == {"a", "b"}
     assert [token for _, token in answers] == sorted(token for _, token in answers)
+
+
+def test_over_snmp_by_the_same_rules(pair: Pair) -> None:
+    nodes = {node: (address, pair.snmp) for node, address in pair.address.items()}
+    client = SnmpClient(Cluster("pair", nodes, "", b""), Credentials(community=b"public"))
+    place = client.wait("echo", 20, pair.port)
+    assert (place.node, place.group, place.host, place.port) == ("a", "web", pair.address["a"], pair.port)
+    assert place.until_ns - now_ns() < 1000 * 1_000_000  # less than the promises' own second
+    assert pair.command("a", Verb.FAILOVER, "web", "b").code == 0
+    wait_for(lambda: client.wait("web", 20).node == "b", 20)
+    assert client.find("web", 10).token > place.token
+    with pytest.raises(NotRunning, match="shows no service and no group nfs"):
+        client.find("nfs", 0.1)
+    with pytest.raises(NotRunning, match=r"a .*: .*no answer; .* b .*no answer"):
+        SnmpClient(client.cluster, Credentials(community=b"wrong"), 0.2).find("echo", 0.1)
 
 
 # ------------------------------------------------------------------------------------------------------ hasnmp-run
