@@ -30,6 +30,7 @@ from hasnmp.snmp.listener import Addresses, Listener
 MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
+ABSENT = "its address is not on this machine"
 REPORT_S = 2.0  # what the engine may take for a report
 REPORTS = 64  # that wait for the engine
 TABLES = ("groups", "services")  # all that is asked for: the rest of each message is left alone
@@ -87,26 +88,30 @@ class Clients:
         try:
             while True:
                 for listener in self._listeners:
-                    why = ""
-                    if listener.opened and listener.gone():
-                        listener.close()
-                    if not listener.opened:
-                        try:
-                            listener.open()
-                        except OSError as error:
-                            absent = error.errno == errno.EADDRNOTAVAIL
-                            why = "its address is not on this machine" if absent else error.strerror or str(error)
+                    why = self._adjust(listener)
                     if told.get(listener.text) != why:
                         told[listener.text] = why
-                        if why:
-                            self._log.warning(
-                                "listen_waiting", address=listener.text, reason=why, retry_s=RETRY_LISTEN_S
-                            )
-                        else:
+                        if not why:
                             self._log.info("listening", address=listener.text)
+                        elif why == ABSENT:
+                            self._log.info("listen_waiting", address=listener.text, reason=why)
+                        else:
+                            self._log.error("listen_failed", address=listener.text, error=why, retry_s=RETRY_LISTEN_S)
                 await addresses.changed(RETRY_LISTEN_S)
         finally:
             addresses.close()
+
+    @staticmethod
+    def _adjust(listener: Listener) -> str:
+        """Open it, or close it, by whether its address is there. Returns why it is not open, "" if it is."""
+        if listener.opened and listener.gone():
+            listener.close()
+        if not listener.opened:
+            try:
+                listener.open()
+            except OSError as error:
+                return ABSENT if error.errno == errno.EADDRNOTAVAIL else error.strerror or str(error)
+        return ""
 
     # ------------------------------------------------------------------------------------------------ the engine
 
