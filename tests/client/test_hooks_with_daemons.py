@@ -86,7 +86,8 @@ def at_home(pair: Scene) -> None:
         return owner == "a" and view is not None and not view.tables["groups"]["web"].excluded  # type: ignore[union-attr]
 
     wait_for(home, 40, pair.why)
-    wait_for(lambda: "takeover_completed" in pair.told("a"), 10)
+    # What the last test, or the way home, still has to tell comes first: hooks of events run in their order.
+    wait_for(lambda: pair.told("a")[-1:] in ([], ["takeover_completed"], ["hook_failed"]), 10, lambda: pair.told("a"))
     pair.forget()
 
 
