@@ -278,6 +278,12 @@ def why_not_others(state: State, group: Group) -> str:
     return "; ".join(f"{n}: {why}" for n, why in reasons.items() if why) or "every other node is able"
 
 
+def why_nowhere(state: State, group: str) -> str:
+    """What keeps each node, this one included, from taking the group."""
+    others = why_not_others(state, state.config.group(group))
+    return "; ".join(x for x in (state.unable(group), others) if x)
+
+
 def _drain(state: State, group: Group) -> None:
     others = state.candidates(group.name)
     reason = Reason.NODE_LEFT if state.leaving else Reason.STANDBY_ORDERED

@@ -310,7 +310,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a register is confirmed before it is durable", 11,
-        (Edit("core/commands.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
+        (Edit("core/following.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
         ("durable",),
     ),
 )  # fmt: skip
