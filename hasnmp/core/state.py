@@ -231,16 +231,19 @@ class State:
         return ""
 
     def out_of_reach(self, group: str) -> str:
-        """Why this node could only take the group by the lease disk, and can't use that; "" when it could. It asks nobody for
-        the group then: whoever promises it to us would be bound, and may reach the disk."""
+        """Why this node leaves the group to another: it could only take it by the lease disk, and can't use that; "" when it
+        could, or nobody else is there. It asks for nothing then: whoever promised us the group would be bound."""
         lease, arbiter = self.leases[group], self.arbiter
         failing = arbiter.failing.get(group, 0) >= ALARM_AFTER and not lease.damaged  # our own slot is written anew
+        if self.config.arbiter.type != "disk" or not failing or self.owns(group):
+            return ""
         silent = [n for n in lease.others if not self.peers[n].heard() and n not in lease.left]
-        if self.config.arbiter.type != "disk" or not failing or not silent or self.owns(group):
+        others = [n for n in lease.others if self.peers[n].up()]
+        if not silent or not others:
             return ""
         return (
-            f"{self.me} can't use the lease disk ({arbiter.error}), and without {', '.join(silent)} it is needed: mend it, or start "
-            f"{', '.join(silent)}"
+            f"{self.me} can't use the lease disk ({arbiter.error}), and without {', '.join(silent)} it is needed: "
+            f"left to {' or '.join(others)} until that is mended"
         )
 
     def unheard(self) -> list[str]:
