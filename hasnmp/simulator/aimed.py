@@ -25,21 +25,20 @@ class Aimed(Faults):
         self.cut_all(self.world.between(9000 * MS, 12_000 * MS))
 
     def long_duel(self) -> None:
-        """Nobody hears anybody, not from the same moment on, and the devices that are used first fail for a few turns. Rule 7."""
-        machines, rng = list(self.world.machines.values()), self.world.rng
-        longest = max(sum(level.timeout_ms for level in n.fence) for n in machines[0].config.nodes)
-        step = (longest + 2000 + machines[0].config.heartbeat.dead_after_ms) * MS
-        duration = self.world.between(6 * step, 12 * step)
-        together = rng.random() < 0.5
+        """Nobody hears anybody for nine turns of fencing, and the devices of two fail until after the fourth. Rule 7."""
+        machines, between = list(self.world.machines.values()), self.world.between
+        heartbeat, nodes = machines[0].config.heartbeat, machines[0].config.nodes
+        step = (max(sum(level.timeout_ms for level in n.fence) for n in nodes) + 2000 + heartbeat.dead_after_ms) * MS
+        together = self.world.rng.random() < 0.7
         for i, a in enumerate(machines):
             for b in machines[:i]:
-                at = 0 if together else int(rng.random() * 2 * step)
-                self.later(at, self.cut, self.ways(a, b) | self.ways(b, a), duration - at)
-        for machine in machines:
-            if rng.random() < 0.7:
-                for level in range(len(machine.config.node(machine.name).fence)):
-                    self.world.power.mode[machine.name, level] = "broken"
-                    self.later(self.world.between(0, 9 * step), self.world.power.mend, machine.name, level)
+                at = 0 if together else between(0, 2 * step)
+                self.later(at, self.cut, self.ways(a, b) | self.ways(b, a), 10 * step - at)
+        for machine in self.world.rng.sample(machines, 2):
+            for level in range(len(machine.config.node(machine.name).fence)):
+                self.world.power.mode[machine.name, level] = "broken"
+                self.later(between(4 * step, 8 * step), self.world.power.mend, machine.name, level)
+        self.world.run_until(self.world.now + 9 * step)
 
     def late_words(self) -> None:
         """An owner that has nothing but promises, gets the last of them late, and no more. Rules 2 and 8."""

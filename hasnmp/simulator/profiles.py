@@ -24,6 +24,7 @@ class Profile:
     keep: bool = False  # nothing may interrupt any group
     taken: bool = False  # one owner fails for good, in whatever way, and its groups must be taken soon
     pathless: bool = False  # with `taken`: meanwhile another node can't reach the lease disk
+    duel: bool = False  # nobody hears anybody for many turns of fencing
     rolled: bool = False  # one node is restarted in order, and the owner right after it
     drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
     mixed: float = 0.0  # the share of runs whose nodes have different lease times
@@ -103,8 +104,7 @@ PROFILES: dict[str, Profile] = {
     # Long enough that a node which was fenced starts anew, hears nobody, and comes to its turn.
     "long fence": Profile({"cut_long": 1}, (1, 1), rough=0.0, early=0.0, intervals=(110, 130), keep=True, nodes=(2,), groups=(1,),
                           arbiter="fence", disk=True),
-    "long duel": Profile({"long_duel": 1}, (1, 1), rough=0.0, early=0.0, intervals=(300, 500), nodes=(2, 3, 3), groups=(1, 2),
-                         arbiter="fence"),
+    "long duel": _aimed({}, (0, 0), duel=True, nodes=(3,), arbiter="fence"),
     "taken pathless": _aimed({}, (0, 0), taken=True, pathless=True, nodes=(3,)),
     "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
     # One fault class that must interrupt nothing.

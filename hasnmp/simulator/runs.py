@@ -176,7 +176,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     early = rng.random() < profile.early
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
-    if profile.keep or profile.taken or profile.rolled:
+    if profile.keep or profile.taken or profile.rolled or profile.duel:
         while truth.unsettled() and world.now < 50 * interval:
             world.run_until(world.now + interval)
         start, end = world.now, world.now + end - start
@@ -187,6 +187,9 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         end = world.now
     if profile.rolled:
         _must_roll(world, config)
+        end = world.now
+    if profile.duel:
+        faults.long_duel()
         end = world.now
     faults.schedule(start, end - 5 * interval)
     world.run_until(end)
