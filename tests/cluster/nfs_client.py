@@ -1,6 +1,7 @@
 """An NFS client in user space, by libnfs: writes, reads and creates in a loop and says what became of each.
 
-    python nfs_client.py URL [--count N] [--create-every N]     URL: nfs://ADDRESS/EXPORT?version=3 (libnfs's form)
+    python nfs_client.py URL            URL: nfs://ADDRESS/EXPORT?version=3 (libnfs's form)
+    python nfs_client.py URL --hold     opens a file, and does nothing any more
 
 Each line of standard output is one request: its name, its number, when it was begun and when it had ended (CLOCK_MONOTONIC,
 ns), and "" or the error. The file `log` stays open from the beginning to the end. Writes are stable (O_SYNC): libnfs does
@@ -15,13 +16,12 @@ import ctypes
 import os
 import signal
 import struct
-import sys
 import time
 
 RECORD = struct.Struct("<Q56s")
 PAUSE_S = 0.002
-RETRY_S = 0.05  # a server in its grace period says "later" to a create
-LATER = "JUKEBOX"
+CREATE_EVERY = 10
+LATER = "JUKEBOX"  # what a server in its grace period says to a create (RFC 1813 section 2.6)
 
 
 class Nfs:
@@ -88,15 +88,15 @@ def say(what: str, number: int, began_ns: int, error: str = "") -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
-    parser.add_argument("--create-every", type=int, default=10)
+    parser.add_argument("--hold", action="store_true")
     arguments = parser.parse_args()
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     nfs = Nfs(arguments.url)
-    log = nfs.open("log", os.O_RDWR | os.O_CREAT | os.O_SYNC)
+    log = nfs.open("held" if arguments.hold else "log", os.O_RDWR | os.O_CREAT | os.O_SYNC)
     say("mounted", 0, time.monotonic_ns())
-    number = 0
-    while not asked:
+    while arguments.hold:
+        signal.pause()
+    number, wanted = 0, list[int]()
+    while True:
         number += 1
         began_ns = time.monotonic_ns()
         try:
@@ -110,26 +110,26 @@ def main() -> None:
             say("read", number, began_ns, "" if found == record(number) else f"read {found!r}")
         except OSError as error:
             say("read", number, began_ns, str(error))
-        if number % arguments.create_every == 0:
-            create(nfs, number)
+        if number % CREATE_EVERY == 0:
+            wanted.append(number)
+        if wanted and create(nfs, wanted[0]):
+            wanted.pop(0)
         time.sleep(PAUSE_S)
 
 
-def create(nfs: Nfs, number: int) -> None:
-    while True:
-        began_ns = time.monotonic_ns()
-        try:
-            handle = nfs.open(f"file-{number}", os.O_RDWR | os.O_CREAT | os.O_SYNC)
-            nfs.pwrite(handle, 0, record(number))
-            nfs.close(handle)
-            say("create", number, began_ns)
-            return
-        except OSError as error:
-            if LATER not in str(error):
-                say("create", number, began_ns, str(error))
-                return
-            say("later", number, began_ns, str(error))
-            time.sleep(RETRY_S)
+def create(nfs: Nfs, number: int) -> bool:
+    """False: the server is in its grace period, and wants to be asked again."""
+    began_ns = time.monotonic_ns()
+    try:
+        handle = nfs.open(f"file-{number}", os.O_RDWR | os.O_CREAT | os.O_SYNC)
+        nfs.pwrite(handle, 0, record(number))
+        nfs.close(handle)
+        say("create", number, began_ns)
+    except OSError as error:
+        later = LATER in str(error)
+        say("later" if later else "create", number, began_ns, str(error))
+        return not later
+    return True
 
 
-sys.exit(main())
+main()

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from hasnmp.model import Kind, Verb
+from hasnmp.model import Kind, NodeState, Verb
 from tests.cluster.lab import PROJECT, Host, Lab, sh, wait_for
 from tests.cluster.pair import NODES, Group, Pair, boot_ns
 from tests.cluster.power import Power, level
@@ -54,11 +53,10 @@ def group(file: str, names: dict[str, str] | None = None) -> Served:
     return Served(name[1], address[1], text=text)
 
 
-def needs(*programs: str, libraries: tuple[str, ...] = ()) -> pytest.MarkDecorator:
-    """Skip, with the names of what is missing: "ganesha.nfsd (nfs-ganesha)"."""
-    missing = [name for name in programs if not shutil.which(name.split()[0])]
-    missing += [name for name in libraries if name.split()[0] not in sh("ldconfig", "-p")]
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+def missing(*programs: str, libraries: tuple[str, ...] = ()) -> list[str]:
+    """Which of these are not there: "ypbind (ypbind-mt)", the program and the Debian package that has it."""
+    lacks = [name for name in programs if not shutil.which(name.split()[0])]
+    return lacks + [name for name in libraries if name.split()[0] not in sh("ldconfig", "-p")]
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,8 @@ class Move:
 class Stage:
     """A pair that serves one group of conf/services on node a, with a shared disk and a power switch. A context manager.
 
-    prepare: what a host needs beside, each time that it is switched on. fill: what lies on the disk from the beginning.
+    prepare: what a host needs beside, each time that it is switched on. fill: what lies on the disk from the
+    beginning. client: what the client's host needs, once the group runs.
     """
 
     def __init__(
@@ -91,9 +90,10 @@ class Stage:
         group: Served,
         prepare: Callable[[Host], None] = lambda host: None,
         fill: Callable[[Path], None] = lambda folder: None,
+        client: Callable[[Stage], None] = lambda stage: None,
     ) -> None:
         self.group = group
-        self._prepare, self._fill = prepare, fill
+        self._prepare, self._fill, self._client = prepare, fill, client
         self._options: Any = yaml.safe_load(group.text)[group.name]["services"]
         self._disk = self._options[0]["options"]["directory"]
         self.own_start_ms = self.own_stop_ms = 0.0
@@ -111,6 +111,7 @@ class Stage:
             self._measure(self.pair.lab["a"])
             self.pair.start()
             self.runs_on("a", 30)
+            self._client(self)
             self._stack = stack.pop_all()
         return self
 
@@ -141,6 +142,18 @@ class Stage:
             program.wait(20)
         host.run("umount", self._disk)
         self.own_stop_ms = (time.monotonic() - began) * 1000
+
+    def revive(self, node: str) -> None:
+        """One that crashed comes back, and is told that it may."""
+        host = self.pair.lab[node]
+        host.power_on()
+        self.prepare(host)
+        self.pair.start(node)
+        wait_for(lambda: (row := self.pair.rows(node, "nodes").get(node)) and row.recovering, 20, self.pair.why)
+        self.pair.command(node, Verb.RECOVER, node)
+        other = next(name for name in NODES if name != node)
+        wait_for(lambda: (row := self.pair.rows(other, "nodes").get(node)) and row.state is NodeState.UP
+                 and not row.recovering, 20, self.pair.why)  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------- what happens
 
@@ -207,6 +220,12 @@ class Client:
         """Wait for an answer to something that was asked after this moment."""
         wait_for(lambda: any(x.began_ns > since_ns and not x.error for x in self.requests[-50:]), seconds,
                  lambda: f"an answer to the client; its last {self.requests[-5:]}; {self._log.read_text()[-2000:]}")  # fmt: skip
+
+    def all_ended(self, seconds: float = 40) -> None:
+        """Wait until everything that was asked before now has ended, well or not. The requests are numbered from 1."""
+        last = max(x.number for x in list(self.requests))
+        wait_for(lambda: len({x.number for x in list(self.requests) if x.number <= last}) == last, seconds,
+                 lambda: f"{last} requests have ended, {len(self.requests)} did")  # fmt: skip
 
     def outage_ms(self, since_ns: int) -> float:
         """The longest time without an answer, from the last one before this moment until now."""
