@@ -170,11 +170,11 @@ def test_a_reload_changes_hooks(pair: Scene) -> None:
         pair.config(node).write_text(
             text[node].replace("{on: before_stop,", "{on: node_lost,").replace("required: true", "required: false")
         )
-        row = pair.command(node, Verb.RELOAD, "")
+        row = pair.reload(node)
         assert row.code == 0 and "hooks" in row.text, row.text
     pair.does("a", "before_stop", "exit 1")
     assert pair.command("a", Verb.FAILOVER, "web", "b").code == 0
     assert "before_stop" not in pair.told("a")
     for node in pair.NODES:
         pair.config(node).write_text(text[node])
-        assert pair.command(node, Verb.RELOAD, "").code == 0
+        assert pair.reload(node).code == 0
