@@ -307,7 +307,7 @@ class Engine:
                     f"{peer.name} is heard over another", of=f"{peer.name}/{link.name}", peer=peer.name, link=link.name,
                     previous=int(before), state=int(LinkState.DOWN), peer_state=int(peer.state), reason=Reason.LINK,
                 )  # fmt: skip
-            differs = peer.heard() and peer.digest != self.config.digest
+            differs = peer.heard() and not self.config.goes_with(peer.digest)
             if differs:
                 state.journal.happened(
                     ctx, Kind.CONFIG_MISMATCH,

@@ -169,7 +169,7 @@ class State:
 
     def mismatched(self) -> list[str]:
         """Nodes that are heard with another configuration of what safety rests on."""
-        return [p.name for p in self.peers.values() if p.heard() and p.digest != self.config.digest]
+        return [p.name for p in self.peers.values() if p.heard() and not self.config.goes_with(p.digest)]
 
     def unable(self, group: str, force: bool = False) -> str:
         """Why this node may not take the group now, "" when it may. The ABLE flag of our heartbeats is this.
@@ -280,7 +280,7 @@ class State:
                 return name, glance
             # Up for a moment only: its first document is not durable yet, or its first check has not come back.
             fresh = peer.state is NodeState.STARTING or now < peer.changed_ns + 2 * hb.dead_after_ms * MS
-            if peer.heard() and fresh and not left and peer.digest == self.config.digest and now < bound:
+            if peer.heard() and fresh and not left and self.config.goes_with(peer.digest) and now < bound:
                 return name, bound
         return "", 0
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, pills, processes, store
+from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, members, pills, processes, store
 
 
 def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
@@ -78,9 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.handover:
         given = len(sys.argv if argv is None else argv) - (argv is None)
         program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - given]]
+        try:
+            loaded, _, _ = members.go_by(loaded, members.path_of(loaded, node))
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
         return handover.ask(loaded, node, program, arguments.config)
     try:
         loader.make_folders(loaded)
+        loaded = members.begin(loaded, node)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,
@@ -89,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             pills=pills.main if pills.used(loaded) else None,
         )
         return guardian.run(loaded, node, children)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"hasnmpd: {error.filename or 'start'}: {error.strerror}", file=sys.stderr)
         return 1

@@ -37,6 +37,7 @@ from hasnmp.core.events import (
     Extend,
     Extended,
     Fence,
+    Forward,
     GiveUp,
     Notify,
     Outcome,
@@ -259,7 +260,7 @@ class Loop:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
                 self._finish(RETIRED if retired else int(force))
-            case Reload() | GiveUp() | Stage() | Adopt():
+            case Reload() | GiveUp() | Stage() | Adopt() | Forward():
                 self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:

@@ -81,9 +81,8 @@ class Changes(Malice):
         self.world.post(MS, chosen.engine, chosen.engine.command, command)
 
     def reload_file(self, machine: Machine, new: Config) -> None:
-        """The file is written, and the daemon told by SIGHUP or by a command. An operator who writes by hand, on one machine,
-        what all have to change at once, and then lets the machine start by it, can't be helped: so nobody does."""
-        if not machine.powered or machine.file.applying is not None or compare(machine.file, new).needs_stop:
+        """The file is written, and the daemon told by SIGHUP or by a command."""
+        if not machine.powered:
             return
         machine.file = new
         self.world.count("reloads asked for")
@@ -129,6 +128,43 @@ class Changes(Malice):
         self.later(at, self.cut_node, self.machine(), long)
         if rng.random() < 0.4:
             self.later(at + self.world.between(0, long), self.power_cycle, self.machine())
+
+    def members_by_hand(self) -> None:
+        """The same by hand: the file is copied to some machines, which start anew with it, while another is cut off."""
+        rng, machines = self.world.rng, list(self.world.machines.values())
+        self.write(self.regrouped(self.meant))
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 4 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        cut = self.owner() if rng.random() < 0.5 else self.machine()
+        self.cut_node(cut, long)
+        for machine in rng.sample(machines, rng.choice((1, 2, 2, 3))):
+            if machine is not cut or rng.random() < 0.3:
+                self.later(self.world.between(0, long // 3), self.copy_file, machine, self.meant)
+
+    def copy_file(self, machine: Machine, new: Config) -> None:
+        self.world.count("files copied by hand")
+        machine.file = new
+        self.power_cycle(machine)
+
+    def members_anew(self) -> None:
+        """A group is taken away by reloads and comes back with other nodes, while a node that may have it is cut off."""
+        rng = self.world.rng
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 6 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        gone = rng.choice(self.meant.groups)
+        others = tuple(g for g in self.meant.groups if g is not gone)
+        if not others:
+            others = (Group("else", gone.nodes, (_program("else-program", "else"),), disk=self.profile.disk),)
+        cut = self.owner() if rng.random() < 0.6 else self.machine()
+        self.cut_node(cut, long)
+        back = self.regrouped(replace(self.meant, groups=(gone,))).groups
+        at = 0
+        for groups in (others, (*others, *back)):
+            self.write(replace(self.meant, groups=groups))
+            for machine in self.world.machines.values():
+                if machine is not cut:
+                    self.later(at + self.world.between(0, 300 * MS), self.reload_file, machine, self.meant)
+            at += self.world.between(500 * MS, 1500 * MS)
 
     def put_in_force(self, new: Config) -> None:
         before, rng = self.meant, self.world.rng
@@ -298,14 +334,7 @@ class Changes(Malice):
                     if machine.stopped:
                         machine.start_stack()
                     administer(machine)
-                begun = next((m.config.applying for m in machines if m.config.applying is not None), None)
-                if begun is None:
-                    self.apply_file(name, machines[at // 8 % len(machines)])
-                else:  # what was begun is brought to its end first
-                    self.apply_file(
-                        next(n for n, c in world.documents.items() if c.digest == begun.target),
-                        world.machines[begun.by],
-                    )
+                self.apply_file(name, machines[at // 8 % len(machines)])
             at += 1
             world.run_until(world.now + 500 * MS)
         world.truth.groups = tuple(g.name for g in self.meant.groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hasnmp.config_changes import Webs, in_force
 from hasnmp.core.events import (
     Act,
     Adopt,
@@ -229,6 +230,7 @@ class Machine:
         self.world = world
         self.name = name
         self.file = config  # what lies on its disk; config: what is in force
+        self.webs: Webs = {}  # beside it: by which nodes of each group it may have gone
         self.refuses = False  # a secret that a new file names is not there
         self.take(config)
         self.takes_ns: dict[str, int] = {}  # service -> how long its start takes; not named: a moment, drawn
@@ -264,6 +266,11 @@ class Machine:
         # Run and watched by others: no program here.
         self.passive = tuple(s.name for s in config.services() if s.agent == "passive")
         self.disks = frozenset(g.name for g in config.groups if g.disk)
+
+    def read_file(self) -> None:
+        """Go by what lies on the disk."""
+        config, self.webs = in_force(self.file, self.webs)
+        self.take(config)
 
     def configure(self, config: Config) -> None:
         """Another configuration is in force from here on, under the same guardian."""

@@ -226,10 +226,6 @@ class World:
         self._queue: list[tuple[int, int, Process | None, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
 
-    def plain(self, digest: str) -> Config | None:
-        """The newest file of that digest."""
-        return next((c for c in reversed(self.documents.values()) if c.digest == digest), None)
-
     def post_at(self, at_ns: int, process: Process | None, fn: Callable[..., None], *args: Any) -> None:
         """Run fn at that true time: in that process if it still lives then, or (None) as a thing of nature."""
         self._number = number = self._number + 1

@@ -290,7 +290,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a file is gone by before every node has judged it", 9,
-        (Edit("core/apply.py", "        if not mine.waiting:\n            differ", "        if True:\n            differ"),),
+        (Edit("core/apply.py", "        if not mine.waiting:\n", "        if True:\n"),),
         ("kept refused",),
     ),
     Mutant(
