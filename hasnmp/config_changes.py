@@ -233,7 +233,10 @@ def _staged(old: Config, new: Config) -> Iterator[str]:
     for group in old.groups:
         following = next((g for g in new.groups if g.name == group.name), None)
         # Their order, too: of two nodes that claim a lease at once the later in this list gives way.
-        if following is not None and (following.nodes, following.also) != (group.nodes, group.also):
+        if following is not None and (
+            (following.nodes, following.also) != (group.nodes, group.also)
+            or old.webs.get(group.name) != new.webs.get(group.name)
+        ):
             yield f"groups.{group.name}.nodes"
 
 

@@ -14,7 +14,7 @@ node keeps, durably, every set by which it has gone since all were known to agre
 not matter how the file came: by an apply, or by hand before a start.
 
 A node forgets the former sets when it hears every node to have its file, long enough that what was leased before is over or
-proven anew, and none of those that may not take the group to have it. Nobody is by a former set alone then, nor can be later:
+proven anew, and none of those that the file does not have for the group to run it. Nobody is by a former set alone then, nor can be later:
 whoever takes another file keeps this one's sets. A node that is cut off stays halfway, which is safe beside all that the
 others can reach.
 """
@@ -214,14 +214,12 @@ class Apply:
                 return f"{peer.name} is not there"
             if not state.config.goes_with(peer.digest):
                 return f"the configuration of {peer.name} is another one"
-        for group in state.config.groups:
-            for node in group.also:
-                if (
-                    state.owns(group.name)
-                    if node == state.me
-                    else not state.peers[node].flag(group.name, GroupFlag.CLEAN)
-                ):
-                    return f"{node} has {group.name} still"
+        for name, webs in state.config.webs.items():
+            for node in state.config.group(name).also:
+                if node in webs[-1]:
+                    continue  # asked from here on as well
+                if state.owns(name) if node == state.me else not state.peers[node].flag(name, GroupFlag.CLEAN):
+                    return f"{node} has {name} still"
         return ""
 
     def _tell(self, waits: str) -> None:

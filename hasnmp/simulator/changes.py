@@ -151,15 +151,15 @@ class Changes(Malice):
         rng = self.world.rng
         heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
         long = 6 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
-        gone = rng.choice(self.meant.groups)
-        others = tuple(g for g in self.meant.groups if g is not gone)
+        gone, *rest = self.meant.groups  # a file's order of groups is no change, so it stays
+        others = tuple(rest)
         if not others:
-            others = (Group("else", gone.nodes, (_program("else-program", "else"),), disk=self.profile.disk),)
+            others = self.more_groups(self.meant).groups[1:]
         cut = self.owner() if rng.random() < 0.6 else self.machine()
         self.cut_node(cut, long)
         back = self.regrouped(replace(self.meant, groups=(gone,))).groups
         at = 0
-        for groups in (others, (*others, *back)):
+        for groups in (others, (*back, *others)):
             self.write(replace(self.meant, groups=groups))
             for machine in self.world.machines.values():
                 if machine is not cut:
@@ -300,7 +300,8 @@ class Changes(Malice):
         rng.shuffle(names)
         owner = self.world.truth.owner(groups[at].name)
         # A file that has none of the nodes in force would be refused, and no apply before that needs to have worked.
-        kept = owner.name if self.profile.keep and owner is not None else self.first.group(groups[at].name).nodes[0]
+        first = next((g for g in self.first.groups if g.name == groups[at].name), groups[at])
+        kept = owner.name if self.profile.keep and owner is not None else first.nodes[0]
         nodes = [n for n in names if n == kept or rng.random() < 0.5]
         groups[at] = replace(groups[at], nodes=tuple(nodes))
         return replace(config, groups=tuple(groups))

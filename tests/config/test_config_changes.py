@@ -172,6 +172,7 @@ def test_former_nodes_of_a_group_are_asked_until_all_have_the_file() -> None:
     # Back to what it was before all had it, or on to others: what may be counted on by somebody stays in force.
     back, again = in_force(file, webs)
     assert nodes_of(back) == (("b",), ("a",)) and again["web"] == (("b",), ("a", "b"))
+    assert compare(config, back).needs_apply == ("groups.web.nodes",), "another file, though the same nodes are asked"
     other, _ = in_force(read(TEXT.replace("nodes: [a, b]", "nodes: [a]")), webs)
     assert nodes_of(other) == ((), ("a", "b")) and "groups.web.nodes: none of the new nodes" in nobody(other)
     assert settled(config, webs) == (less, {"web": (("b",),), "db": (("a", "b"),)})
@@ -257,7 +258,7 @@ def test_every_key_of_the_configuration_is_looked_at() -> None:
         "source",
         "digest",
         "webs",
-    }  # where it came from, and what is made of the rest; Group.also shows in groups' nodes
+    }  # where it came from, and what is made of the rest
     for one in fields(settings.Config):
         assert one.name in ignored or f'"{one.name}"' in source or f".{one.name}" in source, one.name
     assert compare(old, replace(old, source="elsewhere")) == Changes()
