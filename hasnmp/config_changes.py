@@ -76,7 +76,13 @@ def compare(old: Config, new: Config) -> Changes:
         tuple(s.name for name, services in stopped.items() if name not in groups for s in services),
         groups,
         needs_apply,
-        tuple(name for name in needs_apply if name not in APPLIED and not (_of_nodes(name) and _is_step(old, new))),
+        tuple(
+            name
+            for name in needs_apply
+            if name not in APPLIED
+            and not (_of_nodes(name) and _is_step(old, new))
+            and not (name == "nodes" and _is_apart(old, new))
+        ),
         needs_restart,
         max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),
     )
@@ -143,6 +149,16 @@ def _is_step(old: Config, new: Config) -> bool:
     kind = tuple if new.arbiter.type == "none" else frozenset
     after = {g.name: kind(g.nodes) for g in new.groups}
     return all(after.get(g.name, kind(g.nodes)) == kind(g.nodes) for g in old.groups)
+
+
+def _is_apart(old: Config, new: Config) -> bool:
+    """Are the nodes that come or go none of any group? Only whoever may run a group is asked for its lease, so they have nothing to
+    do with one. (The arbiter `fence` counts the turns of all nodes.)"""
+    names = [{n.name for n in c.nodes} for c in (old, new)]
+    moved = names[0] ^ names[1]
+    return old.arbiter.type == new.arbiter.type == "disk" and not any(
+        n in moved for c in (old, new) for g in c.groups for n in g.asked()
+    )
 
 
 def same_program(old: Service, new: Service) -> bool:

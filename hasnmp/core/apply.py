@@ -53,7 +53,7 @@ class Mine:
 
     ident: str
     command: int
-    waiting: set[str]  # nodes that have not judged it yet
+    waiting: dict[str, int]  # nodes that have not judged it yet -> their incarnation when they were asked
     until_ns: int
     committed: bool = False
 
@@ -95,7 +95,12 @@ class Apply:
         for stream in state.streams.values():
             for number, part in enumerate(parts):
                 stream.put(f"x/{ident}/{number}", [len(parts), part])
-        self.mine = Mine(ident, row.id, {state.me, *state.peers}, state.ctx.now + STAGE_MS * MS)
+        self.mine = Mine(
+            ident,
+            row.id,
+            {state.me: 0, **{p.name: p.incarnation for p in state.peers.values()}},
+            state.ctx.now + STAGE_MS * MS,
+        )
         state.ctx.emit(Stage(ident, document))
         state.ctx.wake(self.mine.until_ns)
         text = f"being judged on {', '.join(n.name for n in state.config.nodes)}"
@@ -138,7 +143,7 @@ class Apply:
         if code is not Code.DONE:
             self._fail(code, f"nothing was changed; {node}: {text}")
             return
-        mine.waiting.discard(node)
+        mine.waiting.pop(node, 0)
         if not mine.waiting:
             mine.committed, mine.until_ns = True, self.state.ctx.now + TELL_MS * MS
             self.state.set_register(APPLY, "", ident)
@@ -161,11 +166,13 @@ class Apply:
             return
         heard = [p.name for p in state.peers.values() if p.heard()]
         if not mine.committed:
-            lost = [n for n in mine.waiting if n != state.me and n not in heard]
+            lost = [
+                n for n, was in mine.waiting.items()
+                if n != state.me and (n not in heard or state.peers[n].incarnation != was)
+            ]  # fmt: skip
             if lost:
-                self._fail(
-                    Code.PEER_LOST, f"nothing was changed; {', '.join(lost)} fell silent before it had judged the file"
-                )
+                why = f"{', '.join(lost)} fell silent, or started anew, before it had judged the file"
+                self._fail(Code.PEER_LOST, f"nothing was changed; {why}; apply it again")
             elif ctx.now >= mine.until_ns:
                 names = ", ".join(sorted(mine.waiting))
                 self._fail(Code.TIMED_OUT, f"nothing was changed; no word of {names} within {STAGE_MS // 1000} s")

@@ -191,7 +191,7 @@ class State:
             silent = ", ".join(self.unheard())
             return (
                 f"{self.me} has lost its state file, so it does not know what it may have promised, and the lease disk is not known to be "
-                f"new: it takes nothing before it has heard {silent}; start {silent}, or if it is off for certain: "
+                f"new: it takes nothing before it has heard {silent} with the same file; start {silent}, or if it is off for certain: "
                 f"hasnmp fence confirm {silent}"
             )
         if group in self.unclean:
@@ -228,8 +228,8 @@ class State:
         return ""
 
     def unheard(self) -> list[str]:
-        """The other nodes that this life has never heard, and that are not known to be off either."""
-        return [p.name for p in self.peers.values() if not p.heard_ns and p.name not in self.fencing.ended]
+        """The other nodes that this life has never heard to have our file, and that are not known to be off either."""
+        return [p.name for p in self.peers.values() if not p.same and p.name not in self.fencing.ended]
 
     def able(self, group: str, node: str) -> bool:
         """Could that node take the group, by its own fresh word? (For this node: by our own knowledge.)"""

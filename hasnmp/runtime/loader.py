@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasnmp import config as files
+from hasnmp.arbiters.disk import Blocks
 from hasnmp.config_changes import Changes, compare, nobody, settled
-from hasnmp.errors import ConfigError
+from hasnmp.errors import ConfigError, WireError
 from hasnmp.runtime import members
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.processes import SOFTWARE, Child, Family, S, log
@@ -60,7 +61,8 @@ def load(path: str, old: Config, node: str, applying: bool = False) -> Loaded:
 
 
 def judge(text: str, path: str, old: Config, node: str) -> Loaded:
-    """What would be gone by with `text` in place of the file at `path`? Nothing is written."""
+    """What would be gone by with `text` in place of the file at `path`? Nothing is written. A node that the file does not have
+    stays as it is (`old` itself)."""
     try:
         new, _, _ = members.go_by(files.parse(text, path, os.path.dirname(path)), members.path_of(old, node))
     except ConfigError as error:
@@ -68,9 +70,16 @@ def judge(text: str, path: str, old: Config, node: str) -> Loaded:
     changes = compare(old, new)
     if refused := (*changes.needs_stop, *changes.needs_restart):
         names = ", ".join(refused)
+        why = "; first a file in which the nodes that come or go are of no group" if "nodes" in refused else ""
         return Loaded(
-            faults=(f"{names} can't change while hasnmpd runs: stop it on every node, and start it with the new file",)
+            faults=(
+                f"{names} can't change while hasnmpd runs: stop it on every node, and start it with the new file{why}",
+            )
         )
+    if node not in [n.name for n in new.nodes]:
+        return Loaded(old)
+    if why := _no_place(old, new):
+        return Loaded(faults=(why,))
     if why := nobody(new):
         return Loaded(faults=(why,))
     now, then = old.heartbeat.keys, new.heartbeat.keys
@@ -83,10 +92,32 @@ def judge(text: str, path: str, old: Config, node: str) -> Loaded:
     return Loaded(new, changes)
 
 
+def _no_place(old: Config, new: Config) -> str:
+    """Which node of a group could not write to the lease disk, "" when all can: without its slot no other could claim."""
+    asked = {g.name: g.asked() for g in old.groups}
+    more = [(g.name, n) for g in new.groups for n in g.asked() if n not in asked.get(g.name, (n,))]
+    if not more:
+        return ""
+    device = new.arbiter.device
+    try:
+        blocks = Blocks(device, os.O_RDONLY)
+        try:
+            header = blocks.header()
+        finally:
+            blocks.close()
+        for group, node in more:
+            header.block(group, node)
+    except OSError as error:
+        return f"arbiter.device: {device} can't be read ({error.strerror}), and every node of a group needs a place there: bring it back first"
+    except WireError as error:
+        return f"arbiter.device: {device}: {error.detail or error}"
+    return ""
+
+
 def adopt(text: str, path: str, old: Config, node: str) -> Loaded:
     """Write `text` in place of the file, which is kept as FILE.before, and load that."""
     loaded = judge(text, path, old, node)
-    if loaded.config is None:
+    if loaded.config is None or loaded.config is old:
         return loaded
     try:
         # First the file: whoever dies before members.py knows of it, learns of it from the file at its start.

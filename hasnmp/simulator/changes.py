@@ -129,6 +129,22 @@ class Changes(Malice):
         if rng.random() < 0.4:
             self.later(at + self.world.between(0, long), self.power_cycle, self.machine())
 
+    def members_held(self) -> None:
+        """A group's owner is to be none of its nodes, and nobody takes it over, for the others are on standby. Then it is cut off,
+        with the lease disk, and they are taken back."""
+        world, owner = self.world, self.owner()
+        group = next((g.name for g in self.meant.groups if world.truth.runs(owner, g.name)), "")
+        others = tuple(n.name for n in self.meant.nodes if n.name != owner.name)
+        groups = tuple(replace(g, nodes=others) if g.name == group else g for g in self.meant.groups)
+        for name in others:
+            self.order(owner, Verb.STANDBY, name)
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 2 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        self.later(300 * MS, self.apply_file, self.write(replace(self.meant, groups=groups)))
+        self.later(300 * MS + long, self.cut_node, owner, 3 * long)
+        for name in others:
+            self.later(350 * MS + long, self.order, world.machines[name], Verb.ONLINE, name)
+
     def members_by_hand(self) -> None:
         """The same by hand: the file is copied to some machines, which start anew with it, while another is cut off."""
         rng, machines = self.world.rng, list(self.world.machines.values())

@@ -186,5 +186,13 @@ PROFILES |= {
     "kept members": _kept({"members": 1}, (1, 1), nodes=(3,)),
     "members by hand": _aimed({"members_by_hand": 2, "members_cut": 1}, (1, 3), nodes=(3,)),
     "members anew": _aimed({"members_anew": 1}, (1, 2), nodes=(3,)),
+    "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
-MIX += (("members", 3), ("members cut", 2), ("kept members", 1), ("members by hand", 2), ("members anew", 1))
+MIX += (
+    ("members", 3),
+    ("members cut", 2),
+    ("kept members", 1),
+    ("members by hand", 2),
+    ("members anew", 1),
+    ("members held", 0.5),
+)

@@ -124,3 +124,31 @@ def test_a_daemon_does_not_start_without_a_node_that_may_have_the_group(trio: Tr
         (trio.folder / node / "state" / f"{node}.members").unlink()
         trio.start(node)
     assert running(trio, "b")
+
+
+def test_nodes_come_and_go(trio: Trio) -> None:
+    """A node that is none of any group comes with the file, and then into the group; one that is out of all groups goes."""
+    trio.start()
+    pid = running(trio, "a")
+    status, said = trio.apply("a", trio.text("a, b, d", nodes="abcd"))
+    assert status == Code.CONFIG_INVALID and "of no group" in said, said
+    status, said = trio.apply("b", trio.text("a, b", nodes="abcd"))
+    assert status == 0 and "nodes changed" in said, said
+    trio.file("d").write_text(trio.text("a, b", nodes="abcd"))
+    trio.start("d")
+    trio.wait(lambda: trio.apply("c", trio.text("a, d", nodes="abcd"))[0] == Code.CONFIG_INVALID)
+    said = trio.apply("c", trio.text("a, d", nodes="abcd"))[1]
+    assert "has no place for d; run `hasnmp arbiter init`" in said
+    trio.init()
+    status, said = trio.apply("c", trio.text("a, d", nodes="abcd"))
+    assert status == 0, said
+    trio.wait(lambda: all(trio.members(node) == [["a", "d"]] for node in "abcd"))
+    said = trio.apply("b", trio.text("a", nodes="abc"))[1]
+    assert "d is gone from them, and it may still run web" in said
+    status, said = trio.apply("c", trio.text("a, d", nodes="acd"))
+    assert status == 0, said
+    assert trio.file("b").read_text() == trio.text("a, d", nodes="abcd"), "b knows nothing of it: it is to be stopped"
+    assert trio.sleepers("a") == [pid]
+    trio.kill("b")
+    trio.kill("a")
+    assert running(trio, "d")

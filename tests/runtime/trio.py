@@ -116,7 +116,9 @@ class Trio:
         return done.returncode, done.stdout
 
     def init(self) -> None:
-        assert self.ask("a", "arbiter", "init", "--config", str(self.file("a")))[0] == 0
+        """Make the lease disk, or the places that it lacks."""
+        status, said = self.ask("a", "arbiter", "init", "--config", str(self.file("a")))
+        assert status == 0, said
 
     def apply(self, node: str, text: str, *words: str) -> tuple[int, str]:
         path = self.folder / "next.yaml"

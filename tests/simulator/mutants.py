@@ -316,7 +316,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the former nodes of a group are forgotten while one of them has it", 9,
         (Edit("core/apply.py", "                    return f\"{node} has {name} still\"\n", "                    continue\n"),),
-        ("members", "members by hand"),
+        ("members held",),
     ),
     Mutant(
         "a new configuration stops what it leaves as it was", 9,
