@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from hasnmp.config_changes import compare
+from hasnmp.config_changes import compare, in_force, strangers
 from hasnmp.core.events import (
     Adopt,
     CommandIn,
@@ -129,6 +129,32 @@ class Changes(Malice):
         if rng.random() < 0.4:
             self.later(at + self.world.between(0, long), self.power_cycle, self.machine())
 
+    def nodes_change(self) -> None:
+        """A node is taken out of all groups, goes, and comes back later, with the state that it had or without."""
+        rng, meant, every = self.world.rng, self.meant, self.first.nodes
+        names = [n.name for n in meant.nodes]
+        kept = {g.nodes[0] for g in self.first.groups}
+        idle = [n for n in names if not any(n in g.nodes for g in meant.groups)]
+        missing = [n.name for n in every if n.name not in names]
+        if missing:
+            self.return_node(missing[0], rng.random() < 0.5)
+        elif idle:
+            self.put_in_force(replace(meant, nodes=tuple(n for n in every if n.name != idle[0])))
+        elif free := [n for n in names if n not in kept]:
+            gone = rng.choice(free)
+            groups = tuple(replace(g, nodes=tuple(n for n in g.nodes if n != gone)) for g in meant.groups)
+            self.put_in_force(replace(meant, groups=groups))
+
+    def return_node(self, name: str, anew: bool) -> None:
+        self.world.count("nodes that came back")
+        machine = self.world.machines[name]
+        others = [self.world.machines[n.name] for n in self.meant.nodes]
+        self.apply_file(self.write(replace(self.meant, nodes=self.first.nodes)), self.world.rng.choice(others))
+        if anew:
+            machine.power_off()
+            machine.store.document, machine.webs = None, {}
+        self.later(self.world.between(0, 1500 * MS), self.copy_file, machine, self.meant)
+
     def members_held(self) -> None:
         """A group's owner is to be none of its nodes, and nobody takes it over, for the others are on standby. Then it is cut off,
         with the lease disk, and they are taken back."""
@@ -158,6 +184,8 @@ class Changes(Malice):
                 self.later(self.world.between(0, long // 3), self.copy_file, machine, self.meant)
 
     def copy_file(self, machine: Machine, new: Config) -> None:
+        if machine.name not in [n.name for n in new.nodes] or strangers(in_force(new, machine.webs)[0]):
+            return  # it would not start with it
         self.world.count("files copied by hand")
         machine.file = new
         self.power_cycle(machine)
@@ -335,11 +363,17 @@ class Changes(Malice):
     def agree(self, administer: Callable[[Machine], None]) -> None:
         """After everything healed, an operator applies what is meant until it is in force; it must be, everywhere, soon."""
         world = self.world
+        machines = list(world.machines.values())
+        if len(self.meant.nodes) < len(machines):  # one that had gone is taken back
+            self.write(replace(self.meant, nodes=self.first.nodes))
+            for machine in machines:
+                if machine.name not in [n.name for n in machine.file.nodes]:
+                    raise Broken("agrees", f"{machine.name} has a file without itself")
+                self.copy_file(machine, self.meant)
         deadline, name = (
             world.now + AGREED_MS * MS,
             next(n for n, c in reversed(world.documents.items()) if c is self.meant),
         )
-        machines = list(world.machines.values())
         at = 0
         while amiss := [m.name for m in machines if m.config != self.meant or m.file != self.meant]:
             if world.now > deadline:

@@ -186,6 +186,10 @@ PROFILES |= {
     "kept members": _kept({"members": 1}, (1, 1), nodes=(3,)),
     "members by hand": _aimed({"members_by_hand": 2, "members_cut": 1}, (1, 3), nodes=(3,)),
     "members anew": _aimed({"members_anew": 1}, (1, 2), nodes=(3,)),
+    "nodes": Profile(
+        {"nodes_change": 6, "members_cut": 2, "members": 1, "cut_node": 1, "power_cycle": 1}, (3, 7), nodes=(3,), rough=0.1,
+        intervals=(60, 120),
+    ),
     "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
 MIX += (

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hasnmp.config_changes import Changes, Webs, compare, in_force, nobody, settled
+from hasnmp.config_changes import Changes, Webs, compare, in_force, nobody, settled, strangers
 from hasnmp.core.events import Adopt, Effect, Event, Forward, GiveUp, ReloadEnded, Retire, Stage, Staged
 from hasnmp.core.events import Reload as AskReload
 from hasnmp.errors import Code
@@ -100,7 +100,12 @@ class Reloader:
         self.world.post(self.world.between(5 * MS, 120 * MS), self.guardian, self.guardian.at_point, "load", fn, *args)
 
     def loaded(self, file: Config, command: int, applying: bool) -> None:
-        self.go_by(*in_force(file, self.machine.webs), command, applying)
+        new, webs = in_force(file, self.machine.webs)
+        if gone := strangers(new):
+            self.loading = False
+            self.over(command, Code.CONFIG_INVALID, f"{gone} is gone")
+        else:
+            self.go_by(new, webs, command, applying)
 
     def go_by(self, new: Config, webs: Webs, command: int, applying: bool) -> None:
         self.loading = False
@@ -142,8 +147,9 @@ class Reloader:
             return "a secret that it names is not there"
         new, _ = in_force(file, self.machine.webs)
         changes = compare(self.machine.config, new)
-        refused = (*changes.needs_stop, *changes.needs_restart)
-        return f"{', '.join(refused)} can't change while hasnmpd runs" if refused else nobody(new)
+        if refused := (*changes.needs_stop, *changes.needs_restart):
+            return f"{', '.join(refused)} can't change while hasnmpd runs"
+        return strangers(new) or nobody(new)
 
     def adopt(self, ident: str, command: int) -> None:
         staged, self.staged = self.staged, ("", None)
@@ -157,6 +163,10 @@ class Reloader:
         if fault := self.fault(file):
             self.loading = False
             self.over(command, Code.CONFIG_INVALID, fault)
+            return
+        if self.machine.name not in [n.name for n in file.nodes]:
+            self.loading = False
+            self.over(command, Code.DONE, "this is none of its nodes")
             return
         self.world.count("files adopted")
         self.world.tell(self.guardian.name, "wrote the staged file")
