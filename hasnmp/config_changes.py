@@ -82,6 +82,8 @@ def compare(old: Config, new: Config) -> Changes:
             if name not in APPLIED
             and not (_of_nodes(name) and _is_step(old, new))
             and not (name == "nodes" and _is_apart(old, new))
+            # The core goes over to another disk when every node is heard to read it and nothing rests on the former one.
+            and not (name == "arbiter.device" and old.arbiter.type == new.arbiter.type == "disk")
         ),
         needs_restart,
         max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),

@@ -94,11 +94,11 @@ def judge(text: str, path: str, old: Config, node: str) -> Loaded:
 
 def _no_place(old: Config, new: Config) -> str:
     """Which node of a group could not write to the lease disk, "" when all can: without its slot no other could claim."""
-    asked = {g.name: g.asked() for g in old.groups}
-    more = [(g.name, n) for g in new.groups for n in g.asked() if n not in asked.get(g.name, (n,))]
-    if not more:
-        return ""
     device = new.arbiter.device
+    asked = {g.name: g.asked() for g in old.groups} if device == old.arbiter.device else {}
+    more = [(g.name, n) for g in new.groups for n in g.asked() if n not in asked.get(g.name, ())]
+    if new.arbiter.type != "disk" or not more:
+        return ""
     try:
         blocks = Blocks(device, os.O_RDONLY)
         try:
@@ -111,6 +111,10 @@ def _no_place(old: Config, new: Config) -> str:
         return f"arbiter.device: {device} can't be read ({error.strerror}), and every node of a group needs a place there: bring it back first"
     except WireError as error:
         return f"arbiter.device: {device}: {error.detail or error}"
+    if header.cluster != new.cluster:
+        return (
+            f"arbiter.device: {device} is foreign: it is the lease disk {header.uuid} of the cluster {header.cluster}"
+        )
     return ""
 
 

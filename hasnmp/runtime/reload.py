@@ -299,8 +299,11 @@ def _stale(old: Config, new: Config) -> list[str]:
     """The processes beside the engine that go by what has changed."""
     stale = []
     names = [([g.name for g in c.groups], [n.name for n in c.nodes]) for c in (old, new)]
-    if names[0] != names[1]:
+    moved = old.arbiter.device != new.arbiter.device
+    if names[0] != names[1] or moved:
         stale.append("lease_io")
+    if moved:
+        stale.append("pills")
     if any(getattr(old, one) != getattr(new, one) for one in ("snmp", "control", "events_keep", "log")):
         stale.append("snmp")
     return stale

@@ -32,6 +32,7 @@ from hasnmp.simulator.crash import Doom
 from hasnmp.simulator.machine import Machine
 from hasnmp.simulator.malice import Malice
 from hasnmp.simulator.reloader import digest_of
+from hasnmp.simulator.storage import Disk
 from hasnmp.simulator.world import MS, Broken, world_choice
 from hasnmp.wire import Slot, SlotState
 
@@ -65,7 +66,11 @@ class Changes(Malice):
         self.written += 1
         name = f"file-{self.written}{LONG}"
         self.world.documents[name] = new
-        for disk in (self.world.disk, *(m.disk for m in self.world.machines.values() if m.disk is not None)):
+        for disk in (
+            self.world.disk,
+            *self.world.moved.values(),
+            *(m.disk for m in self.world.machines.values() if m.disk is not None),
+        ):
             for group in new.groups:
                 for node in disk.nodes:
                     disk.slots.setdefault((group.name, node), Slot(group.name, node, 0, SlotState.IDLE, "0" * 16, 0, 0))
@@ -154,6 +159,23 @@ class Changes(Malice):
             machine.power_off()
             machine.store.document, machine.webs = None, {}
         self.later(self.world.between(0, 1500 * MS), self.copy_file, machine, self.meant)
+
+    def disk_moved(self) -> None:
+        """Another lease disk, by an apply."""
+        world = self.world
+        device = f"/dev/lease-{len(world.moved) + 2}"
+        world.moved[device] = Disk(world, tuple(g.name for g in self.meant.groups), world.disk.nodes, device)
+        self.put_in_force(replace(self.meant, arbiter=replace(self.meant.arbiter, device=device)))
+
+    def disk_moved_cut(self) -> None:
+        """The same, and a node is cut off at some moment of it, or starts anew then."""
+        self.disk_moved()
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 4 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        at = self.world.between(0, 4500 * MS)
+        self.later(at, self.cut_node, self.machine(), long)
+        if self.world.rng.random() < 0.4:
+            self.later(at + self.world.between(0, long), self.power_cycle, self.machine())
 
     def members_held(self) -> None:
         """A group's owner is to be none of its nodes, and nobody takes it over, for the others are on standby. Then it is cut off,

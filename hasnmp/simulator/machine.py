@@ -229,6 +229,7 @@ class Machine:
     def __init__(self, world: World, config: Config, name: str, new_core: NewCore, new_guard: NewGuard) -> None:
         self.world = world
         self.name = name
+        self.disk: Disk | None = None  # the lease disk that this machine finds, where it is not the one of all
         self.file = config  # what lies on its disk; config: what is in force
         self.webs: Webs = {}  # beside it: by which nodes of each group it may have gone
         self.refuses = False  # a secret that a new file names is not there
@@ -250,7 +251,6 @@ class Machine:
         self.bad: dict[str, str] = {}  # service -> what is wrong with it here: start, stop, check, hang
         self.guardian = Guardian(world, self, new_guard)
         self.engine = EngineProcess(world, self, new_core)
-        self.disk: Disk | None = None  # the lease disk that this machine finds, where it is not the one of all
         self.asleep = False  # a virtual machine that is paused
         self.woken = 0  # how often it was put to sleep
         self.lease_io = LeaseIo(world, self)
@@ -266,6 +266,8 @@ class Machine:
         # Run and watched by others: no program here.
         self.passive = tuple(s.name for s in config.services() if s.agent == "passive")
         self.disks = frozenset(g.name for g in config.groups if g.disk)
+        if self.world.moved:
+            self.disk = self.world.moved.get(config.arbiter.device)
 
     def read_file(self) -> None:
         """Go by what lies on the disk."""
@@ -274,7 +276,11 @@ class Machine:
 
     def configure(self, config: Config) -> None:
         """Another configuration is in force from here on, under the same guardian."""
+        moved = config.arbiter.device != self.config.arbiter.device
         self.take(config)
+        if moved and self.lease_io.alive:
+            self.lease_io.die()
+            self.world.post(20 * MS, self.guardian, self.begin_lease_io)
         self.guardian.guard.kill_ns = self.kill_ns
 
     # ------------------------------------------------------------------------------------------ clock

@@ -190,6 +190,8 @@ PROFILES |= {
         {"nodes_change": 6, "members_cut": 2, "members": 1, "cut_node": 1, "power_cycle": 1}, (3, 7), nodes=(3,), rough=0.1,
         intervals=(60, 120),
     ),
+    "moved disk": _aimed({"disk_moved_cut": 2, "disk_moved": 1}, (1, 3), nodes=(2, 3)),
+    "kept moved disk": _kept({"disk_moved": 1}, (1, 2)),
     "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
 MIX += (

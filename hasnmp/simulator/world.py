@@ -218,6 +218,7 @@ class World:
         self.listen: Listen | None = None  # hears every event that an engine tells: (node, event)
         self.machines: dict[str, Machine] = {}
         self.documents: dict[str, Config] = {}  # the files that operators have applied
+        self.moved: dict[str, Disk] = {}  # device -> a lease disk that an operator made later
         self.network: Network
         self.disk: Disk
         self.power: Power

@@ -152,3 +152,28 @@ def test_nodes_come_and_go(trio: Trio) -> None:
     trio.kill("b")
     trio.kill("a")
     assert running(trio, "d")
+
+
+def test_another_lease_disk(trio: Trio) -> None:
+    """It counts when every node reads it; the group runs on, and is taken over by it."""
+    trio.start()
+    pid = running(trio, "a")
+    text = trio.text("a, b", device="lease-2.img")
+    status, said = trio.apply("a", text)
+    assert status == Code.CONFIG_INVALID and "lease-2.img can't be read (No such file or directory)" in said
+    file = trio.folder / "a" / "next.yaml"
+    file.write_text(text)
+    trio.init(file)
+    before = disks(trio)
+    assert len(before) == 1
+    status, said = trio.apply("b", text)
+    assert status == 0 and "arbiter.device changed" in said, said
+    trio.wait(lambda: len(disks(trio)) == 1 and not disks(trio) & before)
+    assert trio.sleepers("a") == [pid]
+    trio.kill("a")
+    assert running(trio, "b")
+
+
+def disks(trio: Trio) -> set[str]:
+    """The UUIDs of the lease disks that nodes use."""
+    return {row["uuid"] for node in "abc" for row in trio.tables(node).get("arbiters", [])}

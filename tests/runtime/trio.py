@@ -27,7 +27,7 @@ heartbeat:
   dead_after_ms: 1000
   startup_wait_ms: 2000
   key_files: [key]
-arbiter: {{type: disk, device: ../lease.img, lease_ms: 2000, io_timeout_ms: 500}}
+arbiter: {{type: disk, device: ../{device}, lease_ms: 2000, io_timeout_ms: 500}}
 groups:
   web:
     nodes: [{members}]
@@ -59,9 +59,9 @@ class Trio:
 
     # ------------------------------------------------------------------------------------------------------ files
 
-    def text(self, members: str, nodes: str = "abc") -> str:
+    def text(self, members: str, nodes: str = "abc", device: str = "lease.img") -> str:
         links = "\n".join(f"  {node}: {{links: {{lan: {LAN[node]}}}}}" for node in nodes)
-        return TEXT.format(nodes=links, port=self.port, members=members)
+        return TEXT.format(nodes=links, port=self.port, members=members, device=device)
 
     def file(self, node: str) -> Path:
         return self.folder / node / "hasnmp.yaml"
@@ -115,9 +115,9 @@ class Trio:
         )  # fmt: skip
         return done.returncode, done.stdout
 
-    def init(self) -> None:
-        """Make the lease disk, or the places that it lacks."""
-        status, said = self.ask("a", "arbiter", "init", "--config", str(self.file("a")))
+    def init(self, path: Path | None = None) -> None:
+        """Make the lease disk that this file names, or the places that it lacks."""
+        status, said = self.ask("a", "arbiter", "init", "--config", str(path or self.file("a")))
         assert status == 0, said
 
     def apply(self, node: str, text: str, *words: str) -> tuple[int, str]:

@@ -319,6 +319,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("members held",),
     ),
     Mutant(
+        "another lease disk counts before every node reads it", 9,
+        (Edit("core/arbitration.py", "        if not rests or not all(uuid in (d.get(\"uuid\"), d.get(\"reads\")) for d in docs):\n", "        if not rests:\n"),),
+        ("moved disk", "exchanged"),
+    ),
+    Mutant(
         "a new configuration stops what it leaves as it was", 9,
         (Edit("core/reload.py", "if name in state.retiring or r.settings.name in event.services]", "if True]"),),
         ("kept changes",),
