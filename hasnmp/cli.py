@@ -330,7 +330,7 @@ def parser() -> Parser:
     made = add(
         "apply",
         apply,
-        "have all nodes go by a file at once: for times and groups' nodes, which a reload may not change",
+        "have all nodes go by a file at once: for times, nodes, links and the lease disk, which a reload may not change",
         where,
         order,
     )

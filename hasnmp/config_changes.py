@@ -84,6 +84,7 @@ def compare(old: Config, new: Config) -> Changes:
             and not (name == "nodes" and _is_apart(old, new))
             # The core goes over to another disk when every node is heard to read it and nothing rests on the former one.
             and not (name == "arbiter.device" and old.arbiter.type == new.arbiter.type == "disk")
+            and not (name.endswith(".links") and _keeps_a_link(old, new))
         ),
         needs_restart,
         max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),
@@ -161,6 +162,16 @@ def _is_apart(old: Config, new: Config) -> bool:
     return old.arbiter.type == new.arbiter.type == "disk" and not any(
         n in moved for c in (old, new) for g in c.groups for n in g.asked()
     )
+
+
+def _keeps_a_link(old: Config, new: Config) -> bool:
+    """Have any two nodes a link that stays as it is? Then they hear each other over it at every moment, whoever goes by which
+    file. (No lease rests on an address; but whoever does not hear the others can't be told of the next file either.)"""
+    before = {n.name: n.links for n in old.nodes}
+    stay = [
+        {link for link, at in n.links.items() if before[n.name].get(link) == at} for n in new.nodes if n.name in before
+    ]
+    return all(one & other for i, one in enumerate(stay) for other in stay[:i])
 
 
 def same_program(old: Service, new: Service) -> bool:

@@ -71,6 +71,8 @@ def judge(text: str, path: str, old: Config, node: str) -> Loaded:
     if refused := (*changes.needs_stop, *changes.needs_restart):
         names = ", ".join(refused)
         why = "; first a file in which the nodes that come or go are of no group" if "nodes" in refused else ""
+        if any(name.endswith(".links") for name in refused):
+            why = "; or one link after the other, so that any two nodes keep one that stays as it is"
         return Loaded(
             faults=(
                 f"{names} can't change while hasnmpd runs: stop it on every node, and start it with the new file{why}",

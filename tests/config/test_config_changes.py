@@ -202,6 +202,38 @@ def test_a_node_more() -> None:
     assert found.needs_apply == ("nodes", "groups.db.nodes")  # db has every node, as none is named
 
 
+def test_nodes_that_are_of_no_group_come_and_go() -> None:
+    more = "  n: {links: {lan: 192.0.2.7, x: 198.51.100.7}}\nheartbeat: "
+    without = TEXT.replace("  db:\n", "  db:\n    nodes: [a, b]\n")
+    few, many = read(without), read(without.replace("heartbeat: ", more))
+    assert compare(few, many).needs_apply == compare(many, few).needs_apply == ("nodes",)
+    assert compare(few, many).needs_stop == compare(many, few).needs_stop == ()
+    used = read(without.replace("heartbeat: ", more).replace("nodes: [a, b]", "nodes: [a, n]", 1))
+    assert compare(few, used).needs_stop == compare(used, few).needs_stop == ("nodes",)
+    fence = [replace(c, arbiter=replace(c.arbiter, type="fence")) for c in (few, many)]
+    assert compare(*fence).needs_stop == ("nodes",)
+
+
+def test_links_change_one_after_the_other() -> None:
+    assert changes(("lan: 192.0.2.1,", "lan: 192.0.2.3,")).needs_stop == ()
+    assert changes(("lan: 192.0.2.1, x: 198.51.100.1", "lan: 192.0.2.3, x: 198.51.100.3")).needs_stop == (
+        "nodes.a.links",
+    )
+    crossed = changes(("lan: 192.0.2.1,", "lan: 192.0.2.3,"), ("x: 198.51.100.2}", "x: 198.51.100.4}"))
+    assert crossed.needs_stop == ("nodes.a.links", "nodes.b.links"), "each keeps one, but not the same"
+    more = changes(
+        ("x: 198.51.100.1}", "x: 198.51.100.1, y: 203.0.113.1}"),
+        ("x: 198.51.100.2}", "x: 198.51.100.2, y: 203.0.113.2}"),
+    )
+    assert (more.needs_apply, more.needs_stop) == (("nodes.a.links", "nodes.b.links"), ())
+
+
+def test_another_lease_disk() -> None:
+    assert changes(("device: d", "device: e")).needs_stop == ()
+    none = replace(read(TEXT), arbiter=replace(read(TEXT).arbiter, type="none", device=""))
+    assert set(compare(read(TEXT), none).needs_stop) >= {"arbiter.type"} and compare(none, read(TEXT)).needs_stop
+
+
 def test_every_time_that_the_digest_holds_is_staged() -> None:
     """A reload can't change what promises and leases are counted by."""
     assert set(STAGED_TIMES) == {f.name for f in fields(settings.Heartbeat)} - {"late_after_ms", "keys", "key_files"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp import config
+from hasnmp.arbiters import admin
 from hasnmp.config_changes import in_force
 from hasnmp.config_yaml import MAX_SIZE
 from hasnmp.errors import ConfigError
@@ -84,7 +85,7 @@ def test_a_staged_file_is_judged_and_nothing_written(file: Path, old: Config) ->
     assert loader.judge(text, str(file), old, "n").changes.needs_apply == ("heartbeat.dead_after_ms",)
     assert loader.judge(text, str(file), old, "n").config == config.parse(text, str(file), str(file.parent))
     for words, why in (
-        (("lan: 127.0.0.1", "lan: 127.0.0.2"), "nodes.n.links can't change while hasnmpd runs"),
+        (("key_files", "port: 5406, key_files"), "heartbeat.port can't change while hasnmpd runs"),
         (("state_dir: state", "state_dir: other"), "state_dir can't change while hasnmpd runs"),
         (("[key]", "[other, key]"), "keys roll by reloads"),
         (("[key]", "[other]"), "keys roll by reloads"),
@@ -217,3 +218,29 @@ def test_a_node_that_may_have_the_group_is_not_dropped(file: Path, disk: Config)
     with pytest.raises(ConfigError, match=r"nodes: m is gone from them, and it may still run g, .*hasnmp apply"):
         members.begin(config.load(str(file)), "n")
     assert webs(file) == {"g": (("n", "m"),)}
+
+
+def test_a_node_that_the_file_does_not_have_keeps_its_own(file: Path) -> None:
+    text = DISK.replace("nodes: [n, m]", "nodes: [m]")
+    file.write_text(text)
+    old = members.begin(config.load(str(file)), "n")
+    found = loader.adopt(text.replace("n: {links: {lan: 127.0.0.1}}, ", ""), str(file), old, "n")
+    assert found.config == old and found.changes.text() == "nothing differs" and file.read_text() == text
+    found = loader.judge(text.replace("n: {links: {lan: 127.0.0.1}}, ", ""), str(file), old, "m")
+    assert found.changes.needs_apply == ("nodes",)
+
+
+def test_every_node_of_a_group_needs_its_place_on_the_lease_disk(file: Path) -> None:
+    disk = file.parent / "d"
+    file.write_text(DISK.replace("nodes: [n, m]", "nodes: [n]"))
+    old = members.begin(config.load(str(file)), "n")
+    assert "can't be read (No such file or directory)" in loader.judge(DISK, str(file), old, "n").faults[0]
+    admin.init(str(disk), "c", ("g",), ("n",))
+    assert "has no place for m; run `hasnmp arbiter init`" in loader.judge(DISK, str(file), old, "n").faults[0]
+    admin.init(str(disk), "c", ("g",), ("n", "m"))
+    assert loader.judge(DISK, str(file), old, "n").changes.needs_apply == ("groups.g.nodes",)
+    other = DISK.replace("nodes: [n, m]", "nodes: [n]").replace("device: d", "device: other")
+    admin.init(str(file.parent / "other"), "c2", ("g",), ("n", "m"))
+    assert "is foreign" in loader.judge(other, str(file), old, "n").faults[0]
+    admin.init(str(file.parent / "other"), "c", ("g",), ("n", "m"), force=True)
+    assert loader.judge(other, str(file), old, "n").changes.needs_apply == ("arbiter.device",)

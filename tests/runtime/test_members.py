@@ -174,6 +174,24 @@ def test_another_lease_disk(trio: Trio) -> None:
     assert running(trio, "b")
 
 
+def test_links_change_one_after_the_other(trio: Trio) -> None:
+    trio.start()
+    pid = running(trio, "a")
+    both = trio.text("a, b", cross="127.0.2").replace("lan: 127.0.0", "lan: 127.0.3")
+    status, said = trio.apply("a", both)
+    assert status == Code.CONFIG_INVALID and "any two nodes keep one that stays as it is" in said
+    status, said = trio.apply("a", trio.text("a, b", cross="127.0.2"))
+    assert status == 0 and "nodes.c.links changed" in said, said
+    trio.wait(lambda: all(addresses(trio, node) == {"127.0.2"} for node in "abc"))
+    assert trio.sleepers("a") == [pid]
+
+
+def addresses(trio: Trio, node: str) -> set[str]:
+    """Of the second link to each of the others, while that carries."""
+    rows = [row for row in trio.tables(node).get("links", []) if row["link"] == "cross"]
+    return {row["address"].rpartition(".")[0] if row["state"] == "up" else row["state"] for row in rows}
+
+
 def disks(trio: Trio) -> set[str]:
     """The UUIDs of the lease disks that nodes use."""
     return {row["uuid"] for node in "abc" for row in trio.tables(node).get("arbiters", [])}

@@ -59,8 +59,10 @@ class Trio:
 
     # ------------------------------------------------------------------------------------------------------ files
 
-    def text(self, members: str, nodes: str = "abc", device: str = "lease.img") -> str:
-        links = "\n".join(f"  {node}: {{links: {{lan: {LAN[node]}}}}}" for node in nodes)
+    def text(self, members: str, nodes: str = "abc", device: str = "lease.img", cross: str = "127.0.1") -> str:
+        links = "\n".join(
+            f"  {node}: {{links: {{lan: {LAN[node]}, cross: {cross}.{LAN[node].split('.')[3]}}}}}" for node in nodes
+        )
         return TEXT.format(nodes=links, port=self.port, members=members, device=device)
 
     def file(self, node: str) -> Path:
