@@ -193,6 +193,21 @@ class Changes(Malice):
         for name in others:
             self.later(350 * MS + long, self.order, world.machines[name], Verb.ONLINE, name)
 
+    def members_forgotten(self) -> None:
+        """A node starts without its state, with a file that nobody else has and in which a group's owner is none of its nodes. It hears
+        all, and then nobody."""
+        world, owner = self.world, self.owner()
+        machine = self.other(owner)
+        others = tuple(n.name for n in self.meant.nodes if n.name != owner.name)
+        self.write(self.meant)  # by a name, so that it can be applied in the end
+        self.write(replace(self.meant, groups=tuple(replace(g, nodes=others) for g in self.meant.groups)))
+        file, self.written = self.meant, self.written - 1  # which is not meant
+        machine.power_off()
+        machine.store.document, machine.webs, machine.file = None, {}, file
+        world.post(50 * MS, None, machine.power_on)
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        self.later(1000 * MS, self.cut_node, machine, 4 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS)
+
     def members_by_hand(self) -> None:
         """The same by hand: the file is copied to some machines, which start anew with it, while another is cut off."""
         rng, machines = self.world.rng, list(self.world.machines.values())

@@ -202,6 +202,7 @@ PROFILES |= {
     ),
     "moved disk": _aimed({"disk_moved_cut": 2, "disk_moved": 1}, (1, 3), nodes=(2, 3)),
     "kept moved disk": _kept({"disk_moved": 1}, (1, 2)),
+    "members forgotten": _aimed({"members_forgotten": 1}, (1, 1), nodes=(3,)),
     "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
 MIX += (
@@ -211,4 +212,5 @@ MIX += (
     ("members by hand", 2),
     ("members anew", 1),
     ("members held", 0.5),
+    ("members forgotten", 0.5),
 )

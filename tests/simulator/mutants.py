@@ -329,6 +329,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("members held",),
     ),
     Mutant(
+        "a node without its state relies on nodes that have another file", 9,
+        (Edit("core/state.py", "if not p.same and p.name not in self.fencing.ended]", "if not p.heard_ns and p.name not in self.fencing.ended]"),),
+        ("members forgotten",),
+    ),
+    Mutant(
         "another lease disk counts before every node reads it", 9,
         (Edit("core/arbitration.py", "        if not rests or not all(uuid in (d.get(\"uuid\"), d.get(\"reads\")) for d in docs):\n", "        if not rests:\n"),),
         ("moved disk", "exchanged"),
