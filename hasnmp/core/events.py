@@ -253,6 +253,14 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class Troubled:
+    """A process of this node's stack hangs, or dies again and again, by its guardian's word; text "": it works (again)."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """SIGTERM: move the groups away, leave in order, then Exit."""
 
@@ -274,6 +282,7 @@ Event = (
     | Retire
     | ReloadEnded
     | Staged
+    | Troubled
     | Shutdown
 )
 

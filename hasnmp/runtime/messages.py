@@ -15,7 +15,7 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     Stage(ident, document)        Staged(ident, code, text)
     Adopt(ident, command)         as after Reload
     GiveUp(text)                  -
-                                  Alarm(text), Stop()
+                                  Alarm(text), Troubled(name, text), Stop()
 
 Extend, Release, Extended, Released, and those of a reload are the very effects and events of the core. What an engine must know at its start
 comes as a Hello, which is handed over by fork and never sent:
@@ -49,6 +49,7 @@ from hasnmp.core.events import (
     Retire,
     Stage,
     Staged,
+    Troubled,
 )
 from hasnmp.errors import HasnmpError
 
@@ -265,6 +266,7 @@ FromGuardian = (
     | Retire
     | ReloadEnded
     | Staged
+    | Troubled
 )
 Message = FromEngine | FromGuardian
 
@@ -273,7 +275,7 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
-        Reload, GiveUp, Stage, Adopt, Retire, ReloadEnded, Staged,
+        Reload, GiveUp, Stage, Adopt, Retire, ReloadEnded, Staged, Troubled,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}
