@@ -41,6 +41,8 @@ class Move:
     text: str
     yielding: bool = True  # do not take it back at once
     force: bool = False
+    before: tuple[Reason, str] = (Reason.NONE, "")  # of the group, before it was decided
+    asked: tuple[str, str] | None = None  # by which node, and under which key its answer goes back
 
 
 @dataclass(slots=True)
@@ -100,6 +102,9 @@ class State:
     foreign_token: int = 0  # the highest asked for of groups that we do not have: the ceiling must cover it as well
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
+    stayed: dict[str, tuple[int, str]] = field(
+        default_factory=dict
+    )  # group -> (when, why): a hook kept a move from happening
     handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
     services: dict[str, Service] = field(default_factory=dict)  # name -> settings
     unable_why: dict[str, str] = field(default_factory=dict)  # group -> unable(), as of the last look

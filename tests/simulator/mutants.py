@@ -323,4 +323,22 @@ MUTANTS: tuple[Mutant, ...] = (
         (Edit("core/following.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
         ("durable",),
     ),
+    Mutant(
+        "a required before_start that failed is passed over", 11,
+        (Edit("core/hooks.py", "            if event.stopped:\n", "            if False:\n"),),
+        ("hooks",),
+    ),
+    Mutant(
+        "a group is started beside its before_start", 11,
+        (Edit("core/running.py", "        if self.hooks.on or self.start_failed:\n            return\n", "        if self.start_failed:\n            return\n"),),
+        ("hooks",),
+    ),
+    Mutant(
+        "a late answer of a hook counts for the next one", 11,
+        (
+            Edit("core/hooks.py", "        if event.attempt and event.attempt != self.attempt and event.on != \"after_stop\":\n            return\n", ""),
+            Edit("core/hooks.py", "        if event.attempt and event.attempt == self.attempt:\n", "        if event.on == self.on:\n"),
+        ),
+        ("hooks",),
+    ),
 )  # fmt: skip
