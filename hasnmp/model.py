@@ -253,6 +253,8 @@ class Kind(StrEnum):
     COMMAND_GIVEN = "commandGiven"
     COMMAND_REFUSED = "commandRefused"
     HOOK_FAILED = "hookFailed"
+    PROCESS_LOST = "processLost"
+    PROCESS_RESTORED = "processRestored"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -276,6 +278,7 @@ ALARMS: dict[Kind, tuple[Severity, Kind]] = {
     Kind.CONFIG_REFUSED: (Severity.MAJOR, Kind.CONFIG_ACCEPTED),
     Kind.WATCHDOG_LOST: (Severity.CRITICAL, Kind.WATCHDOG_RESTORED),
     Kind.STATE_NOT_SAVED: (Severity.MAJOR, Kind.STATE_SAVED),
+    Kind.PROCESS_LOST: (Severity.MAJOR, Kind.PROCESS_RESTORED),
 }
 
 # The severity of what is neither an alarm nor a clear; INFO where a kind is not named.

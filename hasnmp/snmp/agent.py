@@ -46,6 +46,7 @@ from hasnmp.snmp.usm import MAX_MESSAGE, Engine
 MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
 KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
 DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
+BEAT_S = 1.0  # between two signs of life for the guardian
 START_GRACE_S = 10.0  # but not while this node is only starting
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -515,14 +516,30 @@ class Agent:
             del self._replies[number]
 
 
-def main(config: Config, node: str, engine_socket: str | None = None, warm: bool = False) -> int:
+def main(
+    config: Config,
+    node: str,
+    engine_socket: str | None = None,
+    warm: bool = False,
+    beat: Callable[[], None] = lambda: None,
+) -> int:
     """Run the agent process until SIGTERM, or until its parent is gone. Returns its exit status.
 
-    engine_socket: the control socket, if not the configuration's. warm: the guardian restarts the agent.
+    engine_socket: the control socket, if not the configuration's. warm: the guardian restarts the agent. beat: called again
+    and again while the loop runs and the lock that the listeners' threads share with it can be had; else the agent hangs.
     """
 
     async def run() -> int:
-        return await Agent(config, node, engine_socket or config.control.socket, warm).run()
+        agent = Agent(config, node, engine_socket or config.control.socket, warm)
+        loop = asyncio.get_running_loop()
+
+        def live() -> None:
+            with agent.lock:
+                beat()
+            loop.call_later(BEAT_S, live)
+
+        loop.call_soon(live)
+        return await agent.run()
 
     with contextlib.suppress(KeyboardInterrupt):
         return asyncio.run(run())
