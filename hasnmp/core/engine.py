@@ -6,7 +6,7 @@
     arbitration.py  when the arbiter is asked
     placement.py    who is wanted to run a group, and why                (rules 9 to 11)
     running.py      the services of a group on its owner
-    commands.py     the administrator's word
+    commands.py     the administrator's word; following.py: what came of it
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
     journal.py      what happened; durable.py what outlives an engine, and the orderly leave
     reload.py       a new configuration; apply.py one for all nodes at once
@@ -272,7 +272,7 @@ class Engine:
             self._note_group(group.name, lease, running)
         self.state.grant()
         fence_acts.look(state)
-        self.commands.look()
+        self.commands.followed.look()
         self.commands.apply.look()
         arbitration.refresh(state)
         self._look_guardian()

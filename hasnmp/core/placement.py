@@ -135,6 +135,10 @@ def _taking(state: State, group: Group, lease: Lease) -> None:
         lease.abandon(ctx, f"{owner} has it")
         state.decided(name, f"gave way: {owner} has it")
         return
+    if out_of_reach := state.out_of_reach(name):
+        lease.abandon(ctx, state.arbiter.error)
+        state.decided(name, f"gave way: {out_of_reach}")
+        return
     if lease.outbid():
         lease.bid_again(state.ceiling, ctx)
     patience = (4 * hb.dead_after_ms + 2 * arbiter.lease_ms + 4 * arbiter.io_timeout_ms) * MS
@@ -276,6 +280,12 @@ def why_not_others(state: State, group: Group) -> str:
     """What keeps each other node from taking the group."""
     reasons = {n: why_not(state, group, n) for n in group.nodes if n != state.me}
     return "; ".join(f"{n}: {why}" for n, why in reasons.items() if why) or "every other node is able"
+
+
+def why_nowhere(state: State, group: str) -> str:
+    """What keeps each node, this one included, from taking the group."""
+    others = why_not_others(state, state.config.group(group))
+    return "; ".join(x for x in (state.unable(group), others) if x)
 
 
 def _drain(state: State, group: Group) -> None:
@@ -469,4 +479,9 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
     lines.append(f"moves for a failed service: {used} of {group.failover_limit} within {group.failover_within_s} s")
     if lease.conflict:
         lines.append(f"arbiter: {lease.conflict}")
+    for node in [n for n in lease.unreadable if n in lease.others and not state.peers[n].heard()]:
+        lines.append(
+            f"arbiter: the slot of {node} can't be used ({lease.unreadable[node]}), and nothing is claimed beside it; {node} "
+            f"writes it anew when it starts; if it is gone for certain: hasnmp arbiter clear {name} --node {node} --force --config FILE"
+        )
     return tuple(lines)

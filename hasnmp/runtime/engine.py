@@ -398,7 +398,8 @@ class Loop:
         self._stored.clear()
         if not self._store.idle():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stored.wait(), LAST_WRITE_S)
+                async with asyncio.timeout(LAST_WRITE_S):
+                    await self._stored.wait()
         for repeat in self._repeats:
             repeat.cancel()
         self._loop.remove_reader(self._timer.fileno())

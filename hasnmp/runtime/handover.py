@@ -37,8 +37,9 @@ from hasnmp.runtime.kernel import boot_id, boottime_ns
 from hasnmp.runtime.kernel_address import Live
 from hasnmp.runtime.messages import Channel, HeldAddress, Message, Purpose, Run, decode, encode
 from hasnmp.runtime.orders import PendingRelease
+from hasnmp.runtime.proc import is_dead
 from hasnmp.runtime.processes import MS, S, log
-from hasnmp.runtime.programs import Program, Up, is_dead
+from hasnmp.runtime.programs import Program, Up
 from hasnmp.settings import Config
 
 if TYPE_CHECKING:
