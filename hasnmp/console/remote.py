@@ -15,9 +15,10 @@ from hasnmp.console.control import ENDED
 from hasnmp.console.remote_rows import Rows, subtrees
 from hasnmp.errors import Code, Refused, Unreachable
 from hasnmp.model import TABLES, CommandRow, CommandState, EventRow, Verb, View
+from hasnmp.snmp.ha_objects import OBJECTS, SCALARS
+from hasnmp.snmp.ha_objects import TABLES as MIB_TABLES
 from hasnmp.snmp.manager import Answered, Credentials, Manager
-from hasnmp.snmp.objects import OBJECTS, SCALARS, Oid, Syntax, Value, text_index
-from hasnmp.snmp.objects import TABLES as MIB_TABLES
+from hasnmp.snmp.objects import Oid, Syntax, Value, text_index
 
 SYS_UP_TIME = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 POLL_S = 0.1  # of a command's row: the engine tells its agent of a change within this

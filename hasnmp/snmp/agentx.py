@@ -28,9 +28,9 @@ from hasnmp.snmp.agentx_lookup import Lookup, LookupFailed
 from hasnmp.snmp.agentx_pdu import AgentxError, Header, Kind, Reason, write_octets
 from hasnmp.snmp.agentx_sets import Sets, Transactions
 from hasnmp.snmp.ber import Oid
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.listener import split_address
 from hasnmp.snmp.objects import Syntax, Value
-from hasnmp.snmp.pdus import ErrorStatus
 
 READ_SIZE = 65536
 PDUS_A_WAKE = 16  # then the loop's other work has its turn

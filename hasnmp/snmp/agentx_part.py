@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.settings import Snmp
-from hasnmp.snmp import ber, objects, sets
+from hasnmp.snmp import ber, ha_objects
 from hasnmp.snmp.access import PUBLIC, Principal
 from hasnmp.snmp.agentx import Subagent
 from hasnmp.snmp.agentx_lookup import Lookup
@@ -22,6 +22,7 @@ from hasnmp.snmp.agentx_outlet import AgentxOutlet
 from hasnmp.snmp.agentx_pdu import Binding
 from hasnmp.snmp.agentx_sets import Done
 from hasnmp.snmp.cells import Store
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.objects import Reader, Scalar, TableDef
 from hasnmp.snmp.oids import ROOT
 from hasnmp.snmp.pdus import Requests
@@ -49,7 +50,7 @@ class _Tested:
 class AgentxPart:
     """reader: what is known, for a sysUpTime that was 0 at this time of CLOCK_BOOTTIME. setting: where the agent's SETs are
     done. failed: told of an object whose read raised. outlet: where notifications for the master wait. more: objects of
-    HASNMP-MIB beside those of objects.py. audit: told of every SET and what came of it."""
+    HASNMP-MIB beside those of ha_objects.py. audit: told of every SET and what came of it."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class AgentxPart:
         self._undoing: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self.store = Store((*objects.SCALARS, *more_scalars), (*objects.TABLES, *more_tables), self._read)
+        self.store = Store((*ha_objects.SCALARS, *more_scalars), (*ha_objects.TABLES, *more_tables), self._read)
         self._requests = Requests(self.store, failed)
         self._lookup = Lookup(self.store, ROOT)
         capability = next(text for oid, text in CAPABILITIES if oid == ROOT).decode()
@@ -97,7 +98,7 @@ class AgentxPart:
         names = [self._lookup.raw(name) or b"" for name, _, _ in bindings]
         try:
             if not self._operate:
-                raise SetError(1, sets.Status.NO_ACCESS, "agentx_access is read")
+                raise SetError(1, ErrorStatus.NO_ACCESS, "agentx_access is read")
             self.store.begin()
             assignments = self._requests.assignments(
                 [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], None
@@ -114,7 +115,7 @@ class AgentxPart:
     def _binding(self, position: int, name: bytes, tag: int, value: ber.Value) -> tuple[bytes, int, bytes]:
         raw = self._lookup.raw(name)
         if raw is None:
-            raise SetError(position, sets.Status.NOT_WRITABLE, "not in our region")
+            raise SetError(position, ErrorStatus.NOT_WRITABLE, "not in our region")
         encoded = ber.encode_value(tag, value) if tag < 0x80 else ber.NULL_VALUE
         _, start, stop = ber.tlv(encoded, 0, len(encoded))
         return raw, tag, encoded[start:stop]

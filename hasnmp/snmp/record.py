@@ -11,7 +11,7 @@ from hasnmp.errors import Code
 from hasnmp.model import Verb
 from hasnmp.snmp import ber
 from hasnmp.snmp.cells import Cells
-from hasnmp.snmp.pdus import ErrorStatus
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.responder import SetOutcome
 
 AT_ONCE, A_MINUTE = 10, 10  # a bucket that fills evenly

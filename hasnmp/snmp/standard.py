@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hasnmp.model import View
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.objects import Column, Index, Reader, Scalar, Syntax, TableDef
 from hasnmp.snmp.oids import ROOT
-from hasnmp.snmp.sets import Assignment, SetError, Status
+from hasnmp.snmp.sets import Assignment, SetError
 
 Oid = tuple[int, ...]
 
@@ -163,9 +164,9 @@ TABLES = (
 def check_serial(identity: Identity, assignment: Assignment, position: int) -> int:
     """What snmpSetSerialNo becomes by this assignment (RFC 3418, RFC 2579 TestAndIncr). Raises SetError."""
     if assignment.syntax != Syntax.INTEGER32 or not isinstance(assignment.value, int):
-        raise SetError(position, Status.WRONG_TYPE, "snmpSetSerialNo is an INTEGER")
+        raise SetError(position, ErrorStatus.WRONG_TYPE, "snmpSetSerialNo is an INTEGER")
     if assignment.value < 0:
-        raise SetError(position, Status.WRONG_VALUE, f"{assignment.value} is below 0")
+        raise SetError(position, ErrorStatus.WRONG_VALUE, f"{assignment.value} is below 0")
     if assignment.value != identity.serial:
-        raise SetError(position, Status.INCONSISTENT_VALUE, f"snmpSetSerialNo is {identity.serial} now")
+        raise SetError(position, ErrorStatus.INCONSISTENT_VALUE, f"snmpSetSerialNo is {identity.serial} now")
     return (identity.serial + 1) & 0x7FFFFFFF

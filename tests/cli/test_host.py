@@ -15,7 +15,7 @@ from hasnmp.console.remote import Remote
 from hasnmp.console.remote_rows import Rows, subtrees
 from hasnmp.errors import Code, Refused
 from hasnmp.model import TABLES, CommandRow, CommandState, Verb
-from hasnmp.snmp import ber, cells, objects
+from hasnmp.snmp import ber, cells, ha_objects, objects
 from hasnmp.snmp.manager import Answered, Credentials, Manager
 from tests.snmp.snmp_lab import AUTH, PRIV, READ, AgentProcess, FakeEngine, a_config, a_view, running
 
@@ -123,7 +123,7 @@ def test_the_rows_are_the_rows_that_the_agent_was_given() -> None:
     """Through the MIB's cells and back: every field of every row that the MIB shows at all."""
     picture = a_view()
     reader = objects.Reader(picture, picture.now_ns - 3600 * 10**9, picture.now_ns, node="alpha")
-    store = cells.Store(objects.SCALARS, objects.TABLES, lambda: reader)
+    store = cells.Store(ha_objects.SCALARS, ha_objects.TABLES, lambda: reader)
     found: dict[tuple[int, ...], Any] = {}
     cursor: Any = (store.columns[0], 0)
     while (place := store.settle(cursor)) is not None:

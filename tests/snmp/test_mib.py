@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from hasnmp import errors, model
-from hasnmp.snmp import objects, receivers
+from hasnmp.snmp import ha_objects, receivers
+from hasnmp.snmp.ha_objects import KIND_NUMBERS, OBJECTS
 from hasnmp.snmp.notices import NOTICE_OBJECTS, NOTICES
-from hasnmp.snmp.objects import KIND_NUMBERS, OBJECTS, Syntax
+from hasnmp.snmp.objects import Syntax
 from hasnmp.snmp.oids import ROOT, reroot
 from tests.snmp.mibs import MIB, base_mibs, net_snmp_environment
 
-SCALARS = (*objects.SCALARS, *receivers.scalars(receivers.Board()))
-TABLES = (*objects.TABLES, *receivers.tables(receivers.Board()))
+SCALARS = (*ha_objects.SCALARS, *receivers.scalars(receivers.Board()))
+TABLES = (*ha_objects.TABLES, *receivers.tables(receivers.Board()))
 ACCESS = {"readonly": "read-only", "readwrite": "read-write", "noaccess": "not-accessible"}
 
 # What the types are on the wire; every one that the MIB may use for an object.

@@ -16,7 +16,7 @@ import pytest
 
 from hasnmp.model import Kind, ReceiverState, Severity
 from hasnmp.settings import Community, Config, Group, MibView, NodeSettings, Receiver, Service, Throttle
-from hasnmp.snmp import identity, objects, receivers, standard
+from hasnmp.snmp import ha_objects, identity, receivers, standard
 from hasnmp.snmp.notices import NOTICES
 from hasnmp.snmp.notification import SYS_UP_TIME as UP
 from hasnmp.snmp.notifier import AUTHENTICATION_FAILURE
@@ -45,7 +45,7 @@ from tests.snmp.snmp_lab import (
 )
 
 TRAP_OID = "1.3.6.1.6.3.1.1.4.1.0"
-TEXT = next(dotted((*t.entry_oid, c.number)) for t in objects.TABLES for c in t.columns if c.name == "haEventText")
+TEXT = next(dotted((*t.entry_oid, c.number)) for t in ha_objects.TABLES for c in t.columns if c.name == "haEventText")
 COLUMNS = {c.name: dotted((*t.entry_oid, c.number)) for t in receivers.all_tables(receivers.Board()) for c in t.columns}
 NO_LIMIT = Throttle(same_within_ms=0, per_minute=100_000)
 
@@ -352,7 +352,7 @@ def test_uptime_and_counters_outlive_the_agent_and_its_boots_tell(tmp_path: Path
     config = config_of(tmp_path, to)
     boots, time_s = "1.3.6.1.6.3.10.2.1.2.0", "1.3.6.1.6.3.10.2.1.3.0"
     packets = "1.3.6.1.2.1.11.1.0"
-    discontinuity = next(dotted((*s.oid, 0)) for s in objects.SCALARS if s.name == "haStatDiscontinuityTime")
+    discontinuity = next(dotted((*s.oid, 0)) for s in ha_objects.SCALARS if s.name == "haStatDiscontinuityTime")
     with engine(tmp_path) as fake, trap_receiver(tmp_path, port):
         first = AgentProcess(config)
         try:

@@ -11,9 +11,10 @@ import pytest
 
 from hasnmp import model
 from hasnmp.settings import Receiver
-from hasnmp.snmp import objects, receivers
+from hasnmp.snmp import ha_objects, receivers
+from hasnmp.snmp.ha_objects import OBJECTS
 from hasnmp.snmp.notices import NOTICE_OBJECTS, NOTICES, notification_varbinds
-from hasnmp.snmp.objects import OBJECTS, Reader, Syntax, Value, date_and_time, inet_address, text_index
+from hasnmp.snmp.objects import Reader, Syntax, Value, date_and_time, inet_address, text_index
 from hasnmp.snmp.oids import ROOT
 from tests.snmp.test_mib import base, mib, of_file
 from tests.snmp.views import BOOT_NS, NOW_NS, WALL_MS, a_view
@@ -21,8 +22,8 @@ from tests.snmp.views import BOOT_NS, NOW_NS, WALL_MS, a_view
 __all__ = ["base", "mib"]  # fixtures
 
 BOARD = receivers.Board(receivers={"192.0.2.50:162/2c/trap": Receiver("192.0.2.50:162", "2c")})
-SCALARS = (*objects.SCALARS, *receivers.scalars(BOARD))
-TABLES = (*objects.TABLES, *receivers.tables(BOARD))
+SCALARS = (*ha_objects.SCALARS, *receivers.scalars(BOARD))
+TABLES = (*ha_objects.TABLES, *receivers.tables(BOARD))
 
 LIMITS = {
     Syntax.INTEGER32: (-(2**31), 2**31 - 1),

@@ -12,7 +12,7 @@ import pytest
 
 from hasnmp.model import Kind, PartState, Severity
 from hasnmp.settings import Config, Receiver, Throttle
-from hasnmp.snmp import ber, identity, objects, standard
+from hasnmp.snmp import ber, ha_objects, identity, objects, standard
 from hasnmp.snmp.notices import NOTICES, notification_varbinds
 from hasnmp.snmp.objects import Reader
 from tests.snmp.mibs import net_snmp_environment
@@ -38,7 +38,7 @@ from tests.snmp.snmp_lab import (
 )  # fmt: skip
 
 TRAP_OID = "1.3.6.1.6.3.1.1.4.1.0"
-ENGINE_STATE = next(dotted((*s.oid, 0)) for s in objects.SCALARS if s.name == "haEngineState")
+ENGINE_STATE = next(dotted((*s.oid, 0)) for s in ha_objects.SCALARS if s.name == "haEngineState")
 
 
 def traps_in(output: Path, trap: tuple[int, ...]) -> list[dict[str, str]]:
@@ -250,7 +250,7 @@ def test_alive_is_said_as_often_as_configured(tmp_path: Path) -> None:
     with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, receiver, alive_s=1)):
         wait_for(lambda: len(traps_in(output, NOTICES[Kind.ALIVE])) >= 2)
         # No engine was ever there: what the configuration knows is said all the same.
-        name = next(dotted((*s.oid, 0)) for s in objects.SCALARS if s.name == "haClusterName")
+        name = next(dotted((*s.oid, 0)) for s in ha_objects.SCALARS if s.name == "haClusterName")
         assert traps_in(output, NOTICES[Kind.ALIVE])[0][name] == 'STRING: "bank"'
 
 
@@ -275,7 +275,9 @@ def test_a_storm_is_held_back_and_ends_with_the_last_word(tmp_path: Path) -> Non
     fake = FakeEngine(tmp_path / "control.sock", a_view())
     receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
     config = config_of(tmp_path, port, receiver, throttle=Throttle(same_within_ms=500, per_minute=600))
-    text = next(dotted((*t.entry_oid, c.number)) for t in objects.TABLES for c in t.columns if c.name == "haEventText")
+    text = next(
+        dotted((*t.entry_oid, c.number)) for t in ha_objects.TABLES for c in t.columns if c.name == "haEventText"
+    )
     with trap_receiver(tmp_path, port) as output, running(config):
         wait_for(lambda: traps_in(output, standard.COLD_START))
         for number in range(6, 106):
