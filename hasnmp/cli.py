@@ -202,7 +202,9 @@ def _follow(
 
 def reload(args: Args) -> int:
     """Have the daemon read its configuration anew. The file is looked at here first: here every fault can be shown."""
-    control = local(args, "reload")
+    control = connect(args)
+    if not isinstance(control, Control):  # another machine's file
+        return _reconfigure(control, Verb.RELOAD, args)
     found = report.first(control.view(), "config", ConfigRow)
     # Whoever may command the daemon need not be able to read its secrets: then the daemon alone judges.
     if found and os.geteuid() == 0 and os.path.exists(found.source):
@@ -235,14 +237,14 @@ def apply(args: Args) -> int:
     return _reconfigure(control, Verb.APPLY, args)
 
 
-def _reconfigure(control: Control, verb: Verb, args: Args) -> int:
+def _reconfigure(control: Control | Remote, verb: Verb, args: Args) -> int:
     from hasnmp.console.following import follow
 
     row = control.command(verb, "", reason=args.reason)
     if args.no_wait and row.state is not CommandState.REFUSED:
         print(f"accepted as command {row.id}; see: hasnmp commands")
         return 0
-    return _follow(control, row, args, follow(control, row, args.timeout))
+    return _follow(control, row, args, follow(control, row, args.timeout) if isinstance(control, Control) else None)
 
 
 # ------------------------------------------------------------------------------------------------------------- usage

@@ -69,7 +69,9 @@ def local(args: Args, what: str) -> Control:
     """The engine of this machine, for what can't be asked over SNMP. Raises Refused: --host is given."""
     if getattr(args, "host", None):
         raise Refused(
-            Code.UNSUPPORTED, f"{what} can't be asked for over SNMP; run it on the node itself, without --host"
+            Code.UNSUPPORTED,
+            f"{what} can't be asked for over SNMP, for its file names programs that run as root; copy it to a node and "
+            f"give the command there, without --host",
         )
     return Control(socket_path(args))
 

@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 import hasnmp
-from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity
+from hasnmp.model import CommandRow, EventRow, Kind, PartState, Reason, Role, Severity
 from hasnmp.settings import Config
 from hasnmp.snmp import access_tables, ha_objects, identity, receivers, standard
 from hasnmp.snmp.access import Communities
@@ -42,6 +42,7 @@ from hasnmp.snmp.record import Record, shown
 from hasnmp.snmp.responder import Responder, SetOutcome
 from hasnmp.snmp.setting import Setting
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine
+from hasnmp.snmp.whys import VIEW_TABLE, Whys
 
 RETRY_LISTEN_S = 1.0
 ABSENT = "its address is not on this machine"
@@ -101,6 +102,13 @@ class Agent:
             config.snmp, self._notifier.receivers, self._notifier.outlets, self._notifier.figures,
             self._notifier.suppressed,
         )  # fmt: skip
+        self._whys = Whys(
+            lambda: tuple(self._link.view.tables["groups"]),
+            lambda group: self._link.why(group),
+            self._whys_changed,
+            self._now_ns,
+        )
+        why_table = self._whys.table()
         self.store = Store(
             (
                 *ha_objects.SCALARS,
@@ -113,6 +121,7 @@ class Agent:
                 *standard.TABLES,
                 *access_tables.tables(config.snmp, engine_id),
                 *receivers.all_tables(board),
+                why_table,
             ),
             self._reader,
         )
@@ -121,7 +130,7 @@ class Agent:
         self.lock = threading.RLock()
         self._link = EngineLink(
             socket, config.heartbeat.dead_after_ms, self._started_ns, self._now_ns, self.lock, self.store, self._notifier,
-            self._own_event, self._log,
+            self._own_event, self._whys.touch, self._log,
         )  # fmt: skip
         self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []  # for the loop, by their threads
         self.requests = Requests(self.store, self._read_failed)
@@ -137,7 +146,7 @@ class Agent:
             assert isinstance(outlet, AgentxOutlet)
             self._agentx = AgentxPart(
                 config.snmp, node, self._reader, self.setting, self._read_failed, outlet, receivers.scalars(board),
-                receivers.tables(board), self._log, self._audit,
+                (*receivers.tables(board), why_table), self._log, self._audit,
             )  # fmt: skip
             self.store.twins.append(self._agentx.store)
         self._listeners = [Listener(text, self._handle, self.lock, self._request_failed) for text in config.snmp.listen]
@@ -187,6 +196,7 @@ class Agent:
             for job in (
                 self._listen(),
                 self._link.follow(),
+                self._whys.keep(),
                 self._watch(),
                 self.setting.serve(),
                 self._settle(),
@@ -291,6 +301,10 @@ class Agent:
         with self.lock:
             self.store.changed_all()
 
+    def _whys_changed(self) -> None:
+        with self.lock:
+            self.store.changed((VIEW_TABLE,))
+
     def _in_loop(self, function: Callable[..., object]) -> Callable[..., None]:
         """What a listener's thread may call: the loop calls the function soon."""
 
@@ -344,7 +358,7 @@ class Agent:
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float
     ) -> CommandRow | str | None:
         answer = await self._link.command(command, requester, host, timeout_s)
-        self._record.known = isinstance(answer, CommandRow) and answer.state is CommandState.REFUSED
+        self._record.answered(answer)
         return answer
 
 

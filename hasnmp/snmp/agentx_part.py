@@ -15,7 +15,7 @@ from typing import Any
 
 from hasnmp.settings import Snmp
 from hasnmp.snmp import ber, ha_objects
-from hasnmp.snmp.access import PUBLIC, Principal
+from hasnmp.snmp.access import OPERABLE, PUBLIC, Principal
 from hasnmp.snmp.agentx import Subagent
 from hasnmp.snmp.agentx_lookup import Lookup
 from hasnmp.snmp.agentx_outlet import AgentxOutlet
@@ -35,7 +35,7 @@ ANOTHER_CLOCK_S = 1.0  # a smaller difference is how long the master's answer to
 
 
 # Whoever the master let in: AgentX does not say who that is.
-_PRINCIPAL = Principal("agentx", PUBLIC, PUBLIC)
+_PRINCIPAL = Principal("agentx", PUBLIC, OPERABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class AgentxPart:
                 raise SetError(1, ErrorStatus.NO_ACCESS, "agentx_access is read")
             self.store.begin()
             assignments = self._requests.assignments(
-                [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], None
+                [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], _PRINCIPAL.write
             )
             return _Tested(assignments, self._setting.test(assignments), names)
         except SetError as refused:

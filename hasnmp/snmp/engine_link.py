@@ -3,6 +3,7 @@
     await follow()           keep the mirror: connect, read, connect again
     view, fresh              what objects are read from
     await command(...)       the engine's answer to a command
+    await why(group)         what it says of a group
     judge()                  what no message would tell: that none came
 
 An engine that is away for longer than a restart of it takes is told of (engineDown, engineUp); what happened meanwhile, or
@@ -27,17 +28,19 @@ KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
 DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
 START_GRACE_S = 10.0  # but not while this node is only starting
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
+WHY_S = 1.0  # until an engine that does not say why is asked of another group
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class EngineLink:
     """socket: the control socket. dead_after_ms: after so long in silence the mirror may be another world's. started_ns:
     CLOCK_BOOTTIME of this process's start. lock: guards mirror and store, which listeners' threads read. own_event: makes an
-    event that the agent itself says."""
+    event that the agent itself says. happened: told of each event's group; "": it may concern any."""
 
     def __init__(
         self, socket: str, dead_after_ms: int, started_ns: int, now_ns: Callable[[], int], lock: threading.RLock, store: Store,
-        notifier: Notifier, own_event: Callable[[Kind, Severity, PartState, str], EventRow], log: Any,
+        notifier: Notifier, own_event: Callable[[Kind, Severity, PartState, str], EventRow], happened: Callable[[str], None],
+        log: Any,
     ) -> None:  # fmt: skip
         self._socket = socket
         self._dead_after_s = dead_after_ms / 1000
@@ -47,6 +50,7 @@ class EngineLink:
         self._store = store
         self._notifier = notifier
         self._own_event = own_event
+        self._happened = happened
         self._log = log
         self._mirror = Mirror()
         self._writer: asyncio.StreamWriter | None = None
@@ -54,7 +58,7 @@ class EngineLink:
         self._down_told = False
         self.fresh = False  # as objects are answered; a listener's thread may find that it is not so any more
         self._judged_fresh = False  # as the loop found it last
-        self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
+        self._replies: dict[int, asyncio.Future[Any]] = {}
         self._next_id = 0
 
     @property
@@ -101,9 +105,11 @@ class EngineLink:
         match message["type"]:
             case "snapshot":
                 self._tell_missed()
+                self._happened("")
             case "event":
                 if isinstance(result, EventRow):  # not one of a kind that only a newer version knows
                     self._notifier.event(result)
+                    self._happened(result.group)
         self.judge()
 
     def _take_in(self, message: dict[str, Any]) -> EventRow | CommandRow | None:
@@ -119,11 +125,11 @@ class EngineLink:
                     self._store.changed_rows(table, [now[key] for key in rows if key in now])
             case "event":
                 self._store.changed(("events", "alarms"))
-            case "reply" | "error":
+            case "reply" | "error" | "why":
                 number = message.get("id")
                 future = self._replies.get(number) if isinstance(number, int) else None
                 if future is not None and not future.done():
-                    future.set_result(result if isinstance(result, CommandRow) else str(message.get("text")))
+                    future.set_result(result or message.get("lines") or str(message.get("text")))
         return result
 
     def _tell_missed(self) -> None:
@@ -224,14 +230,25 @@ class EngineLink:
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float
     ) -> CommandRow | str | None:
         """The engine's answer: a row, or why there is none as text; None: it is not there to be asked."""
+        asked = {**command, "type": "command", "requester": f"snmp:{requester}", "address": host}
+        answer = await self._ask(asked, timeout_s)
+        return answer if isinstance(answer, CommandRow | None) else str(answer)
+
+    async def why(self, group: str) -> list[str] | None:
+        """What the engine says of the group, line by line; None: it says nothing, or is not there."""
+        answer = await self._ask({"type": "why", "group": group}, WHY_S)
+        return [str(line) for line in answer] if isinstance(answer, list) else None
+
+    async def _ask(self, message: dict[str, Any], timeout_s: float) -> Any:
+        """What answers this message, or why nothing does, as text; None: the engine is not there to be asked."""
         if not self.connected:
             return None
         self._next_id += 1
         number = self._next_id
-        future: asyncio.Future[CommandRow | str] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies[number] = future
         try:
-            self.say({**command, "type": "command", "id": number, "requester": f"snmp:{requester}", "address": host})
+            self.say({**message, "id": number})
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
             return "no answer in time"

@@ -247,6 +247,7 @@ SCALARS: tuple[Scalar, ...] = tuple(sorted((
         _column(12, "haConfigIoTimeout", UNSIGNED32, "io_timeout_ms"),
         _column(13, "haConfigRecoveryAutomatic", INTEGER32, "recovery_automatic"),
     ),
+    *_own(9, (), _column(14, "haConfigAction", INTEGER32, _NO_ACTION, allowed=range(1, 3))),
     *_scalars(
         10, "statistics",
         _column(1, "haStatFailovers", COUNTER32, "failovers"),
@@ -313,6 +314,8 @@ TABLES: tuple[TableDef, ...] = (
         _column(15, "haNodeHeartbeatsLate", COUNTER32, "heartbeats_late"),
         _column(16, "haNodeConfigDigest", OCTETS, "digest"),
         _column(17, "haNodeVersion", OCTETS, "version"),
+        _column(18, "haNodeFenceAction", INTEGER32, _NO_ACTION, allowed=range(1, 3)),
+        _column(19, "haNodeFenceConfirm", OCTETS, _NO_TEXT, size=NAME_SIZE),
     ),
     _table(
         "haLinkTable", (4,), "links", lambda row: text_index(row.node) + text_index(row.link),
@@ -377,6 +380,8 @@ TABLES: tuple[TableDef, ...] = (
         _column(18, "haServicePid", UNSIGNED32, "pid"),
         _column(19, "haServiceMessage", OCTETS, "message"),
         _column(20, "haServiceDataAge", UNSIGNED32, _age("data_ns"), volatile=True),
+        _column(21, "haServiceReport", INTEGER32, _NO_ACTION, allowed=range(1, 4)),
+        _column(22, "haServiceReportMessage", OCTETS, _NO_TEXT, size=TEXT_SIZE),
     ),
     _table(
         "haArbiterTable", (7,), "arbiters", lambda row: text_index(row.type), (Index("haArbiterType", 1, OCTETS),),

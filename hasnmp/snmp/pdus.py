@@ -7,6 +7,7 @@ agent - comes with a Window: what it sees of the store. An error is a Refused wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 
 from hasnmp.snmp import ber, sets
@@ -199,7 +200,6 @@ class Requests:
         """
         names = [ber.decode_oid(raw) for raw, _, _ in bindings]
         out = []
-        reader = self._store.reader()
         for position, (raw, tag, contents) in enumerate(bindings, 1):
             oid = names[position - 1]
             if writes is not None and not writes.has(oid):
@@ -216,6 +216,6 @@ class Requests:
                 raise SetError(position, ErrorStatus.WRONG_ENCODING, str(error)) from None
             assert value is not None  # no object is of a syntax that decodes to None
             assignment = Assignment(column.target, oid[len(column.oid) :], tag, value)
-            sets.test_form(reader, position, assignment, self._store.has_row(column, raw))
+            sets.test_form(position, assignment, partial(self._store.has_row, column, raw))
             out.append(assignment)
         return out

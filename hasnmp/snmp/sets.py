@@ -7,13 +7,15 @@ courtesy that gives an error at once; the engine judges every command again, by 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from hasnmp.model import GroupRow, NodeRow, NodeState, Verb
+from hasnmp.model import GroupRow, NodeRow, NodeState, Verb, View
 from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.ha_objects import TABLES
-from hasnmp.snmp.objects import Column, Oid, Reader, Scalar, Syntax, Value
+from hasnmp.snmp.objects import Column, Oid, Reader, Scalar, Syntax, TableDef, Value
 
 
 class SetError(Exception):
@@ -44,9 +46,30 @@ class Plan:
 
 
 _TABLE_OF = {column.name: table for table in TABLES for column in table.columns}
+
+
+class _Rows:
+    """The rows of the tables by their index, listed once for a whole SET: it may name hundreds of them."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._found: dict[str, dict[Oid, Any]] = {}
+
+    def get(self, table: TableDef, index: Oid) -> Any | None:
+        if table.name not in self._found:
+            self._found[table.name] = dict(table.rows(self._view))
+        return self._found[table.name].get(index)
+
+    def has(self, a: Assignment) -> bool:
+        if isinstance(a.target, Scalar):
+            return a.index == (0,)
+        return self.get(_TABLE_OF[a.target.name], a.index) is not None
+
+
 _NODE_VERBS = (Verb.RECOVER, Verb.STANDBY, Verb.ONLINE)  # haActionTarget names a node for these, else a group
 _MOVES = (Verb.FAILOVER, Verb.FORCE_FAILOVER)
-_NO_ACTION = 1
+_NO_ACTION = 1  # of every enumeration that gives a command
+_REPORT_UP = 2
 
 
 def plan(reader: Reader, assignments: list[Assignment]) -> Plan:
@@ -55,13 +78,14 @@ def plan(reader: Reader, assignments: list[Assignment]) -> Plan:
     An action, its target and its destination may stand in any order; haActionReason goes with every command of the SET.
     Raises SetError: the first assignment, in the order of RFC 3416 section 4.2.5, that can't be done.
     """
+    rows = _Rows(reader.view)
     for position, assignment in enumerate(assignments, 1):
-        test_form(reader, position, assignment)
-    return _Set(reader, assignments).plan()
+        test_form(position, assignment, partial(rows.has, assignment))
+    return _Set(reader, assignments, rows).plan()
 
 
-def test_form(reader: Reader, position: int, a: Assignment, exists: bool | None = None) -> None:
-    """What can be said of one assignment alone, in the RFC's order: (2), (3), (4), (6), (7). exists: its row; None: look."""
+def test_form(position: int, a: Assignment, exists: Callable[[], bool]) -> None:
+    """What can be said of one assignment alone, in the RFC's order: (2), (3), (4), (6), (7). exists: is its row there?"""
     t = a.target
     if not t.write:
         raise SetError(position, ErrorStatus.NOT_WRITABLE, f"{t.name} is {t.access}")
@@ -81,19 +105,16 @@ def test_form(reader: Reader, position: int, a: Assignment, exists: bool | None 
             raise SetError(position, ErrorStatus.WRONG_VALUE, f"{t.name}: has control characters")
     elif a.value not in t.allowed:
         raise SetError(position, ErrorStatus.WRONG_VALUE, f"{t.name}: {a.value!r} is none of its values")
-    if exists is None and isinstance(t, Scalar):
-        exists = a.index == (0,)
-    elif exists is None:
-        exists = any(index == a.index for index, _ in _TABLE_OF[t.name].rows(reader.view))
-    if not exists:
+    if not exists():
         raise SetError(position, ErrorStatus.NO_CREATION, f"{t.name} has no such instance")
 
 
 class _Set:
     """One SET whose assignments are each well formed; now how they go together, and with the state."""
 
-    def __init__(self, reader: Reader, assignments: list[Assignment]) -> None:
+    def __init__(self, reader: Reader, assignments: list[Assignment], rows: _Rows) -> None:
         self.reader = reader
+        self.rows = rows
         self.at: dict[tuple[str, Oid], tuple[int, Value]] = {}
         self.commands: list[tuple[int, dict[str, Any]]] = []  # (position of what caused it, command)
         for position, a in enumerate(assignments, 1):
@@ -105,10 +126,11 @@ class _Set:
         spin_lock = self._spin_lock()
         self._inhibit()
         self._action()
+        if self.at.get(("haConfigAction", (0,)), (0, _NO_ACTION))[1] != _NO_ACTION:
+            self._give(self.at["haConfigAction", (0,)][0], Verb.RELOAD, "")
         for (name, index), (position, value) in self.at.items():
             if name in _TABLE_OF:
-                row = next(row for at, row in _TABLE_OF[name].rows(self.reader.view) if at == index)
-                self._cell(name, index, position, value, row)
+                self._cell(name, index, position, value, self.rows.get(_TABLE_OF[name], index))
         position, reason = self._text("haActionReason")
         if reason and not self.commands:
             raise SetError(
@@ -122,8 +144,8 @@ class _Set:
         commands = [{**command, "reason": reason} for _, command in self.commands]
         return Plan(commands, spin_lock, [position for position, _ in self.commands])
 
-    def _give(self, position: int, verb: Verb, target: str, to: str = "") -> None:
-        self.commands.append((position, {"verb": int(verb), "target": target, "to": to}))
+    def _give(self, position: int, verb: Verb, target: str, to: str = "", **more: bool | str) -> None:
+        self.commands.append((position, {"verb": int(verb), "target": target, "to": to, **more}))
 
     def _text(self, name: str, index: Oid = (0,)) -> tuple[int, str]:
         position, value = self.at.get((name, index), (0, b""))
@@ -170,7 +192,7 @@ class _Set:
         self._give(position, verb, target, to)
 
     def _cell(self, name: str, index: Oid, position: int, value: Value, row: Any) -> None:
-        """One cell of the group or service table."""
+        """One cell of the node, group or service table."""
         match name:
             case "haGroupInhibit":
                 self._give(position, Verb.INHIBIT if value == 1 else Verb.PERMIT, row.name)
@@ -187,6 +209,20 @@ class _Set:
             case "haServiceAction" if isinstance(value, int) and value != _NO_ACTION:
                 # start(2) stop(3) restart(4) clear(5) are numbered from 2, the verbs from SERVICE_START
                 self._give(position, Verb(value - 2 + Verb.SERVICE_START), row.name)
+            case "haServiceReport" if value != _NO_ACTION:
+                _, message = self._text("haServiceReportMessage", index)
+                self._give(position, Verb.REPORT, row.name, up=value == _REPORT_UP, message=message)
+            case "haServiceReportMessage":
+                if value and self.at.get(("haServiceReport", index), (0, _NO_ACTION))[1] == _NO_ACTION:
+                    raise SetError(position, ErrorStatus.INCONSISTENT_VALUE, f"{name} without haServiceReport")
+            case "haNodeFenceAction" if value != _NO_ACTION:
+                self._give(position, Verb.FENCE_TEST, row.name)
+            case "haNodeFenceConfirm" if value:
+                assert isinstance(value, bytes)  # test_form saw to it
+                if value.decode() != row.name:
+                    text = f"{name} takes the name of its own row, {row.name}, as the word that this node is off"
+                    raise SetError(position, ErrorStatus.INCONSISTENT_VALUE, text)
+                self._give(position, Verb.FENCE_CONFIRM, row.name)
 
     def _group(self, name: str, position: int) -> GroupRow:
         row = self.reader.view.tables["groups"].get(name)

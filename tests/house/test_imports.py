@@ -50,6 +50,7 @@ EXCEPTIONS = {
     ("console.remote", "snmp.manager"): "`--host` speaks SNMP",
     ("console.remote", "snmp.ha_objects"): "the objects' names and numbers",
     ("console.remote", "snmp.objects"): "what they are made of",
+    ("console.remote", "snmp.whys"): "the lines of `why`, in rows and back",
     ("console.remote_rows", "snmp.ha_objects"): "the objects' names and numbers",
     ("console.remote_rows", "snmp.objects"): "what they are made of",
     ("console.remote_rows", "snmp.oids"): "the MIB's root",

@@ -18,9 +18,10 @@ from hasnmp.snmp.notices import NOTICE_OBJECTS, NOTICES
 from hasnmp.snmp.objects import Syntax
 from hasnmp.snmp.oids import ROOT, reroot
 from tests.snmp.mibs import MIB, base_mibs, net_snmp_environment
+from tests.snmp.views import some_whys
 
 SCALARS = (*ha_objects.SCALARS, *receivers.scalars(receivers.Board()))
-TABLES = (*ha_objects.TABLES, *receivers.tables(receivers.Board()))
+TABLES = (*ha_objects.TABLES, *receivers.tables(receivers.Board()), some_whys().table())
 ACCESS = {"readonly": "read-only", "readwrite": "read-write", "noaccess": "not-accessible"}
 
 # What the types are on the wire; every one that the MIB may use for an object.
@@ -94,7 +95,8 @@ def of_code() -> dict[str, tuple[str, Syntax, str]]:
     found = {s.name: (dotted(s.oid), s.syntax, s.access) for s in SCALARS}
     for table in TABLES:
         found |= {c.name: (dotted((*table.entry_oid, c.number)), c.syntax, c.access) for c in table.columns}
-        found |= {i.name: (dotted((*table.entry_oid, i.number)), i.syntax, "not-accessible") for i in table.index}
+        own = [i for i in table.index if i.number]  # 0: another table's
+        found |= {i.name: (dotted((*table.entry_oid, i.number)), i.syntax, "not-accessible") for i in own}
     return found
 
 
@@ -172,7 +174,7 @@ def test_file_and_code_have_the_same_tables(mib: ElementTree.Element) -> None:
         t.name: (
             dotted(t.entry_oid[:-1]),
             [i.name for i in t.index],
-            [i.name for i in t.index] + [c.name for c in t.columns],
+            [i.name for i in t.index if i.number] + [c.name for c in t.columns],
         )
         for t in TABLES
     }
@@ -200,7 +202,7 @@ def test_verbs_and_kinds_are_the_vocabulary(mib: ElementTree.Element) -> None:
 
 
 def test_actions_are_verbs(mib: ElementTree.Element) -> None:
-    """haAction and haGroupAction have the verbs' numbers; haServiceAction counts its own from 2."""
+    """haAction and haGroupAction have the verbs' numbers; the others count their own from 2."""
     actions = {
         node.attrib["name"]: enumeration(typedef)
         for kind in ("scalar", "column")
@@ -208,7 +210,9 @@ def test_actions_are_verbs(mib: ElementTree.Element) -> None:
         if (typedef := node.find("syntax/typedef")) is not None and typedef.attrib["basetype"] == "Enumeration"
     }
     verbs = {"noAction": 1} | {camel(verb.name): verb.value for verb in model.Verb}
-    assert set(actions) == {"haAction", "haGroupAction", "haServiceAction"}
+    assert set(actions) == {
+        "haAction", "haGroupAction", "haServiceAction", "haServiceReport", "haNodeFenceAction", "haConfigAction",
+    }  # fmt: skip
     assert actions["haAction"].items() <= verbs.items()
     assert actions["haGroupAction"].items() <= verbs.items()
     service = {name.lower(): number for name, number in actions["haServiceAction"].items() if name != "noAction"}
@@ -222,7 +226,7 @@ def test_written_values_are_the_files(mib: ElementTree.Element) -> None:
     """What the code lets be written is what the file's types allow."""
     nodes = {node.attrib["name"]: node for kind in ("scalar", "column") for node in mib.iter(kind)}
     writable = [o for o in OBJECTS.values() if o.write]
-    assert len(writable) == 11
+    assert len(writable) == 16
     for target in writable:
         typedef = nodes[target.name].find("syntax/typedef")
         named = nodes[target.name].find("syntax/type")

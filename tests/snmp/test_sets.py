@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from hasnmp import model
 from hasnmp.model import Verb
+from hasnmp.snmp import sets
 from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.ha_objects import OBJECTS
-from hasnmp.snmp.objects import Reader, Syntax, text_index
+from hasnmp.snmp.objects import Reader, Syntax, TableDef, text_index
 from hasnmp.snmp.sets import Assignment, SetError, plan
 from tests.snmp.views import BOOT_NS, NOW_NS, a_view
 
@@ -54,6 +56,12 @@ DONE: list[tuple[list[tuple[str, int | str]], list[dict[str, object]]]] = [
     ([("haServiceAction.http", 3)], [command(Verb.SERVICE_STOP, "http")]),
     ([("haServiceAction.http", 4)], [command(Verb.SERVICE_RESTART, "http")]),
     ([("haServiceAction.http", 5)], [command(Verb.SERVICE_CLEAR, "http")]),
+    ([("haNodeFenceAction.node-b", 2)], [command(Verb.FENCE_TEST, "node-b")]),
+    ([("haNodeFenceConfirm.node-b", "node-b"), ("haActionReason", "seen")], [command(Verb.FENCE_CONFIRM, "node-b", reason="seen")]),
+    ([("haConfigAction", 2)], [command(Verb.RELOAD, "")]),
+    ([("haServiceReport.http", 2)], [{**command(Verb.REPORT, "http"), "up": True, "message": ""}]),
+    ([("haServiceReportMessage.http", "disk full"), ("haServiceReport.http", 3)],
+     [{**command(Verb.REPORT, "http"), "up": False, "message": "disk full"}]),
     # an action takes its target, destination and reason from the same SET, in any order
     ([("haAction", 2), ("haActionTarget", "web"), ("haActionTo", "node-b"), ("haActionReason", "kernel")],
      [command(Verb.FAILOVER, "web", "node-b", "kernel")]),
@@ -76,6 +84,8 @@ DONE: list[tuple[list[tuple[str, int | str]], list[dict[str, object]]]] = [
     ([("haGroupAction.web", 1), ("haGroupActionTarget.web", "")], []),
     ([("haGroupActionTarget.web", "")], []),
     ([("haServiceAction.http", 1)], []),
+    ([("haServiceReport.http", 1), ("haServiceReportMessage.http", "")], []),
+    ([("haNodeFenceAction.node-b", 1), ("haNodeFenceConfirm.node-b", ""), ("haConfigAction", 1)], []),
     # noAction says that a target is meant for nothing
     ([("haAction", 1), ("haActionTarget", "web")], []),
 ]
@@ -114,7 +124,15 @@ REFUSED: list[tuple[list[tuple[str, int | bytes | str]], int, ErrorStatus]] = [
     ([("haGroupAction.db", 2), ("haGroupActionTarget.db", "node-a")], 2, ErrorStatus.INCONSISTENT_VALUE),
     ([("haActionTo", "node-c"), ("haAction", 3)], 1, ErrorStatus.INCONSISTENT_VALUE),
     ([("haActionTo", "node-a"), ("haAction", 2), ("haActionTarget", "db")], 1, ErrorStatus.INCONSISTENT_VALUE),
+    # the word that a node is off must name it
+    ([("haNodeFenceConfirm.node-b", "node-c")], 1, ErrorStatus.INCONSISTENT_VALUE),
+    ([("haNodeFenceConfirm.node-x", "node-x")], 1, ErrorStatus.NO_CREATION),
+    ([("haNodeFenceAction.node-b", 3)], 1, ErrorStatus.WRONG_VALUE),
+    ([("haConfigAction", 3)], 1, ErrorStatus.WRONG_VALUE),
+    ([("haServiceReport.http", 4)], 1, ErrorStatus.WRONG_VALUE),
     # what has no meaning alone
+    ([("haServiceReportMessage.http", "so")], 1, ErrorStatus.INCONSISTENT_VALUE),
+    ([("haServiceReport.http", 1), ("haServiceReportMessage.http", "so")], 2, ErrorStatus.INCONSISTENT_VALUE),
     ([("haActionTarget", "web")], 1, ErrorStatus.INCONSISTENT_VALUE),
     ([("haActionTo", "node-b")], 1, ErrorStatus.INCONSISTENT_VALUE),
     ([("haActionReason", "why not")], 1, ErrorStatus.INCONSISTENT_VALUE),
@@ -188,3 +206,23 @@ def test_nothing_that_is_planned_changes_the_view() -> None:
     plan(r, [given("haInhibit", 1), given("haGroupFreeze.db", 1)])
     assert r.view == before
     assert model.View() != before
+
+
+def test_a_set_of_hundreds_lists_the_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By work and not by time: each listing of a table costs as much as it has rows."""
+    listed: list[str] = []
+
+    def counting(table: TableDef) -> TableDef:
+        def rows(view: model.View) -> Any:
+            listed.append(table.name)
+            return table.rows(view)
+
+        return dataclasses.replace(table, rows=rows)
+
+    counted = {name: counting(table) for name, table in sets._TABLE_OF.items()}
+    monkeypatch.setattr(sets, "_TABLE_OF", counted)
+    view = a_view()
+    names = [f"s{number}" for number in range(500)]
+    view.tables["services"] = {name: model.ServiceRow(name, "web") for name in names}
+    found = plan(Reader(view, BOOT_NS, NOW_NS), [given(f"haServiceAction.{name}", 4) for name in names])
+    assert [c["target"] for c in found.commands] == names and listed == ["haServiceTable"]
