@@ -218,7 +218,11 @@ class Notifier:
         waiting = sum(len(outlet.queue) for outlet in self.outlets.values())
         if backlog.wants_compaction(waiting):
             live = {n.number: n for outlet in self.outlets.values() for n in outlet.live()}
-            backlog.compact(live[number] for number in sorted(live))
+            write = backlog.begin_compaction(live[number] for number in sorted(live))
+            writing = asyncio.get_running_loop().run_in_executor(None, write)
+            writing.add_done_callback(
+                lambda done: backlog.end_compaction(not done.cancelled() and not done.exception() and done.result())
+            )
         if self._sync is None:
             self._sync = asyncio.get_running_loop().call_later(SYNC_S, self._start_sync)
 
