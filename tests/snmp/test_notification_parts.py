@@ -94,6 +94,11 @@ def test_receivers_names_are_unique_short_and_the_same_in_another_order() -> Non
     assert len(set(names)) == 5 and all(1 <= len(name) <= 32 for name in names)
     assert receiver_names(given[::-1]) == names[::-1]
     assert len(set(receiver_names([given[0]] * 32))) == 32
+    # Two at one address: neither has the plain name, or it would change hands with their order.
+    two = [Receiver("192.0.2.50:162", "3", "noc"), Receiver("192.0.2.50:162", "3", "other")]
+    assert receiver_names(two) == receiver_names(two[::-1])[::-1] and "192.0.2.50:162/3/trap" not in receiver_names(two)
+    named = [replace(two[0], name="console"), two[1]]
+    assert receiver_names(named)[0] == "console" and receiver_names(named[::-1])[1] == "console"
 
 
 # ------------------------------------------------------------------------------------------------------- the backlog
