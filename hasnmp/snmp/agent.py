@@ -71,6 +71,7 @@ class Agent:
         engine_id, boots, trouble = identity.start(config.state_dir, node)
         if trouble:
             self._log.error("snmp_engine_id_replaced", reason=trouble, engine_id=engine_id.hex())
+        self._engine_id_trouble = trouble
         counters = standard.Counters(self._kept.part(names))
         self._identity = standard.Identity(
             engine_id,
@@ -293,6 +294,9 @@ class Agent:
         """Say that the agent is there, once the listeners are up."""
         await asyncio.sleep(0)
         self._notifier.start(WARM_START if self._warm else COLD_START)
+        if self._engine_id_trouble:
+            text = f"the SNMP engine ID is {self._identity.engine_id.hex()} from now on: {self._engine_id_trouble}"
+            self._notifier.event(self._own_event(Kind.ENGINE_ID_CHANGED, Severity.WARNING, PartState.UP, text))
         await self._stop.wait()
 
     # ------------------------------------------------------------------------------------------------------ SETs

@@ -504,3 +504,19 @@ def test_a_lower_floor_sends_nothing_that_was_below_the_old_one(tmp_path: Path) 
             fake.happen(an_event(9))
             wait_for(lambda: texts(output)[-1:] == told(9))
             assert texts(output) == told(7, 9)
+
+
+def test_another_engine_id_than_before_is_told_once(tmp_path: Path) -> None:
+    """A console that keeps keys by engine ID would else only see the node fall silent."""
+    port = free_port()
+    config = config_of(tmp_path, Receiver(f"127.0.0.1:{port}", "2c", community=b"secret"))
+    state = Path(config.state_dir) / "snmp-engine-alpha.json"
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_text('{"engine_id": "8000000000ff"}')  # torn: the boots are not in it
+    with engine(tmp_path), trap_receiver(tmp_path, port) as output:
+        for starts in (1, 2):
+            with running(config):
+                wait_for(lambda seen=starts: count(output, standard.COLD_START) == seen)
+        [said] = texts(output)
+        assert count(output, NOTICES[Kind.ENGINE_ID_CHANGED]) == 1
+        assert re.match(rf"the SNMP engine ID is 80007ed905[0-9a-f]{{24}} from now on: {state}: ", said), said
