@@ -270,6 +270,11 @@ def test_consoles_find_severity_and_arguments() -> None:
         assert re.search(r'--#TYPE ".+"', body[1]) and summary and arguments, name
         numbers = [int(n) for n in arguments[1].split(",")]
         assert summary[1].count("%s") == len(numbers) and max(numbers) < len(NOTICE_OBJECTS), name
+        # What each %s stands for, by the word before it: who says so, then what it is about, then in what words.
+        meant = {"node": "haEventPeer", "of": "haEventPeer", "to": "haEventPeer", "group": "haEventGroup",
+                 "service": "haEventService", "link": "haEventLink"}  # fmt: skip
+        about = [meant[word] for word in re.findall(r"(\w+) %s", summary[1])]
+        assert [NOTICE_OBJECTS[n] for n in numbers] == ["haEventNode", *about, "haEventText"], name
         if kind in model.ALARMS:
             severity = model.ALARMS[kind][0]
         else:
