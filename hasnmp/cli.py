@@ -17,7 +17,7 @@ from hasnmp.console import report, tools
 from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, clean, word, wrap
 from hasnmp.console.usage import Parser, StartTimes, count, known, number, out, out_json, seconds
-from hasnmp.console.where import connect, load, local, options
+from hasnmp.console.where import connect, load, local, not_remote, options
 from hasnmp.errors import Code, ConfigError, HasnmpError, Refused, Unreachable
 from hasnmp.model import CommandRow, CommandState, ConfigRow, EventRow, GroupRow, NodeRow, ServiceRow, SystemRow, Verb
 
@@ -226,10 +226,11 @@ def apply(args: Args) -> int:
     from hasnmp.config import load as load_config
     from hasnmp.config import parse
 
+    not_remote(args, "apply")
     load_config(args.file, strict_files=False)  # is it a text file of a good form?
     with open(args.file, encoding="utf-8-sig") as file:
         text = file.read()
-    control = local(args, "apply")
+    control = local(args)
     found = report.first(control.view(), "config", ConfigRow)
     if found and os.geteuid() == 0:  # as what it will be: relative paths count from that folder
         parse(text, found.source, os.path.dirname(os.path.abspath(found.source)))
