@@ -29,7 +29,7 @@ from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.responder import SetOutcome
 from hasnmp.snmp.sets import Assignment, SetError
 from hasnmp.snmp.setting import SetRequest, Setting, Tested
-from hasnmp.snmp.standard import CAPABILITIES
+from hasnmp.snmp.standard import OWN_CAPABILITY
 
 ANOTHER_CLOCK_S = 1.0  # a smaller difference is how long the master's answer took
 
@@ -76,9 +76,8 @@ class AgentxPart:
         self.store = Store((*ha_objects.SCALARS, *more_scalars), (*ha_objects.TABLES, *more_tables), self._read)
         self._requests = Requests(self.store, failed)
         self._lookup = Lookup(self.store, ROOT)
-        capability = next(text for oid, text in CAPABILITIES if oid == ROOT).decode()
         self._subagent = Subagent(
-            settings.agentx, f"hasnmp {node}", ROOT, capability, self._lookup, self, self._uptime, lambda: self._boot_ns, outlet, log,
+            settings.agentx, f"hasnmp {node}", ROOT, OWN_CAPABILITY, self._lookup, self, self._uptime, lambda: self._boot_ns, outlet, log,
         )  # fmt: skip
         self.run = self._subagent.run
         outlet.attach(self._subagent.wake)

@@ -51,18 +51,19 @@ COUNTERS: tuple[tuple[str, str, Oid], ...] = (
     ("usm_decryption_errors",  "usmStatsDecryptionErrors",     (*SNMP_MODULES, 15, 1, 1, 6)),
 )
 
-# What sysORTable says is implemented: sysORID, sysORDescr.
-CAPABILITIES: tuple[tuple[Oid, bytes], ...] = (
-    ((1, 3, 6, 1, 6, 3, 1),           b"The MIB module for SNMP entities (RFC 3418)"),
-    ((1, 3, 6, 1, 6, 3, 10, 3, 1, 1), b"The SNMP Management Architecture MIB (RFC 3411)"),
-    ((1, 3, 6, 1, 6, 3, 11, 3, 1, 1), b"The MIB for Message Processing and Dispatching (RFC 3412)"),
-    ((1, 3, 6, 1, 6, 3, 12, 3, 1, 2), b"The MIB module for notification targets (RFC 3413)"),
-    ((1, 3, 6, 1, 6, 3, 13, 3, 1, 2), b"The MIB module for notification originators, with filtering profiles (RFC 3413)"),
-    ((1, 3, 6, 1, 6, 3, 15, 2, 1, 1), b"The management information definitions for the SNMP User-based Security Model (RFC 3414)"),
-    ((1, 3, 6, 1, 6, 3, 16, 2, 1, 1), b"View-based Access Control Model for SNMP (RFC 3415), read-only"),
-    ((1, 3, 6, 1, 6, 3, 18, 2, 1, 1), b"SNMP-COMMUNITY-MIB (RFC 3584), read-only, without the communities' names"),
-    (ROOT,                            b"The MIB module of hasnmp, SNMP-integrated high availability"),
-)
+# What sysORTable says is implemented: sysORID, an AGENT-CAPABILITIES of mibs/HASNMP-CAPABILITIES-MIB.txt; and sysORDescr.
+CAPABILITIES: tuple[tuple[Oid, bytes], ...] = tuple(((*ROOT, 3, number), text) for number, text in enumerate((
+    b"The MIB module of hasnmp, SNMP-integrated high availability",
+    b"The MIB module for SNMP entities (RFC 3418)",
+    b"The SNMP Management Architecture MIB (RFC 3411)",
+    b"The MIB for Message Processing and Dispatching (RFC 3412)",
+    b"The MIB module for notification targets (RFC 3413), read-only",
+    b"The MIB module for notification originators (RFC 3413), read-only",
+    b"The management information definitions for the SNMP User-based Security Model (RFC 3414), read-only",
+    b"View-based Access Control Model for SNMP (RFC 3415), read-only",
+    b"SNMP-COMMUNITY-MIB (RFC 3584), read-only, without the communities' names",
+), 1))
+OWN_CAPABILITY = CAPABILITIES[0]  # of HASNMP-MIB
 # fmt: on
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from hasnmp.config_views import SUBTREES as NAMES
 from hasnmp.settings import Community, Config, MibView, Receiver, Snmp, SnmpUser
-from hasnmp.snmp import access, access_tables, ber, cells, ha_objects, objects, standard
+from hasnmp.snmp import access, access_tables, ber, cells, ha_objects, objects
 from hasnmp.snmp.access import SUBTREES, Communities, View, may_tell, notify_view, view_of
 from hasnmp.snmp.record import AT_ONCE, Record
 from hasnmp.snmp.responder import SetOutcome
@@ -302,7 +302,3 @@ def test_the_tables_are_the_mibs(tmp_path: Path) -> None:
                 value = column.read(objects.Reader(picture, 0, 0), row)
                 assert isinstance(value, {0x02: int, 0x04: bytes, 0x06: tuple}[int(column.syntax)]), column.name
     assert {name: dotted(oid) for name, oid in served.items()} == {name: found[name] for name in served}
-    assert {oid for oid, _ in standard.CAPABILITIES} >= {
-        (1, 3, 6, 1, 6, 3, 16, 2, 1, 1),
-        (1, 3, 6, 1, 6, 3, 18, 2, 1, 1),
-    }

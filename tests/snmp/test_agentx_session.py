@@ -354,7 +354,7 @@ def a_subagent(path: Path, waiting: Waiting, uptimes: list[int], logs: list[dict
 
     log = structlog.wrap_logger(None, processors=[note])
     return Subagent(
-        str(path), "hasnmp", ROOT, "it", lookup, waiting, uptimes.append, lambda: views.BOOT_NS, waiting, log,
+        str(path), "hasnmp", ROOT, ((*ROOT, 3, 1), b"it"), lookup, waiting, uptimes.append, lambda: views.BOOT_NS, waiting, log,
         Times(answer=0.3, ping=0.2, retry=(0.01, 0.02)),
     )  # fmt: skip
 

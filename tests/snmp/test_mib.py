@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from hasnmp import errors, model
-from hasnmp.snmp import ha_objects, receivers
+from hasnmp.settings import Snmp
+from hasnmp.snmp import access_tables, ha_objects, receivers, standard
 from hasnmp.snmp.ha_objects import KIND_NUMBERS, OBJECTS
 from hasnmp.snmp.notices import NOTICE_OBJECTS, NOTICES
 from hasnmp.snmp.objects import Syntax
@@ -343,3 +345,42 @@ def test_a_root_that_nobody_may_use_is_refused(root: str) -> None:
 def test_only_our_own_file_is_rerooted() -> None:
     with pytest.raises(ValueError, match="not HASNMP-MIB"):
         reroot("SOME-MIB DEFINITIONS ::= BEGIN END", "1.3.6.1.4.1.64512")
+
+
+STANDARD = ("SNMPv2-MIB", "SNMP-FRAMEWORK-MIB", "SNMP-MPD-MIB", "SNMP-TARGET-MIB", "SNMP-NOTIFICATION-MIB",
+            "SNMP-USER-BASED-SM-MIB", "SNMP-VIEW-BASED-ACM-MIB")  # fmt: skip
+
+
+def test_capabilities_are_what_the_agent_does(base: Path) -> None:
+    """sysORTable names each statement, and each says of every object that its module has writable whether it is so here."""
+    file = MIB.with_name("HASNMP-CAPABILITIES-MIB.txt")
+    shutil.copy(MIB, base / "HASNMP-MIB")
+    assert smi(base, "smilint", "-s", "-m", "-l", "6", str(file)) == ""
+    text = file.read_text()
+    numbers = re.findall(r"^(\w+) AGENT-CAPABILITIES.*?^    ::= \{ hasnmpCapabilities (\d+) \}", text, re.M | re.S)
+    assert [(*ROOT, 3, int(number)) for _, number in numbers] == [oid for oid, _ in standard.CAPABILITIES]
+    assert re.findall(r"SUPPORTS (\S+)", text) == ["HASNMP-MIB", *STANDARD]
+    config, identity = Snmp(), standard.Identity(b"", 1, lambda: 0, 0, "", "", standard.Counters())
+    access = {
+        s.name: s.access for s in (*standard.scalars(identity), *access_tables.scalars(), *receivers.target_scalars())
+    }
+    for table in (
+        *standard.TABLES,
+        *access_tables.tables(config, b"12345"),
+        *receivers.target_tables(receivers.Board()),
+    ):
+        access |= {c.name: c.access for c in table.columns}
+    variations = re.findall(r"VARIATION (\w+)\s+ACCESS (\S+)", text)
+    assert len(variations) == len(dict(variations))
+    for module in STANDARD:
+        found = ElementTree.fromstring(smi(base, "smidump", "-f", "xml", str(base / module)))
+        nodes = {node.attrib["name"]: node for kind in ("scalar", "column") for node in found.iter(kind)}
+        included = re.search(rf"SUPPORTS {module}\s+INCLUDES \{{(.*?)\}}", text, re.S)
+        assert included
+        groups = set(re.findall(r"\w+", included[1]))
+        members = {member.attrib["name"] for group in found.findall("groups/group") if group.attrib["name"] in groups
+                   for member in group.findall("members/member")} & set(nodes)  # fmt: skip
+        assert members, module
+        for name in members:
+            writable = nodes[name].findtext("access") == "readwrite"
+            assert dict(variations).get(name, "read-write" if writable else "read-only") == access[name], name
