@@ -252,6 +252,7 @@ class Kind(StrEnum):
     STATE_SAVED = "stateSaved"
     COMMAND_GIVEN = "commandGiven"
     COMMAND_REFUSED = "commandRefused"
+    HOOK_FAILED = "hookFailed"
     ENGINE_ID_CHANGED = "engineIdChanged"
 
 
@@ -287,6 +288,7 @@ SEVERITIES: dict[Kind, Severity] = {
     Kind.EVENTS_LOST: Severity.WARNING,
     Kind.FENCE_STARTED: Severity.WARNING,
     Kind.COMMAND_REFUSED: Severity.WARNING,
+    Kind.HOOK_FAILED: Severity.WARNING,
     Kind.ENGINE_ID_CHANGED: Severity.WARNING,
 }
 

@@ -249,7 +249,8 @@ class EngineLink:
         self._replies[number] = future
         try:
             self.say({**message, "id": number})
-            return await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await future
         except TimeoutError:
             return "no answer in time"
         finally:

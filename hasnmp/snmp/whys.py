@@ -7,6 +7,7 @@ each PAUSE_S at most, so that a thousand groups cost the engine no more than ten
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -92,10 +93,9 @@ class Whys:
             wait_s = self._due_s[first] - now_s if first else AGAIN_S
             if wait_s > 0:
                 self._touched.clear()
-                try:
-                    await asyncio.wait_for(self._touched.wait(), wait_s)
-                except TimeoutError:
-                    pass
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._touched.wait()
                 continue
             self._due_s[first] = now_s + AGAIN_S
             told = await self._ask(first)
