@@ -255,6 +255,7 @@ class Kind(StrEnum):
     HOOK_FAILED = "hookFailed"
     PROCESS_LOST = "processLost"
     PROCESS_RESTORED = "processRestored"
+    ENGINE_ID_CHANGED = "engineIdChanged"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -291,6 +292,7 @@ SEVERITIES: dict[Kind, Severity] = {
     Kind.FENCE_STARTED: Severity.WARNING,
     Kind.COMMAND_REFUSED: Severity.WARNING,
     Kind.HOOK_FAILED: Severity.WARNING,
+    Kind.ENGINE_ID_CHANGED: Severity.WARNING,
 }
 
 CLEARS: frozenset[Kind] = frozenset(clear for _, clear in ALARMS.values())

@@ -13,7 +13,7 @@ import pytest
 
 from hasnmp import cli
 from hasnmp.config import load, parse
-from hasnmp.snmp.objects import SCALARS, TABLES
+from hasnmp.snmp.ha_objects import SCALARS, TABLES
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(ROOT.glob("*.md"))
