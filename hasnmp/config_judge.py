@@ -11,6 +11,7 @@ from hasnmp import config_fence as fence
 from hasnmp import config_ocf as ocf
 from hasnmp import config_schema as schema
 from hasnmp.config_agents import read_options
+from hasnmp.config_clients import judge_clients, judge_hooks
 from hasnmp.config_kinds import split_endpoint
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
 from hasnmp.config_views import judge_access, judge_views
@@ -48,6 +49,8 @@ def judge(root: Section, context: Context) -> dict[str, Section]:
         _judge_mounts(root, options, context)
     if root.good("snmp"):
         _judge_snmp(root["snmp"], context)
+    judge_clients(root, context)
+    judge_hooks(root, context)
     control = root["control"]
     if control is not BAD and control.good("group") and control["group"] and context.strict:
         try:
@@ -425,8 +428,28 @@ def _judge_snmp(snmp: Section, context: Context) -> None:
                 f"is the same receiver as {told[key]}; each notification would come twice; give it once",
             )
         told.setdefault(key, receiver.path)
+    _judge_receiver_names(snmp, context)
     if snmp.good("agentx"):
         _judge_agentx(snmp, context)
+
+
+def _judge_receiver_names(snmp: Section, context: Context) -> None:
+    """Rows of the MIB and places in the backlog are kept by them: each has one, and not by its place in the file."""
+    named: dict[str, str] = {"agentx": "the master agent"}
+    unnamed: dict[tuple[object, ...], str] = {}
+    for receiver in snmp["notify"] if snmp.good("notify") else ():
+        if not receiver.good("to", "version", "user", "type", "name", "enabled"):
+            continue
+        if name := receiver["name"]:
+            if name in named:
+                context.tell(receiver, ["name"], f"{show(name)} is the name of {named[name]} already")
+            named.setdefault(name, "another receiver")
+            continue
+        key = (receiver["to"], receiver["version"], receiver["user"], receiver["type"])
+        if key in unnamed and not (receiver["user"] and receiver["enabled"]):  # that is a fault already
+            context.tell(receiver, ["name"], f"is missing: {unnamed[key]} has the same address, version and type, of which a "
+                         "name is made; a community is a secret, and no part of it; give one of them a name")  # fmt: skip
+        unnamed.setdefault(key, receiver.path)
 
 
 def _judge_agentx(snmp: Section, context: Context) -> None:

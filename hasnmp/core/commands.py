@@ -158,7 +158,7 @@ class Commands:
                 )
             if peer.state is NodeState.STARTING:
                 raise Refused(Code.STARTING, f"{what}{to} has just started and still listens; try again in a moment")
-            if peer.digest != state.config.digest:
+            if not state.config.goes_with(peer.digest):
                 raise Refused(
                     Code.CONFIG_MISMATCH,
                     f"{what}its configuration {peer.digest} is not ours ({state.config.digest}); make the files equal",
@@ -217,6 +217,7 @@ class Commands:
         if force:
             self._lift(group, to)
             state.streams[to].put(f"o/{group}", {"reason": int(kind), "text": clip(why)})
+        running.hooks.stays = (Reason.NONE, 0)  # who orders it wants it tried now
         placement.begin_move(state, settings, Move(to, kind, why, force=force))
         return to
 
@@ -390,6 +391,7 @@ class Commands:
                     to = self._move_away(
                         value["group"], value["to"], bool(value["force"]), value["reason"], value["by"]
                     )
+                    state.moves[value["group"]].asked = (sender, name)
                 else:
                     to = state.me
                     self._take_here(value["group"], bool(value["force"]), value["reason"], value["by"])

@@ -38,6 +38,7 @@ def patience(state: State, group: str) -> int:
     hb, config = state.config.heartbeat, state.config
     groups = [config.group(group)] if group else list(config.groups)
     services = sum(s.start_timeout_ms + s.stop_timeout_ms for g in groups for s in g.services)
+    services += sum(state.running[g.name].hooks.patience_ms() for g in groups)
     return (services + 4 * hb.dead_after_ms + 2 * config.arbiter.lease_ms + 2000) * MS
 
 
@@ -173,6 +174,10 @@ class Following:
             return
         elif now_state is GroupState.FAILED:
             self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, f"{group} failed to start on every node")
+            return
+        elif state.stayed.get(group, (0, ""))[0] >= max(follow.row.asked_ns, 1):
+            text = f"{group} stays on {owner}: {state.stayed[group][1]}"
+            self._end(follow, CommandState.FAILED, Code.FAILED, text)
             return
         elif now_state is GroupState.BLOCKED:
             text = f"{group} is blocked on {owner}: a service could not be stopped; see: hasnmp why {group}"

@@ -29,11 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
-from hasnmp.core.events import (
-    Released,
-    ReloadEnded,
-    Staged,
-)
+from hasnmp.core.events import Released, ReloadEnded, Staged, Troubled
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime import handover, leftovers
 from hasnmp.runtime.cgroups import open_cgroups
@@ -53,6 +49,7 @@ from hasnmp.runtime.kernel import (
     start_time,
 )
 from hasnmp.runtime.kernel_address import KernelAddresses
+from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.runtime.messages import (
     AddressLost,
     Alarm,
@@ -72,6 +69,7 @@ from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
+from hasnmp.runtime.vigil import Vigil
 from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
 
@@ -116,6 +114,7 @@ class Guardian:
     children: Children
     lock: int = -1  # the descriptor that is locked while this node has its guardian
     guard: Guard = field(init=False)
+    board: LeaseBoard = field(default_factory=LeaseBoard)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
     addresses: GroupAddresses = field(init=False)
@@ -130,6 +129,7 @@ class Guardian:
     obey: Callable[[Any], None] = field(init=False)  # what is done with each of its messages
     handover: Handover = field(init=False)
     family: Family = field(init=False)
+    vigil: Vigil = field(init=False)
     pills: PillBox | None = None
     orders: Orders = field(init=False)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -150,10 +150,11 @@ class Guardian:
         config, node = self.config, self.node
         self.orders, self.handover = Orders(self), Handover(self)
         self.obey = self.orders.obey
-        self.guard = Guard(config.heartbeat.kill_ms * MS)
+        self.guard = Guard(config.heartbeat.kill_ms * MS, show=self.board.show)
         set_name("hasnmpd")
         adopt_orphans()
-        self.family = Family.make(config, node, self.children)
+        self.vigil = Vigil(self)
+        self.family = Family.make(config, node, self.children, self.board, self.vigil.beat)
         if not handed:
             leftovers.end_former_engine(self)
         cgroups = open_cgroups(config, node)
@@ -196,7 +197,8 @@ class Guardian:
             return
         self._take_pills()
         for child in self.family.others:
-            self.family.fork(child)
+            if child.wanted():
+                self.family.fork(child)
         self._fork_engine()
         self.feeder.notify("READY=1")
         self.feeder.feed(boottime_ns())
@@ -358,7 +360,7 @@ class Guardian:
 
     def _start_what_is_due(self, now: int) -> None:
         for child in self.family.others:
-            if not child.pid and child.start_at_ns <= now:
+            if not child.pid and child.start_at_ns <= now and child.wanted():
                 self.family.fork(child)
         engine = self.family.engine
         waits = self.ending.holds_up(now) or self.reload.holds()
@@ -373,7 +375,7 @@ class Guardian:
         if self.channel and not self.channel.send(message):
             self._kill_engine("it does not read")
         if self.channel is None:
-            if isinstance(message, Exited | Alarm | ReloadEnded | Staged):
+            if isinstance(message, Exited | Alarm | ReloadEnded | Staged | Troubled):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
         elif self.channel.waiting:
             self._want_writable(self.channel, True)
@@ -482,6 +484,7 @@ class Guardian:
             self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
+            self.vigil.poll(now)
             self.feeder.poll(now)
             self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())
@@ -500,7 +503,7 @@ class Guardian:
         if self.orders.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
-            if not child.pid:
+            if not child.pid and child.wanted():
                 waits = child is self.family.engine and (self.ending.until or (self.pills and self.pills.pending))
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
         return min(at, self.heard_ns + SILENT_NS) if self.channel else at

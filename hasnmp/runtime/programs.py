@@ -339,24 +339,24 @@ class Programs:
         return [p for p in self.running.values() if p.run.group == group and p.run.purpose in purposes]
 
     def end_checks(self, group: str) -> None:
-        """End the checks of a group."""
-        for program in self._of(group, (Purpose.CHECK,)):
+        """End the checks of a group, and hooks that nobody waits for any more."""
+        for program in self._of(group, (Purpose.CHECK, Purpose.HOOK)):
             self._end(program)
 
     def end_questions(self) -> None:
-        """End, without an Exited, what answers to the engine only, and that has died: checks and fence agents.
+        """End, without an Exited, what answers to the engine only, and that has died: checks, hooks and fence agents.
 
         A fence agent left to itself would go on in the middle of what the next engine asks of the same device, and might
         switch off a machine long after it was back in service.
         """
         for program in tuple(self.running.values()):
-            if program.run.purpose in (Purpose.CHECK, Purpose.FENCE):
+            if program.run.purpose in (Purpose.CHECK, Purpose.HOOK, Purpose.FENCE):
                 program.silent = True
                 self._end(program)
 
     def end_group(self, group: str) -> None:
         """SIGKILL to everything of the group: agent programs first, then the services."""
-        for program in self._of(group, (Purpose.CHECK, Purpose.START, Purpose.STOP)):
+        for program in self._of(group, (Purpose.CHECK, Purpose.START, Purpose.STOP, Purpose.HOOK)):
             self._end(program)
         for program in self._of(group, (Purpose.SERVICE,)):
             self._end(program)

@@ -23,6 +23,7 @@ from hasnmp.settings import (
 )
 from hasnmp.simulator.changes import Changes
 from hasnmp.simulator.faults import Faults
+from hasnmp.simulator.hooked import with_hooks
 from hasnmp.simulator.invariants import Truth
 from hasnmp.simulator.machine import Machine
 from hasnmp.simulator.outside import attend, with_passive
@@ -136,6 +137,8 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     config = make_config(rng, profile)
     if profile.passive and rng.random() < profile.passive:
         config = with_passive(config)
+    if profile.hooks and rng.random() < profile.hooks:
+        config = with_hooks(config)
     names, groups = tuple(n.name for n in config.nodes), tuple(g.name for g in config.groups)
     interval = config.heartbeat.interval_ms * MS
     world.tell("WORLD", f"{config.heartbeat}, {config.arbiter}, {names}, {groups}")
