@@ -288,6 +288,13 @@ def _judge_service(
 
 def _judge_external(service: Section, agent: str, options: dict[str, Section], context: Context) -> None:
     _judge_check(service["check"], ocf.parts(agent)[0], context)
+    if (name := ocf.parts(agent)[2]) in ocf.NEEDS_PROMOTION:
+        context.tell(
+            service,
+            ["agent"],
+            f"{agent} has to run on several nodes with one of them promoted, and hasnmp runs a service on one node"
+            + ("; use a disk that both nodes reach" if name == "drbd" else ""),
+        )
     chosen = read_options(service["options"] or Node(service.line, {}), join(service.path, "options"), context)
     if chosen is not BAD and service.good("name"):
         options.setdefault(service["name"], chosen)

@@ -12,12 +12,17 @@ OCF_FORM = re.compile(r"ocf:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}:[A-Za-z0-9][A-Za-z0-
 # node's group must not be taken on silence alone (design rule 6).
 PROCESSES = frozenset((
     "Delay", "Dummy", "MailTo", "Pure-FTPd", "SAPDatabase", "SAPInstance", "SphinxSearchDaemon", "Squid", "SysInfo", "WAS",
-    "WAS6", "Xinetd", "anything", "apache", "asterisk", "conntrackd", "corosync-qnetd", "db2", "dhcpd", "dnsupdate", "dovecot",
-    "dummypy", "eDir88", "fio", "galera", "garbd", "ids", "jboss", "jira", "kamailio", "ldirectord", "mariadb", "minio", "mysql",
+    "WAS6", "Xinetd", "anything", "apache", "asterisk", "corosync-qnetd", "db2", "dhcpd", "dnsupdate", "dovecot",
+    "dummypy", "eDir88", "fio", "garbd", "ids", "jboss", "jira", "kamailio", "ldirectord", "minio", "mysql",
     "mysql-proxy", "nagios", "named", "nginx", "oracle", "oralsnr", "pgagent", "pgsql", "postfix", "pound", "proftpd",
-    "rabbitmq-cluster", "redis", "rsyncd", "rsyslog", "slapd", "sybaseASE", "symlink", "syslog-ng", "tomcat", "varnish",
+    "rabbitmq-cluster", "rsyncd", "rsyslog", "slapd", "sybaseASE", "symlink", "syslog-ng", "tomcat", "varnish",
     "vsftpd", "zabbixserver", "HealthCPU", "HealthIOWait", "HealthSMART", "ClusterMon", "attribute", "ifspeed", "ping",
     "pingd", "ethmonitor", "machine-info", "NodeUtilization",
+))  # fmt: skip
+# Agents with a promoted role whose service is whole on one node too; and those without, of Debian's and of drbd-utils.
+WITHOUT_PROMOTION = frozenset(("SAPInstance", "db2", "mysql", "pgsql"))
+NEEDS_PROMOTION = frozenset((
+    "Stateful", "conntrackd", "drbd", "galera", "mariadb", "mpathpersist", "rabbitmq-server-ha", "redis", "sg_persist",
 ))  # fmt: skip
 FILESYSTEM = "ocf:heartbeat:Filesystem"
 # Addresses of this machine's interfaces, which the guardian takes off by itself.

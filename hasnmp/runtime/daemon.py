@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return handover.ask(loaded, node, program, arguments.config)
     try:
         loader.make_folders(loaded)
+        loaded = loader.complete(loaded)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasnmp import config as files
+from hasnmp.agents import ocf_metadata
 from hasnmp.config_changes import Changes, compare
 from hasnmp.errors import ConfigError
 from hasnmp.runtime.kernel import boottime_ns
@@ -37,10 +38,18 @@ class Loaded:
     faults: tuple[str, ...] = ()
 
 
+def complete(config: Config) -> Config:
+    """With the times that the file leaves to OCF agents. Runs them, if what they said is not kept from before."""
+    config, notes = ocf_metadata.complete(config)
+    for note in notes:
+        log("agent_tells_nothing", logging.WARNING, why=note)
+    return config
+
+
 def load(path: str, old: Config, node: str) -> Loaded:
     """Read and judge a file, and make the folders that it names. Every fault goes to the log as well."""
     try:
-        new = files.load(path)
+        new = complete(files.load(path))
         changes = compare(old, new)
         if not changes.needs_apply and node in [n.name for n in new.nodes]:
             make_folders(new)
@@ -57,7 +66,7 @@ def load(path: str, old: Config, node: str) -> Loaded:
 def judge(text: str, path: str, old: Config, node: str) -> Loaded:
     """What would `text` be in place of the file at `path`? Nothing is written."""
     try:
-        new = files.parse(text, path, os.path.dirname(path))
+        new = complete(files.parse(text, path, os.path.dirname(path)))
     except ConfigError as error:
         return Loaded(faults=tuple(str(fault) for fault in error.faults))
     changes = compare(old, new)

@@ -41,6 +41,11 @@ EXCEPTIONS = {
         "agents.fence_metadata",
     ): "check-config asks the fence agents for their options; no daemon does",
     (
+        "console.ocf_check",
+        "agents.ocf_metadata",
+    ): "check-config asks OCF agents for their options; standard library only",
+    ("console.ocf_agents", "agents.ocf_metadata"): "`hasnmp agents`: what OCF agents say of themselves",
+    (
         "console.fence",
         "agents.fence_metadata",
     ): "`hasnmp agents`: what fence agents say of themselves; standard library only",
