@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from hasnmp import settings
@@ -77,6 +78,10 @@ class Agents:
             if isinstance(agent, AddressAgent):
                 agent.adopt(address)
                 adopted.append(Adopted(address.service, 0, address.since_ns))
+        up = {row.service for row in adopted}
+        for name, agent in self._agents.items():
+            if isinstance(agent, OcfAgent) and name not in up and agent.group not in groups:
+                self._keep(agent.end_what_has_no_lease())
         for name, mounted in self._agents.items():
             if isinstance(mounted, FilesystemAgent) and mounted.group in groups and mounted.mounted:
                 adopted.append(Adopted(name, 0, boottime_ns()))
@@ -90,7 +95,10 @@ class Agents:
             if verdict is not None:
                 self._answer(act, verdict, began_ns)
                 return
-        task = asyncio.get_running_loop().create_task(self._do(act))
+        self._keep(self._do(act))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 

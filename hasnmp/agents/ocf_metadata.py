@@ -44,12 +44,19 @@ def state_dir(run_dir: str, node: str) -> str:
 
 
 def environment(
-    service: settings.Service, action: str, run_dir: str, node: str, nodes: tuple[str, ...], timeout_ms: int
+    service: settings.Service,
+    action: str,
+    run_dir: str,
+    node: str,
+    nodes: tuple[str, ...],
+    timeout_ms: int,
+    probe: bool = False,
 ) -> dict[str, str]:
-    """The environment of an action, to be added to the daemon's own."""
+    """The environment of an action, to be added to the daemon's own. probe: a monitor that does not recur, which asks whether
+    the service is there at all."""
     _, provider, name = parts(service.agent)
     own = [place for place in os.environ.get("PATH", "").split(":") if place and place not in PLACES]
-    recurring = service.check.every_ms if action == "monitor" else 0
+    recurring = service.check.every_ms if action == "monitor" and not probe else 0
     env = {
         "OCF_ROOT": root(), "OCF_RA_VERSION_MAJOR": "1", "OCF_RA_VERSION_MINOR": "1",
         "OCF_RESOURCE_INSTANCE": service.name, "OCF_RESOURCE_PROVIDER": provider, "OCF_RESOURCE_TYPE": name,

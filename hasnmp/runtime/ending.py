@@ -44,6 +44,7 @@ class Ending:
     alarm: Callable[[str], None]
     certain: frozenset[str]
     ended: Callable[[str], None] = lambda group: None
+    outside: Callable[[str], list[str]] = lambda group: []  # what of the group no force ends, a text each
     restart: Callable[[], str] = field(default_factory=lambda: kernel.restart_machine)
     until: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends
     why: dict[str, str] = field(default_factory=dict)
@@ -69,7 +70,8 @@ class Ending:
         """What of the group is still here, a text each; [] = verified, nothing. The programs first: they could mount."""
         left = self.programs.leftovers(group)
         left += [f"address {address.ip} ({address.service})" for address in self.addresses.of(group)]
-        return left + self.mounts.left(group)
+        left += self.mounts.left(group)
+        return left + self.outside(group) if group in self.certain else left
 
     def go_on(self, now: int) -> None:
         """Look whether all has ended, and try again what has not."""
@@ -102,6 +104,7 @@ class Ending:
             self.retry_at_ns = boottime_ns() + (FIRST_RETRY_NS if recent else RETRY_NS)
 
     def _ended(self, group: str, until: int) -> None:
+        outside = self.outside(group)
         self.guard.ended(group)
         self.mounts.settle(group)
         del self.until[group]
@@ -111,6 +114,8 @@ class Ending:
         text = f"group {group} was ended by force: {self.why.pop(group, LATE)}"
         if (late_ms := (boottime_ns() - until) // MS) > 0:
             text += f"; {late_ms} ms too late"
+        if outside:
+            text += f"; of it may be left, and nobody looks: {', '.join(outside)}"
         self.alarm(text)
 
     def overdue(self, now: int) -> bool:

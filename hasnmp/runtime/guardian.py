@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
+from hasnmp.config_ocf import outlives
 from hasnmp.core.events import (
     Released,
     ReloadEnded,
@@ -168,7 +169,14 @@ class Guardian:
         cleaned = [] if handed else [*leftovers.clean(self), *self.mounts.cut_all(5000)[0]]
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(
-            self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
+            self.guard,
+            self.programs,
+            self.addresses,
+            self.mounts,
+            self._alarm,
+            certain(config),
+            self._ended,
+            self._outside,
         )
         self.reload = Reloader(self, self._tell)
         cleaned += self._open_addresses(handed=bool(handed))
@@ -412,6 +420,13 @@ class Guardian:
     def _ended(self, group: str) -> None:
         """Of what was ended by force: an engine that started meanwhile was told that the group is unclean."""
         self._tell(Released(group, 0, True))
+
+    def _outside(self, group: str) -> list[str]:
+        """What services of the group have set up that is neither a process, nor a mount or an address of ours."""
+        agents = {
+            s.name: s.agent for s in self.config.services() if s.group == group and not s.mounts and outlives(s.agent)
+        }
+        return [f"what {service} ({agents[service]}) set up" for service in self.programs.up if service in agents]
 
     def _renew_addresses(self) -> None:
         for service, why in self.addresses.renew():

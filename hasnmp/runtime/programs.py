@@ -136,6 +136,7 @@ class Up:
     group: str
     since_ns: int
     well: bool = False
+    run: int = 0  # the action
 
 
 @dataclass(slots=True)
@@ -193,7 +194,7 @@ class Programs:
         deadline = now + run.timeout_ms * MS if run.timeout_ms else NEVER
         program = Program(run, pid, now, deadline, output, errors, folder)
         if run.purpose is Purpose.START:
-            self.up.setdefault(run.service, Up(run.group, now)).well = False
+            self.up.setdefault(run.service, Up(run.group, now, run=run.run)).well = False
         self.running[run.run] = self._by_pid[pid] = program
         self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
         self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))
@@ -399,7 +400,11 @@ class Programs:
         and what may be left of it ends by force."""
         run, code = program.run, os.waitstatus_to_exitcode(program.status or 0)
         up = self.up.get(run.service)
-        if up is None or program.failure:
+        if up is None:
+            return
+        if program.failure:
+            if up.run == run.run:
+                del self.up[run.service]  # nothing was executed
             return
         if run.purpose is Purpose.START:
             up.well = code == 0
@@ -573,7 +578,7 @@ def address_tag(config: Config, node: str) -> str:
 
 def virtual_addresses(config: Config) -> tuple[str, ...]:
     """Every address that any service of the cluster may put up, without its prefix length."""
-    return tuple(str(s.options["ip"]).partition("/")[0] for s in config.services() if s.agent == "address")
+    return tuple(s.ip for s in config.services() if s.ip)
 
 
 def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[str, ...]:
