@@ -252,7 +252,10 @@ def _judge_service(
     if agent not in schema.OPTIONS:
         where = service.at("agent")
         if agent.partition(":")[0] in ("ocf", "systemd", "lsb"):
-            form = {"ocf": "ocf:PROVIDER:NAME, as ocf:heartbeat:pgsql"}.get(agent.partition(":")[0])
+            form = {
+                "ocf": "ocf:PROVIDER:NAME, as ocf:heartbeat:pgsql",
+                "systemd": "systemd:UNIT with a service unit, as systemd:nfs-ganesha",
+            }.get(agent.partition(":")[0])
             context.fault(
                 *where,
                 f"{show(agent)} is no agent; allowed: {form}"
@@ -264,7 +267,7 @@ def _judge_service(
             context.fault(
                 *where,
                 f"{show(agent)} is no agent{suggest(agent, schema.OPTIONS)}; allowed: {', '.join(schema.OPTIONS)}, "
-                "ocf:PROVIDER:NAME",
+                "ocf:PROVIDER:NAME, systemd:UNIT",
             )
         return
     _judge_check(service["check"], agent, context)
@@ -295,6 +298,11 @@ def _judge_external(service: Section, agent: str, options: dict[str, Section], c
             f"{agent} has to run on several nodes with one of them promoted, and hasnmp runs a service on one node"
             + ("; use a disk that both nodes reach" if name == "drbd" else ""),
         )
+    if ocf.parts(agent)[0] == "systemd":
+        none = read_section(service["options"] or Node(service.line, {}), join(service.path, "options"), context, ())
+        if none is not BAD and service.good("name"):
+            options.setdefault(service["name"], none)
+        return
     chosen = read_options(service["options"] or Node(service.line, {}), join(service.path, "options"), context)
     if chosen is not BAD and service.good("name"):
         options.setdefault(service["name"], chosen)

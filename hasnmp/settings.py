@@ -92,7 +92,7 @@ class OnFailure:
 class Service:
     name: str
     group: str
-    agent: str  # "exec" | "address" | "filesystem" | "passive" | "ocf:PROVIDER:NAME"
+    agent: str  # "exec" | "address" | "filesystem" | "passive" | "ocf:PROVIDER:NAME" | "systemd:UNIT"
     options: dict[str, Any]  # validated and completed by config.py for the agent's kind; see there
     critical: bool = True
     check: Check = Check()
@@ -107,6 +107,12 @@ class Service:
     def kind(self) -> str:
         """The agent's first word: ocf for "ocf:heartbeat:pgsql"."""
         return self.agent.partition(":")[0]
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit that it is, with its suffix; "" if none."""
+        kind, _, name = self.agent.partition(":")
+        return "" if kind != "systemd" else name if name.endswith(".service") else f"{name}.service"
 
     @property
     def ip(self) -> str:

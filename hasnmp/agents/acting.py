@@ -17,6 +17,7 @@ from hasnmp.agents.filesystem import FilesystemAgent
 from hasnmp.agents.host import Host
 from hasnmp.agents.ocf import OcfAgent
 from hasnmp.agents.passive import PassiveAgent
+from hasnmp.agents.systemd import SystemdAgent
 from hasnmp.core.events import Act, Action, Adopted, AgentResult, Outcome
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import HeldAddress, Purpose, Running
@@ -37,6 +38,7 @@ class Agent(Protocol):
 
 AGENTS: dict[str, type] = {
     "exec": ExecAgent, "address": AddressAgent, "filesystem": FilesystemAgent, "passive": PassiveAgent, "ocf": OcfAgent,
+    "systemd": SystemdAgent,
 }  # fmt: skip
 
 

@@ -208,7 +208,7 @@ class OcfAgent:
         limit_s = max(0.01, until_s - loop.time())
         try:
             program = await self._host.run(
-                self._service, (self._path, action), purpose,
+                self._service, self._program(action), purpose,
                 env=self._environment(action, limit_s, probe), timeout_ms=int(limit_s * 1000),
             )  # fmt: skip
         except NotRun as error:
@@ -219,6 +219,9 @@ class OcfAgent:
         except asyncio.CancelledError:
             self._host.end(program)
             raise
+
+    def _program(self, action: str) -> tuple[str, ...]:
+        return (self._path, action)
 
     def _environment(self, action: str, limit_s: float, probe: bool) -> dict[str, str]:
         here = self._host.here

@@ -49,7 +49,7 @@ def listing(screen: Screen) -> list[str]:
     """Every agent that a configuration can name on this machine."""
     rows: list[list[Cell]] = [[name, text] for name, text in BUILT_IN.items() if name in OPTIONS]
     lines = table(screen, ["AGENT", "OF A SERVICE"], rows)
-    lines += ["", *ocf_agents.listing(screen)]
+    lines += ["", *ocf_agents.listing(screen), "", *ocf_agents.units(screen)]
     lines += ["", *table(screen, ["AGENT", "OF A FENCE LEVEL, BUILT IN"], [list(PILL)]), ""]
     found = fence_metadata.installed()
     if not found:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hasnmp.agents import ocf_metadata
+from hasnmp.agents import ocf_metadata, systemd_files
 from hasnmp.agents.ocf_metadata import ActionInfo, MetadataError, Parameter
 from hasnmp.config_fence import is_secret
 from hasnmp.config_ocf import NEEDS_PROMOTION, outlives, parts
 from hasnmp.console.tables import Cell, Screen, clean, table, wrap
 from hasnmp.errors import Code, Refused
+from hasnmp.settings import Service
 
 ACTIONS = ("start", "stop", "monitor", "validate-all")  # those that hasnmp uses
 
@@ -24,8 +25,27 @@ def listing(screen: Screen) -> list[str]:
     return lines
 
 
+def units(screen: Screen) -> list[str]:
+    """The service units that there are."""
+    found = systemd_files.services()
+    if not found:
+        return ["no systemd units are on this machine"]
+    lines = [f"systemd's service units of this machine ({len(found)}), for a service, as systemd:UNIT:"]
+    return lines + wrap("  " + " ".join(found), screen.width, "  ")
+
+
 def show(agent: str, screen: Screen) -> list[str]:
     """Its options and actions. Raises Refused: there is none of this name, or it does not tell."""
+    if agent.startswith("systemd:"):
+        unit = Service("", "", agent, {}).unit
+        known = "is on this machine" if systemd_files.is_known(unit) else "has no unit file on this machine"
+        link = systemd_files.enabled_by(unit)
+        return [
+            f"{unit} {known}",
+            "",
+            "it has no options",
+            *([f"enabled at boot, which it must not be: {link}"] if link else []),
+        ]
     try:
         said = ocf_metadata.read(agent)
     except MetadataError as error:

@@ -1,4 +1,5 @@
-"""What check-config sees of OCF services beside the text: their agents' metadata, and what an agent's validate-all says.
+"""What check-config sees of OCF services and units beside the text: their agents' metadata, what an agent's validate-all says,
+and whether a boot would start a unit.
 
 Runs agents (`meta-data`, and as root `validate-all`, which changes nothing): never called from the daemon.
 """
@@ -10,7 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 
-from hasnmp.agents import ocf_metadata
+from hasnmp.agents import ocf_metadata, systemd_files
 from hasnmp.agents.ocf_metadata import Metadata, MetadataError, Parameter
 from hasnmp.config import Places
 from hasnmp.config_ocf import WITHOUT_PROMOTION, parts
@@ -29,9 +30,11 @@ def look(config: Config, places: Places) -> Found:
     unique: dict[tuple[str, str, str], str] = {}
     for group in config.groups:
         for index, service in enumerate(group.services):
+            at: tuple[str | int, ...] = ("groups", group.name, "services", index)
+            if service.unit:
+                yield from ((False, places.fault(text, *at, "agent")) for text in _unit(service.unit))
             if service.kind != "ocf":
                 continue
-            at = ("groups", group.name, "services", index)
             agent = service.agent
             if agent not in asked:
                 try:
@@ -49,6 +52,13 @@ def look(config: Config, places: Places) -> Found:
             if sound and os.geteuid() == 0 and any(action.name == "validate-all" for action in said.actions):
                 if text := _validated(service, config.run_dir):
                     yield False, places.fault(text, *at, "options")
+
+
+def _unit(unit: str) -> Iterator[str]:
+    if not systemd_files.is_known(unit):
+        yield f"{unit} has no unit file on this machine; right only if the others have it, or a generator makes it"
+    if link := systemd_files.enabled_by(unit):
+        yield f"{unit} is enabled ({link}): a boot would start it here without a lease; run: systemctl disable {unit}"
 
 
 def _judge(

@@ -17,6 +17,7 @@ from hasnmp.runtime.group_addresses import GroupAddresses
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.programs import Programs
+from hasnmp.runtime.units import GroupUnits
 from hasnmp.settings import Config
 
 MS = 1_000_000
@@ -41,6 +42,7 @@ class Ending:
     programs: Programs
     addresses: GroupAddresses
     mounts: GroupMounts
+    units: GroupUnits
     alarm: Callable[[str], None]
     certain: frozenset[str]
     ended: Callable[[str], None] = lambda group: None
@@ -56,6 +58,7 @@ class Ending:
         """SIGKILL to all of its programs. Then call go_on()."""
         self.until[group], self.why[group] = until_ns, why
         self.programs.end_group(group)
+        self.units.kill(group)
 
     def begin_found(self, group: str, now: int) -> None:
         """What a former guardian left of it did not end, not even by SIGKILL: nothing of it starts here until it has.
@@ -68,7 +71,7 @@ class Ending:
 
     def left_of(self, group: str) -> list[str]:
         """What of the group is still here, a text each; [] = verified, nothing. The programs first: they could mount."""
-        left = self.programs.leftovers(group)
+        left = self.programs.leftovers(group) + self.units.left(group)
         left += [f"address {address.ip} ({address.service})" for address in self.addresses.of(group)]
         left += self.mounts.left(group)
         return left + self.outside(group) if group in self.certain else left
@@ -86,6 +89,7 @@ class Ending:
                 self._ended(group, until)
                 continue
             self.programs.end_group(group)
+            self.units.kill(group)
             late_ms = (boottime_ns() - until) // MS
             if late_ms < 0 or (now < self.loud_at_ns and group not in self.certain - self.found):
                 continue

@@ -73,6 +73,7 @@ from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
+from hasnmp.runtime.units import GroupUnits
 from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
 
@@ -166,13 +167,16 @@ class Guardian:
         self.feeder = Feeder(self)
         self.family.close_in_child.append(self.watchdog.forget)
         self.mounts = GroupMounts(config)
-        cleaned = [] if handed else [*leftovers.clean(self), *self.mounts.cut_all(5000)[0]]
+        cleaned = (
+            [] if handed else [*leftovers.clean(self), *GroupUnits(config).kill_all(), *self.mounts.cut_all(5000)[0]]
+        )
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(
             self.guard,
             self.programs,
             self.addresses,
             self.mounts,
+            GroupUnits(config),
             self._alarm,
             certain(config),
             self._ended,
@@ -229,7 +233,7 @@ class Guardian:
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from here on (reload.py has seen to it that nothing contradicts it)."""
-        self.config = self.mounts.config = config
+        self.config = self.mounts.config = self.ending.units.config = config
         self.guard.kill_ns = config.heartbeat.kill_ms * MS
         self.ending.certain = certain(config)
         for line in self._open_addresses():

@@ -35,6 +35,7 @@ from hasnmp.runtime.kernel import (
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
 from hasnmp.runtime.mounts import GroupMounts
+from hasnmp.runtime.units import GroupUnits
 from hasnmp.settings import Config
 
 MS = 1_000_000
@@ -590,7 +591,8 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
         mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None
     )
     deadline = time.monotonic() + within_ms / 1000
-    left: list[str] = programs.clean()
+    units = GroupUnits(config)
+    left: list[str] = [*programs.clean(), *units.kill_all()]
     if addresses := virtual_addresses(config):
         problem = ""
         try:
@@ -604,6 +606,6 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
     _, mounts = GroupMounts(config).cut_all(max(0, int((deadline - time.monotonic()) * 1000)))
     while left and time.monotonic() < deadline:
         time.sleep(0.002)
-        left = programs.clean()
+        left = [*programs.clean(), *units.kill_all()]
     os.close(programs._null)
     return (*left, *mounts, *((problem,) if problem else ()))
