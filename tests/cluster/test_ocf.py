@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from hasnmp.model import Kind, Verb
 from tests.cluster.conftest import Scene, restored
-from tests.cluster.lab import sh, wait_for
+from tests.cluster.lab import DATA, mac, sh, wait_for
 from tests.cluster.pair import NODES, VIP, VIP2, Group, Pair, boot_ns
 from tests.cluster.watch import Watch
 
@@ -24,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 DIRECTORY = "/run/lab/shared"
 SERVICES = f"""      - name: files
         agent: ocf:heartbeat:Filesystem
-        options: {{device: /dev/shared, directory: {DIRECTORY}, fstype: ext4}}
+        options: {{device: {DATA}, directory: {DIRECTORY}, fstype: ext4, options: loop}}
         check: {{every_ms: 1000, timeout_ms: 1000, depth: 20}}
       - name: second
         agent: ocf:heartbeat:IPaddr2
@@ -39,31 +37,19 @@ SERVICES = f"""      - name: files
 @pytest.fixture(scope="module")
 def ocf_pair() -> Iterator[Pair]:
     with Pair(groups=(Group("web", VIP, more=SERVICES, keys="    accept_unfenced_disk: true"),)) as pair:
-        loops = {node: sh("losetup", "--find", "--show", str(pair.lab.data.views[node])).strip() for node in NODES}
-        try:
-            sh("mkfs.ext4", "-q", loops["a"])
-            power_on = {node: pair.lab[node].power_on for node in NODES}
+        sh("mkfs.ext4", "-q", str(pair.lab.data.image))
+        power_on = {node: pair.lab[node].power_on for node in NODES}
 
-            def dress(node: str) -> None:
-                status = os.stat(loops[node])
-                pair.lab[node].run("mkdir", "-p", DIRECTORY)
-                pair.lab[node].run(
-                    "mknod", "/dev/shared", "b", str(os.major(status.st_rdev)), str(os.minor(status.st_rdev))
-                )
+        def again(node: str) -> None:
+            power_on[node]()
+            pair.lab[node].run("mkdir", "-p", DIRECTORY)
 
-            def again(node: str) -> None:
-                power_on[node]()
-                dress(node)
-
-            for node in NODES:
-                dress(node)
-                pair.lab[node].power_on = lambda node=node: again(node)  # type: ignore[method-assign, misc]
-            pair.start()
-            pair.wait_steady(30)
-            yield pair
-        finally:
-            for loop in loops.values():
-                subprocess.run(["losetup", "-d", loop], check=False)
+        for node in NODES:
+            pair.lab[node].run("mkdir", "-p", DIRECTORY)
+            pair.lab[node].power_on = lambda node=node: again(node)  # type: ignore[method-assign, misc]
+        pair.start()
+        pair.wait_steady(30)
+        yield pair
 
 
 @pytest.fixture
@@ -129,7 +115,7 @@ def test_a_frozen_stack_loses_its_second_address_with_its_lease(scene: Scene) ->
     wait_for_all(pair, "a")
     pair.lab["a"].signal(signal.SIGSTOP, pair.pids("a"))
     scene.wait_owner("b", 15)
-    client = pair.lab["b"]
     wait_for_all(pair, "b")
-    assert "received" in client.run("ping", "-c", "1", "-W", "1", VIP2, check=False)
+    said = pair.lab["client"].run("arping", "-c", "2", "-w", "3", "-I", "lan", VIP2, check=False)
     pair.lab["a"].signal(signal.SIGCONT, pair.pids("a"))
+    assert mac("b", "lan").lower() in said.lower() and mac("a", "lan").lower() not in said.lower(), said
