@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 
 from hasnmp.agents import ocf_metadata, systemd_files
@@ -50,7 +51,7 @@ def look(config: Config, places: Places) -> Found:
                 sound &= not faulty
                 yield faulty, places.fault(text, *at, *where)
             if sound and os.geteuid() == 0 and any(action.name == "validate-all" for action in said.actions):
-                if text := _validated(service, config.run_dir):
+                if text := _validated(service):
                     yield False, places.fault(text, *at, "options")
 
 
@@ -114,10 +115,20 @@ def _problem(parameter: Parameter, value: str) -> str:
     return ""
 
 
-def _validated(service: Service, run_dir: str) -> str:
+def _validated(service: Service) -> str:
     """What the agent's own look at its options came to, "" if it is content or can't tell here."""
-    env = ocf_metadata.environment(service, "validate-all", run_dir, "", (), int(ASK_S * 1000))
     try:
+        folder = tempfile.TemporaryDirectory(prefix="hasnmp-")  # where it may think that its state is
+    except OSError:
+        return ""
+    with folder as run_dir:
+        return _validated_in(run_dir, service)
+
+
+def _validated_in(run_dir: str, service: Service) -> str:
+    env = ocf_metadata.environment(service, "validate-all", run_dir, "node", (), int(ASK_S * 1000))
+    try:
+        os.mkdir(env["HA_RSCTMP"])
         done = subprocess.run(
             [ocf_metadata.path(service.agent), "validate-all"], env={**os.environ, **env},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=ASK_S, errors="replace",
@@ -128,5 +139,7 @@ def _validated(service: Service, run_dir: str) -> str:
         return ""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     reasons = [line.partition(":")[2] for line in lines if line.startswith("ocf-exit-reason:")]
-    why = (reasons or lines or ["no reason given"])[-1]
+    if not reasons and not lines:
+        return ""
+    why = (reasons or lines)[-1]
     return f"{service.agent} validate-all, on this node and without the group's disk: {VALIDATED[done.returncode]}: {why[:300]}"

@@ -52,3 +52,4 @@ def test_scores_for_a_promotion_are_kept_and_utilization_is_accepted(tmp_path: P
     assert call(tmp_path, "crm_master", "-G", "-Q") == (0, "100")
     assert call(tmp_path, "crm_resource", "-r", "db", "-z", "-p", "cpu", "-v", "2") == (0, "")
     assert call(tmp_path, "crm_resource", "--ban", "-r", "db") == (64, "")
+    assert call(tmp_path, "attrd_updater", "-n", "load", "-v") == (64, "")

@@ -55,6 +55,12 @@ attribute_tool() {
             ;;
         esac
         case $word in
+        -N | --node | -n | --name | --attr-name | -v | --update | -U | -B | --update-both | --attr-value | -d | --default | \
+            --delay | -l | --lifetime | -t | --type | -s | --set-name | -S | --set | -x | --xpath)
+            [ $# -gt 0 ] || { complain "$word needs a word after it" && exit $usage; }
+            ;;
+        esac
+        case $word in
         -N | --node) node=$1 && shift ;;
         -n | --name | --attr-name) name=$1 && shift ;;
         -v | --update | -U | -B | --update-both | --attr-value) verb=update value=$1 && shift ;;
