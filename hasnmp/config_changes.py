@@ -204,7 +204,7 @@ def _other_lines(old: Config, new: Config) -> Iterator[str]:
         successor = next((n for n in new.nodes if n.name == node.name), None)
         if successor is not None and successor.fence != node.fence:
             yield f"nodes.{node.name}.fence"
-    for part in ("recovery_automatic", "fencing", "snmp", "control", "events_keep", "log"):
+    for part in ("recovery_automatic", "fencing", "snmp", "clients", "hooks", "control", "events_keep", "log"):
         yield from _below(part, getattr(old, part), getattr(new, part))
 
 

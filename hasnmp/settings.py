@@ -102,6 +102,7 @@ class Service:
     secrets: dict[str, str] = field(default_factory=dict, repr=False)  # ocf: options out of files: `NAME_file` -> NAME
     # ocf: the times that the file does not give ("start_timeout_ms", "check.every_ms"...): the agent's own metadata may
     unset: tuple[str, ...] = ()
+    endpoint_port: int = 0  # told to clients that ask where it is; 0 = they know
 
     @property
     def kind(self) -> str:
@@ -229,6 +230,37 @@ class Snmp:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientKey:
+    """Who may ask by UDP who runs a service (wire_clients.py). networks: from; () = anywhere. report: the passive services
+    that its holder may report on."""
+
+    name: str
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)  # all verify; an answer is signed as its request was
+    networks: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    listen: tuple[str, ...] = ()  # () = nobody is answered
+    keys: tuple[ClientKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A program that is run at a transition (before_start, before_stop, after_stop) or an event (takeover_completed, ...).
+
+    groups: only for these, where it concerns a group; () = all. required: a failure stops the transition.
+    """
+
+    on: str
+    run: tuple[str, ...]
+    timeout_ms: int = 5000
+    required: bool = False
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     socket: str = "/run/hasnmp/control.sock"
     group: str = ""  # "" = the daemon's own group only
@@ -278,6 +310,8 @@ class Config:
     fencing: Fencing = Fencing()
     watchdog: Watchdog = Watchdog()
     snmp: Snmp = Snmp()
+    clients: Clients = Clients()
+    hooks: tuple[Hook, ...] = ()
     control: Control = Control()
     events_keep: int = 1000
     state_dir: str = "/var/lib/hasnmp"

@@ -253,6 +253,18 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class HookEnded:
+    """What came of Hook(attempt): all have ended, or a required one failed and the rest was not run (stopped). attempt 0: of
+    programs that only tell of an event, which nobody waited for. failures: a text each, of those that failed."""
+
+    attempt: int
+    group: str
+    on: str
+    failures: tuple[str, ...] = ()
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """SIGTERM: move the groups away, leave in order, then Exit."""
 
@@ -274,6 +286,7 @@ Event = (
     | Retire
     | ReloadEnded
     | Staged
+    | HookEnded
     | Shutdown
 )
 
@@ -352,6 +365,19 @@ class Fence:
     level: int
     action: FenceAction
     timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Run the configuration's hooks of this kind for the group, in order; comes back as HookEnded. before_start and
+    before_stop run as part of the group, by its lease; after_stop belongs to no group any more."""
+
+    attempt: int
+    group: str
+    on: str
+    reason: str = ""  # why the group is stopped, or was
+    text: str = ""
+    to: str = ""  # which node is to have it, "" = none is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,6 +462,7 @@ Effect = (
     | ArbiterCall
     | Act
     | Fence
+    | Hook
     | Persist
     | Notify
     | Reply

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
 from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, pills, processes, store
+from hasnmp.runtime.lease_board import LeaseBoard
 
 
 def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
@@ -31,6 +32,13 @@ def _snmp(config: settings.Config, node: str, warm: bool) -> int:
 
     log.set_up(config.log, node, "snmp")
     return agent.main(config, node, warm=warm)
+
+
+def _clients(config: settings.Config, node: str, board: LeaseBoard) -> int:
+    from hasnmp.runtime import clients
+
+    log.set_up(config.log, node, "clients")
+    return clients.main(config, node, board)
 
 
 def _node(wanted: str, config: settings.Config) -> str:
@@ -72,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.rehearse:
         # By now all that the daemon needs has been imported but this.
+        from hasnmp.runtime import clients  # noqa: F401
         from hasnmp.snmp import agent  # noqa: F401
 
         return 0 if arguments.rehearse == handover.FORM else 2
@@ -88,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             store=_store,
             snmp=_snmp,
             pills=pills.main if pills.used(loaded) else None,
+            clients=_clients,
         )
         return guardian.run(loaded, node, children)
     except OSError as error:

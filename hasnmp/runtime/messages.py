@@ -68,6 +68,9 @@ class Purpose(StrEnum):
     STOP = "stop"  # a command that ends by itself, with all that it started: stop, mount; needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
     FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
+    HOOK = (
+        "hook"  # the administrator's own program; of a group it needs a live lease, of none (group "") it needs nothing
+    )
 
 
 class AddressOp(StrEnum):

@@ -88,7 +88,9 @@ class Orders:
     def _run(self, message: Run) -> None:
         self.next_run = max(self.next_run, message.run + 1)
         group, fence = message.group, message.purpose is Purpose.FENCE
-        free = fence or message.purpose is Purpose.CHECK  # it needs no lease
+        free = (
+            fence or message.purpose is Purpose.CHECK or (message.purpose is Purpose.HOOK and not group)
+        )  # of a lease
         refusal = ""
         if message.run in self.guardian.programs.running:
             refusal = f"run {message.run} is in use"

@@ -295,4 +295,6 @@ def _stale(old: Config, new: Config) -> list[str]:
         stale.append("lease_io")
     if any(getattr(old, one) != getattr(new, one) for one in ("snmp", "control", "events_keep", "log")):
         stale.append("snmp")
+    if any(getattr(old, one) != getattr(new, one) for one in ("clients", "control", "groups", "log")):
+        stale.append("clients")
     return stale

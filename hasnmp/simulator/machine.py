@@ -18,6 +18,7 @@ from hasnmp.core.events import (
     Forward,
     GiveUp,
     HeldLease,
+    Hook,
     Notify,
     Persist,
     Persisted,
@@ -34,6 +35,7 @@ from hasnmp.core.events import (
 )
 from hasnmp.model import View
 from hasnmp.settings import Config
+from hasnmp.simulator import hooked
 from hasnmp.simulator.crash import Doom
 from hasnmp.simulator.guardian import Guardian
 from hasnmp.simulator.storage import Disk, LeaseIo, Store
@@ -136,7 +138,7 @@ class EngineProcess(Process):
                 world.network.send(effect.datagram, effect.link)
                 if effect.receipt:
                     world.post(15_000, self, self.sent, effect.datagram.seq)
-            elif isinstance(effect, (Extend, Release, Act, Reload, Stage, Adopt, Forward, GiveUp)):
+            elif isinstance(effect, (Extend, Release, Act, Hook, Reload, Stage, Adopt, Forward, GiveUp)):
                 at_ns = world.now + 20_000 + int(world.rng.random() * 150_000)
                 self.channel = at_ns = max(at_ns, self.channel + 1)
                 world.post_at(at_ns, machine.guardian, machine.guardian.obey, effect, self.epoch)
@@ -246,6 +248,8 @@ class Machine:
         self.armed = False
         self.fed_at = 0
         self.bad: dict[str, str] = {}  # service -> what is wrong with it here: start, stop, check, hang
+        self.bad_hooks: dict[str, str] = {}  # kind -> fail, hang, late
+        self.prepared: set[tuple[str, int]] = set()  # groups and tokens for which before_start ended well here
         self.guardian = Guardian(world, self, new_guard)
         self.engine = EngineProcess(world, self, new_core)
         self.disk: Disk | None = None  # the lease disk that this machine finds, where it is not the one of all
@@ -374,6 +378,7 @@ class Machine:
 
     def spawn(self, service: str, token: int, holder: str) -> Program:
         self.pids += 1
+        hooked.check_start(self, self.group_of[service], token)
         program = Program(service, self.group_of[service], self.pids, token, holder, self.world.now)
         self.programs[service] = program
         self.world.tell(self.name, f"runs {service} (pid {program.pid}, token {token})")

@@ -275,8 +275,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the standby fires as early as the owner", 7,
-        (Edit("core/fencing.py", "    mine = contenders.index(state.me) +", "    mine = 0 * contenders.index(state.me) +"),),
+        (Edit("core/fencing.py", "    slot = int(behind) +", "    slot = 0 * int(behind) +"),),
         ("kept fence",),
+    ),
+    Mutant(
+        "who is fenced has no turn any more, and the others move up", 7,
+        (Edit("core/fencing.py", "    rounds = _rounds(state)\n", "    rounds = 1 + len(silent)\n"),),
+        ("long duel",),
+    ),
+    Mutant(
+        "a node that can't reach the lease disk goes on asking for a group", 11,
+        (Edit("core/state.py", "        failing = arbiter.failing.get(group, 0) >= ALARM_AFTER and", "        failing = False and"),),
+        ("taken pathless",),
     ),
     Mutant(
         "after a power cut a node fences whoever it has not heard yet", 7,
@@ -310,7 +320,25 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a register is confirmed before it is durable", 11,
-        (Edit("core/commands.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
+        (Edit("core/following.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
         ("durable",),
+    ),
+    Mutant(
+        "a required before_start that failed is passed over", 11,
+        (Edit("core/hooks.py", "            if event.stopped:\n", "            if False:\n"),),
+        ("hooks",),
+    ),
+    Mutant(
+        "a group is started beside its before_start", 11,
+        (Edit("core/running.py", "        if self.hooks.on or self.start_failed:\n            return\n", "        if self.start_failed:\n            return\n"),),
+        ("hooks",),
+    ),
+    Mutant(
+        "a late answer of a hook counts for the next one", 11,
+        (
+            Edit("core/hooks.py", "        if event.attempt and event.attempt != self.attempt and event.on != \"after_stop\":\n            return\n", ""),
+            Edit("core/hooks.py", "        if event.attempt and event.attempt == self.attempt:\n", "        if event.on == self.on:\n"),
+        ),
+        ("hooks",),
     ),
 )  # fmt: skip
