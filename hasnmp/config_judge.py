@@ -324,7 +324,9 @@ def _judge_mounts(root: Section, options: dict[str, Section], context: Context) 
             if service["agent"] == "filesystem" or (
                 service["agent"] == ocf.FILESYSTEM and {"device", "directory"} <= chosen.values.keys()
             ):
-                fence.judge_filesystem(chosen, service["name"], name, mounts, lease, context)
+                everybody = tuple(root["nodes"]) if root.good("nodes") else ()
+                nodes = (group["nodes"] if group.good("nodes") else None) or everybody
+                fence.judge_filesystem(chosen, service["name"], name, nodes, mounts, lease, context)
 
 
 def _judge_check(check: Any, agent: str, context: Context) -> None:

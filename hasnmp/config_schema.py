@@ -142,6 +142,10 @@ OPTIONS = {
         Key("directory", DIRECTORY, REQUIRED, "where, on every node of the group; a folder that is there"),
         Key("fstype", FSTYPE, REQUIRED, "ext4, xfs, ..."),
         Key("options", MOUNT_OPTIONS, "", "as for mount -o"),
+        Key("fsck", choice("no", "preen"), "no",
+            "preen: fsck -p before it is mounted; what that can't repair is a failed start. no: the journal has to do"),
+        Key("unmount", choice("wait", "kill"), "wait",
+            "kill: whoever still holds it after half of stop_timeout_ms is killed, and named in the log"),
     ),
 }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hasnmp.core.events import Outcome, Release, Released
+from hasnmp.runtime.cgroups import find_mount
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted
 from tests.runtime.stack import Stack
@@ -125,3 +127,25 @@ def test_without_control_groups_nothing_is_left_running(tmp_path: Path) -> None:
         stack.lease(60_000)
     finally:
         stack.close()
+
+
+def test_a_systemd_unit_ends_with_the_lease_of_its_group(tmp_path: Path) -> None:
+    mount = find_mount()
+    assert mount
+    folder = mount / f"hasnmptest{os.getpid()}.slice" / f"hasnmp-test-{os.getpid()}.service"
+    folder.mkdir(parents=True)
+    stack = Stack(tmp_path, "cgroup", unit=folder.name.removesuffix(".service"))
+    unit = subprocess.Popen(["sleep", "1000"])
+    try:
+        expiry = stack.lease(1500)
+        (folder / "cgroup.procs").write_text(str(unit.pid))
+        stack.send(Release("g", 1))
+        refused = stack.expect(Released)
+        assert not refused.ok and f"process {unit.pid} ({folder.name})" in refused.text
+        assert unit.wait(5) == -signal.SIGKILL and boottime_ns() < expiry
+    finally:
+        unit.kill()
+        unit.wait()
+        stack.close()
+        folder.rmdir()
+        folder.parent.rmdir()
