@@ -24,6 +24,7 @@ SERVICES = f"""      - name: files
         agent: ocf:heartbeat:Filesystem
         options: {{device: {DATA}, directory: {DIRECTORY}, fstype: ext4, options: loop}}
         check: {{every_ms: 1000, timeout_ms: 1000, depth: 20}}
+        on_failure: {{restart: 0, then: failover}}
       - name: second
         agent: ocf:heartbeat:IPaddr2
         options: {{ip: {VIP2}, nic: lan, cidr_netmask: 24}}
@@ -107,6 +108,18 @@ def test_the_engines_death_touches_nothing(scene: Scene) -> None:
     wait_for(lambda: not pair.unsteady({"web": "a"}), 10, pair.why)
     assert all(has(pair, "a"))
     assert not pair.events("a", scene.begun_ns, Kind.SERVICE_FAILED)
+
+
+def test_a_disk_that_fails_is_seen_by_the_agents_thorough_look(scene: Scene) -> None:
+    pair = scene.pair
+    wait_for_all(pair, "a")
+    pair.lab.data_disk("a", "gone")
+    failed = pair.wait_event("a", Kind.SERVICE_FAILED, scene.begun_ns, 15)
+    assert failed.service == "files", failed
+    print(failed.message)
+    scene.wait_owner("b", 30)
+    wait_for_all(pair, "b")
+    pair.lab.data_disk("a", "ok")
 
 
 def test_a_frozen_stack_loses_its_second_address_with_its_lease(scene: Scene) -> None:
