@@ -139,6 +139,11 @@ class Agents:
             AgentResult(act.attempt, act.service, verdict.outcome, verdict.message, took_us, verdict.pid)
         )  # fmt: skip
 
+    def outside(self, groups: frozenset[str]) -> tuple[str, ...]:
+        """What services of these groups may have set up that no force ends, a text each."""
+        agents = (agent for agent in self._agents.values() if isinstance(agent, OcfAgent) and agent.group in groups)
+        return tuple(agent.outside for agent in agents if agent.outside)
+
     def close(self) -> None:
         """End every task that is under way; nothing is told any more."""
         for task in self._tasks:

@@ -17,7 +17,7 @@ from hasnmp import settings
 from hasnmp.agents import checks, ocf_metadata
 from hasnmp.agents.checks import Verdict
 from hasnmp.agents.host import Host, NotRun, Program, how_it_ended
-from hasnmp.config_ocf import parts
+from hasnmp.config_ocf import outlives, parts
 from hasnmp.core.events import Act, Outcome
 from hasnmp.runtime.messages import AddressOp, Exited, Purpose, Running
 from hasnmp.runtime.netlink import NETLINK_ROUTE, Netlink, addresses
@@ -96,16 +96,25 @@ class OcfAgent:
         self._last: Program | None = None  # the last action: no two of them run at the same time
         self._last_action = ""
         self._up = False  # a start ended well and no stop has since
+        self.begun = False  # a start began and no stop has ended well since
         if service.ip:
             host.on_address_lost(service.name, self._address_lost)
 
+    @property
+    def outside(self) -> str:
+        """What it may have set up that no force ends, "" if nothing."""
+        service = self._service
+        kept = self.begun and outlives(service.agent) and not service.mounts
+        return f"what {service.name} ({service.agent}) set up" if kept else ""
+
     def adopt_up(self) -> None:
         """A start of it ended well before this engine's own."""
-        self._up = True
+        self._up = self.begun = True
 
     def adopt(self, running: Running) -> None:
         """An action from before this engine's start: it is waited for before the next one."""
         self._last, self._last_action = self._host.adopt(running), str(running.purpose)
+        self.begun = True
 
     async def end_what_has_no_lease(self) -> None:
         """At the engine's start: what runs here although no start of ours began it (a boot did, or an administrator) is
@@ -126,6 +135,7 @@ class OcfAgent:
 
     async def start(self, act: Act) -> Verdict:
         until_s = _until(act)
+        self.begun = True
         answer = await self._do("start", Purpose.START, until_s)
         if answer.code != OK:
             outcome = Outcome.FAILED if answer.outcome is Outcome.NOT_RUNNING else answer.outcome
@@ -174,9 +184,10 @@ class OcfAgent:
                 return Verdict(Outcome.FAILED, f"{self._service.ip}: {done.text}")
         answer = await self._do("stop", Purpose.STOP, _until(act))
         if answer.code in (OK, NOT_RUNNING):
-            self._up = False
+            self._up = self.begun = False
             return Verdict(Outcome.OK, "stopped" if answer.code == OK else "was not running")
         if answer.outcome is Outcome.MISSING and not self._up:
+            self.begun = False
             return Verdict(Outcome.OK, f"was not started: {answer.text}")
         return Verdict(answer.outcome, answer.text)
 

@@ -149,3 +149,37 @@ def test_a_systemd_unit_ends_with_the_lease_of_its_group(tmp_path: Path) -> None
         stack.close()
         folder.rmdir()
         folder.parent.rmdir()
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_no_force_ends_restarts_a_machine_that_must_be_certain(tmp_path: Path, accept: bool) -> None:
+    stack = Stack(tmp_path, "cgroup", agent="ocf:heartbeat:LVM-activate", disk=True, accept=accept)
+    try:
+        stack.lease(1200)
+        run = stack.program("true", service="other", purpose=Purpose.START)
+        assert stack.expect(Exited, run=run).code == 0
+        if accept:
+            stack.accept(5)
+            until(
+                lambda: (
+                    "of it may be left, and nobody looks: what other (ocf:heartbeat:LVM-activate) set up" in stack.log()
+                ),
+                5,
+            )
+        else:
+            until(lambda: (tmp_path / "restarted").exists(), 5)
+            assert "what other (ocf:heartbeat:LVM-activate) set up" in stack.log()
+    finally:
+        stack.close()
+
+
+def test_an_agent_that_was_never_executed_has_set_up_nothing(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, "cgroup", agent="ocf:heartbeat:LVM-activate", disk=True)
+    try:
+        stack.lease(60_000)
+        run = stack.program("/nowhere/agent", service="other", purpose=Purpose.START)
+        assert stack.expect(RunFailed, run=run).outcome is Outcome.MISSING
+        stack.send(Release("g", 1))
+        assert stack.expect(Released).ok
+    finally:
+        stack.close()
