@@ -149,7 +149,7 @@ class Group:
     disk: bool = False
     accept_unfenced_disk: bool = False  # the administrator takes that risk: it is taken like a group without a disk
     on_stop_failure: str = "block"  # "block" | "fence": a node that can't stop it is fenced by the next one
-    # While `nodes` are being changed (Applying): who of the old and the new ones may not take it meanwhile.
+    # While its nodes are being changed (Config.webs): who of the old and the new ones may not take it meanwhile.
     also: tuple[str, ...] = ()
 
     def asked(self) -> tuple[str, ...]:
@@ -203,6 +203,7 @@ class Receiver:
     retries: int = 5  # after so many more the receiver counts as away
     min_severity: str = "info"  # "info" | "warning" | "minor" | "major" | "critical": what is less is not sent to it
     enabled: bool = True
+    name: str = ""  # how it is called; "": as its address, version and type make it
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,16 +291,6 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True)
-class Applying:
-    """A change of groups' `nodes` is under way: the old and the new ones both count. by: the node that ends it when all have
-    come so far. before: group -> its nodes before, of every group that there was. target: the digest of what it leads to."""
-
-    by: str
-    before: dict[str, tuple[str, ...]]
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     cluster: str
     nodes: tuple[NodeSettings, ...]
@@ -318,10 +309,16 @@ class Config:
     run_dir: str = "/run/hasnmp"
     log: Log = Log()
     source: str = ""
-    applying: Applying | None = None
+    # Of groups whose `nodes` are just being changed: each set of nodes by which some node may still go, the file's own last.
+    webs: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     # 16 hex digits over what safety rests on: cluster, nodes, links, fence levels, heartbeat times, arbiter, watchdog, and
     # groups' names, nodes and disks
     digest: str = ""
+
+    def goes_with(self, digest: str) -> bool:
+        """Does a node of that digest have the same file, with its groups' nodes in force or just being changed? Between these two
+        leases are safe."""
+        return digest == self.digest or digest == beside(self.digest)
 
     def node(self, name: str) -> NodeSettings:
         """Raises KeyError: no such node."""
@@ -340,3 +337,12 @@ class Config:
     def services(self) -> tuple[Service, ...]:
         """Every service of every group, in the file's order."""
         return tuple(service for group in self.groups for service in group.services)
+
+
+_TURNED = dict(zip("0123456789abcdef", "1032547698badcfe", strict=True))
+
+
+def beside(digest: str) -> str:
+    """A file's digest while groups' nodes are being changed to what it says, from the one when they are, and back: the last bit
+    is turned."""
+    return digest[:-1] + _TURNED.get(digest[-1:], "")

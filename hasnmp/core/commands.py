@@ -158,7 +158,7 @@ class Commands:
                 )
             if peer.state is NodeState.STARTING:
                 raise Refused(Code.STARTING, f"{what}{to} has just started and still listens; try again in a moment")
-            if peer.digest != state.config.digest:
+            if not state.config.goes_with(peer.digest):
                 raise Refused(
                     Code.CONFIG_MISMATCH,
                     f"{what}its configuration {peer.digest} is not ours ({state.config.digest}); make the files equal",

@@ -44,6 +44,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.core.exchange import Stream
 from hasnmp.core.hooks import Hooks, failed
@@ -182,6 +183,8 @@ class Engine:
                 self.reload.begin(event)
             case Staged():
                 self.commands.apply.staged(event)
+            case Troubled():
+                state.journal.process(ctx, event.name, event.text)
             case ReloadEnded():
                 self.reload.ended(event)
                 ctx.dirty = True
@@ -321,7 +324,7 @@ class Engine:
                     f"{peer.name} is heard over another", of=f"{peer.name}/{link.name}", peer=peer.name, link=link.name,
                     previous=int(before), state=int(LinkState.DOWN), peer_state=int(peer.state), reason=Reason.LINK,
                 )  # fmt: skip
-            differs = peer.heard() and peer.digest != self.config.digest
+            differs = peer.heard() and not self.config.goes_with(peer.digest)
             if differs:
                 state.journal.happened(
                     ctx, Kind.CONFIG_MISMATCH,

@@ -243,13 +243,11 @@ class ReloadEnded:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What this node's loader thinks of Stage(ident): code DONE, or the first fault in `text`. halfway: it changes groups'
-    nodes, in two steps."""
+    """What this node's loader thinks of Stage(ident): code DONE, or the first fault in `text`."""
 
     ident: str
     code: int
     text: str
-    halfway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +260,14 @@ class HookEnded:
     on: str
     failures: tuple[str, ...] = ()
     stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """A process of this node's stack hangs, or dies again and again, by its guardian's word; text "": it works (again)."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +293,7 @@ Event = (
     | ReloadEnded
     | Staged
     | HookEnded
+    | Troubled
     | Shutdown
 )
 
@@ -425,17 +432,15 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Have a file judged that is not yet any node's configuration, and keep it; Staged follows. by: who was asked."""
+    """Have a file judged that is not yet any node's configuration, and keep it; Staged follows."""
 
     ident: str
     document: str = field(repr=False)
-    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Write the staged file in place of the configuration, and reload it for this command; as after Reload. Where it changes
-    groups' nodes it goes halfway (config_changes.first_step)."""
+    """Write the staged file in place of the configuration, and reload it for this command; as after Reload."""
 
     ident: str
     command: int
@@ -443,7 +448,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """The configuration in force is halfway: go by what it leads to, as after Adopt."""
+    """Every node has the file by which this one goes: groups' nodes are as it says (config_changes.settled); as after Adopt."""
 
     command: int
 

@@ -276,7 +276,7 @@ def why_not(state: State, group: Group, node: str) -> str:
         return f"recovering ({registers.get(RECOVERING, node)}); when it is sound: hasnmp recover {node}"
     if registers.get(STANDBY, node):
         return f"on standby; to take it back: hasnmp online {node}"
-    if peer.digest != state.config.digest:
+    if not state.config.goes_with(peer.digest):
         return "has another configuration"
     return "says that it is not able: its interface or `reach:` check"
 

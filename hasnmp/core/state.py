@@ -175,7 +175,7 @@ class State:
 
     def mismatched(self) -> list[str]:
         """Nodes that are heard with another configuration of what safety rests on."""
-        return [p.name for p in self.peers.values() if p.heard() and p.digest != self.config.digest]
+        return [p.name for p in self.peers.values() if p.heard() and not self.config.goes_with(p.digest)]
 
     def unable(self, group: str, force: bool = False) -> str:
         """Why this node may not take the group now, "" when it may. The ABLE flag of our heartbeats is this.
@@ -197,7 +197,7 @@ class State:
             silent = ", ".join(self.unheard())
             return (
                 f"{self.me} has lost its state file, so it does not know what it may have promised, and the lease disk is not known to be "
-                f"new: it takes nothing before it has heard {silent}; start {silent}, or if it is off for certain: "
+                f"new: it takes nothing before it has heard {silent} with the same file; start {silent}, or if it is off for certain: "
                 f"hasnmp fence confirm {silent}"
             )
         if group in self.unclean:
@@ -252,8 +252,8 @@ class State:
         )
 
     def unheard(self) -> list[str]:
-        """The other nodes that this life has never heard, and that are not known to be off either."""
-        return [p.name for p in self.peers.values() if not p.heard_ns and p.name not in self.fencing.ended]
+        """The other nodes that this life has never heard to have our file, and that are not known to be off either."""
+        return [p.name for p in self.peers.values() if not p.same and p.name not in self.fencing.ended]
 
     def able(self, group: str, node: str) -> bool:
         """Could that node take the group, by its own fresh word? (For this node: by our own knowledge.)"""
@@ -304,7 +304,7 @@ class State:
                 return name, glance
             # Up for a moment only: its first document is not durable yet, or its first check has not come back.
             fresh = peer.state is NodeState.STARTING or now < peer.changed_ns + 2 * hb.dead_after_ms * MS
-            if peer.heard() and fresh and not left and peer.digest == self.config.digest and now < bound:
+            if peer.heard() and fresh and not left and self.config.goes_with(peer.digest) and now < bound:
                 return name, bound
         return "", 0
 

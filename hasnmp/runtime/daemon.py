@@ -10,11 +10,11 @@ import argparse
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, pills, processes, store
+from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, members, pills, processes, store
 from hasnmp.runtime.lease_board import LeaseBoard
 
 
@@ -26,12 +26,12 @@ def _lease_io(config: settings.Config, node: str, sock: socket.socket) -> int:
     return lease_io.main(sock, config, node)
 
 
-def _snmp(config: settings.Config, node: str, warm: bool) -> int:
+def _snmp(config: settings.Config, node: str, warm: bool, beat: Callable[[], None]) -> int:
     # Imported in its own process: neither the guardian nor the engine carries SNMP code.
     from hasnmp.snmp import agent
 
     log.set_up(config.log, node, "snmp")
-    return agent.main(config, node, warm=warm)
+    return agent.main(config, node, warm=warm, beat=beat)
 
 
 def _clients(config: settings.Config, node: str, board: LeaseBoard) -> int:
@@ -87,10 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.handover:
         given = len(sys.argv if argv is None else argv) - (argv is None)
         program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - given]]
+        try:
+            loaded, _, _ = members.go_by(loaded, members.path_of(loaded, node))
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
         return handover.ask(loaded, node, program, arguments.config)
     try:
         loader.make_folders(loaded)
-        loaded = loader.complete(loaded)
+        loaded = members.begin(loader.complete(loaded), node)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,
@@ -100,6 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             clients=_clients,
         )
         return guardian.run(loaded, node, children)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"hasnmpd: {error.filename or 'start'}: {error.strerror}", file=sys.stderr)
         return 1

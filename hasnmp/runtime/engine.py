@@ -38,6 +38,7 @@ from hasnmp.core.events import (
     Extend,
     Extended,
     Fence,
+    Forward,
     GiveUp,
     Hook,
     HookEnded,
@@ -60,6 +61,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.runtime import log as logs
 from hasnmp.runtime import messages, programs, store
@@ -268,7 +270,7 @@ class Loop:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
                 self._finish(RETIRED if retired else int(force))
-            case Reload() | GiveUp() | Stage() | Adopt():
+            case Reload() | GiveUp() | Stage() | Adopt() | Forward():
                 self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:
@@ -353,7 +355,7 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
-                case Retire() | ReloadEnded() | Staged():
+                case Retire() | ReloadEnded() | Staged() | Troubled():
                     self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)

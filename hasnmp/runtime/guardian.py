@@ -29,12 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
-from hasnmp.config_ocf import outlives
-from hasnmp.core.events import (
-    Released,
-    ReloadEnded,
-    Staged,
-)
+from hasnmp.core.events import Released, ReloadEnded, Staged, Troubled
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime import handover, leftovers
 from hasnmp.runtime.cgroups import open_cgroups
@@ -75,6 +70,7 @@ from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
 from hasnmp.runtime.units import GroupUnits
+from hasnmp.runtime.vigil import Vigil
 from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
 
@@ -134,6 +130,7 @@ class Guardian:
     obey: Callable[[Any], None] = field(init=False)  # what is done with each of its messages
     handover: Handover = field(init=False)
     family: Family = field(init=False)
+    vigil: Vigil = field(init=False)
     pills: PillBox | None = None
     orders: Orders = field(init=False)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -157,7 +154,8 @@ class Guardian:
         self.guard = Guard(config.heartbeat.kill_ms * MS, show=self.board.show)
         set_name("hasnmpd")
         adopt_orphans()
-        self.family = Family.make(config, node, self.children, self.board)
+        self.vigil = Vigil(self)
+        self.family = Family.make(config, node, self.children, self.board, self.vigil.beat)
         if not handed:
             leftovers.end_former_engine(self)
         cgroups = open_cgroups(config, node)
@@ -182,7 +180,7 @@ class Guardian:
             self._alarm,
             certain(config),
             self._ended,
-            self._outside,
+            lambda group: self.programs.outside(group, self.config),
         )
         self.reload = Reloader(self, self._tell)
         cleaned += self._open_addresses(handed=bool(handed))
@@ -388,7 +386,7 @@ class Guardian:
         if self.channel and not self.channel.send(message):
             self._kill_engine("it does not read")
         if self.channel is None:
-            if isinstance(message, Exited | Alarm | ReloadEnded | Staged):
+            if isinstance(message, Exited | Alarm | ReloadEnded | Staged | Troubled):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
         elif self.channel.waiting:
             self._want_writable(self.channel, True)
@@ -427,13 +425,6 @@ class Guardian:
     def _ended(self, group: str) -> None:
         """Of what was ended by force: an engine that started meanwhile was told that the group is unclean."""
         self._tell(Released(group, 0, True))
-
-    def _outside(self, group: str) -> list[str]:
-        """What services of the group have set up that is neither a process, nor a mount or an address of ours."""
-        agents = {
-            s.name: s.agent for s in self.config.services() if s.group == group and not s.mounts and outlives(s.agent)
-        }
-        return [f"what {service} ({agents[service]}) set up" for service in self.programs.up if service in agents]
 
     def _renew_addresses(self) -> None:
         for service, why in self.addresses.renew():
@@ -504,6 +495,7 @@ class Guardian:
             self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
+            self.vigil.poll(now)
             self.feeder.poll(now)
             self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())

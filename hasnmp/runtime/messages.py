@@ -14,8 +14,9 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     Reload(command)               Retire(...) or ReloadEnded(...); without a Reload, too (SIGHUP)
     Stage(ident, document)        Staged(ident, code, text)
     Adopt(ident, command)         as after Reload
+    Forward(command)              as after Reload
     GiveUp(text)                  -
-                                  Alarm(text), Stop()
+                                  Alarm(text), Troubled(name, text), Stop()
 
 Extend, Release, Extended, Released, and those of a reload are the very effects and events of the core. What an engine must know at its start
 comes as a Hello, which is handed over by fork and never sent:
@@ -39,6 +40,7 @@ from hasnmp.core.events import (
     Adopt,
     Extend,
     Extended,
+    Forward,
     GiveUp,
     HeldLease,
     Outcome,
@@ -49,6 +51,7 @@ from hasnmp.core.events import (
     Retire,
     Stage,
     Staged,
+    Troubled,
 )
 from hasnmp.errors import HasnmpError
 
@@ -254,7 +257,7 @@ class Hello:
     reload_command: int = 0
 
 
-FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp | Stage | Adopt
+FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp | Stage | Adopt | Forward
 FromGuardian = (
     Extended
     | Released
@@ -268,6 +271,7 @@ FromGuardian = (
     | Retire
     | ReloadEnded
     | Staged
+    | Troubled
 )
 Message = FromEngine | FromGuardian
 
@@ -276,7 +280,7 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
-        Reload, GiveUp, Stage, Adopt, Retire, ReloadEnded, Staged,
+        Reload, GiveUp, Stage, Adopt, Forward, Retire, ReloadEnded, Staged, Troubled,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}
@@ -285,7 +289,7 @@ _CONVERT: dict[str, Any] = {
     **dict.fromkeys(("argv", "services", "groups", "keys"), lambda words: tuple(str(word) for word in words)),
     "env": lambda env: {str(k): str(v) for k, v in env.items()},
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
-    "ok": bool, "timed_out": bool, "halfway": bool,
+    "ok": bool, "timed_out": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
     "command": int, "stop_ms": int,
 }  # fmt: skip

@@ -10,7 +10,19 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hasnmp.core.events import Adopt, Extend, Extended, GiveUp, HeldLease, Outcome, Release, Released, Reload, Stage
+from hasnmp.core.events import (
+    Adopt,
+    Extend,
+    Extended,
+    Forward,
+    GiveUp,
+    HeldLease,
+    Outcome,
+    Release,
+    Released,
+    Reload,
+    Stage,
+)
 from hasnmp.core.guard import NEVER
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Address, AddressDone, AddressOp, Alive, End, Purpose, Run, RunFailed, Signal
@@ -64,6 +76,8 @@ class Orders:
                 self.guardian.reload.stage(ident, document)
             case Adopt(ident, command):
                 self.guardian.reload.adopt(ident, command)
+            case Forward(command):
+                self.guardian.reload.forward(command)
             case GiveUp(text):
                 self.guardian.reload.given_up(text)
             case _:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hasnmp.config_ocf import outlives
 from hasnmp.core.events import Outcome
 from hasnmp.runtime import proc
 from hasnmp.runtime.becoming import become, filled
@@ -383,6 +384,11 @@ class Programs:
             for pid in self._strays(f"HASNMP_GROUP={group}"):
                 found.setdefault(pid, proc.comm(pid))
         return [f"process {pid} ({what})" for pid, what in found.items()]
+
+    def outside(self, group: str, config: Config) -> list[str]:
+        """What services of the group may have set up that is neither a process, nor a mount or an address of ours."""
+        agents = {s.name: s.agent for s in config.services() if s.group == group and not s.mounts and outlives(s.agent)}
+        return [f"what {service} ({agents[service]}) set up" for service in self.up if service in agents]
 
     def group_folder_removed(self, group: str) -> None:
         """Nothing of the group is here any more, seen and confirmed."""

@@ -58,7 +58,7 @@ class Guardian(Process):
         self.begin()
         world, machine = self.world, self.machine
         self.holder = f"{world.rng.getrandbits(64):016x}"
-        machine.take(machine.file)
+        machine.read_file()
         self.reloader = Reloader(self)
         self.guard = self.new_guard(machine.kill_ns)
         self.timer_at = NEVER

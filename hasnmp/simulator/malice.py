@@ -141,6 +141,8 @@ class Malice(Aimed):
         self.world.count("state lost" if document is None else "state rolled back")
         machine.power_off()
         machine.store.document = document
+        if document is None:
+            machine.webs = {}
         self.world.post(self.some(), None, machine.power_on)
 
     def state_lost_cut(self) -> None:

@@ -194,5 +194,23 @@ PROFILES |= {
     ),
     "members cut": _aimed({"members_cut": 1}, (1, 3), nodes=(3,), groups=(1,)),
     "kept members": _kept({"members": 1}, (1, 1), nodes=(3,)),
+    "members by hand": _aimed({"members_by_hand": 2, "members_cut": 1}, (1, 3), nodes=(3,)),
+    "members anew": _aimed({"members_anew": 1}, (1, 2), nodes=(3,)),
+    "nodes": Profile(
+        {"nodes_change": 6, "members_cut": 2, "members": 1, "cut_node": 1, "power_cycle": 1}, (3, 7), nodes=(3,), rough=0.1,
+        intervals=(60, 120),
+    ),
+    "moved disk": _aimed({"disk_moved_cut": 2, "disk_moved": 1}, (1, 3), nodes=(2, 3)),
+    "kept moved disk": _kept({"disk_moved": 1}, (1, 2)),
+    "members forgotten": _aimed({"members_forgotten": 1}, (1, 1), nodes=(3,)),
+    "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
-MIX += (("members", 3), ("members cut", 2), ("kept members", 1))
+MIX += (
+    ("members", 3),
+    ("members cut", 2),
+    ("kept members", 1),
+    ("members by hand", 2),
+    ("members anew", 1),
+    ("members held", 0.5),
+    ("members forgotten", 0.5),
+)

@@ -7,7 +7,7 @@ answer can be late, bad or missing.
     cluster a b [c]  me=a links=lan,cross groups=nfs,db order=nfs:b,a services=web,ip:address,feed:passive arbiter=none
             disk=nfs[,accepted] fence=power:1000ms,network:500ms stop_failure=fence test_s=60
             hooks=before_start!,before_stop:300ms  (! required)
-            restart=0 then=stop limit=1 failback=automatic recovery=automatic fail_after=2
+            restart=0 then=stop limit=1 failback=automatic recovery=automatic fail_after=2 former=nfs:a,b
     start   holder=aaaa lease=nfs:5:900ms adopted=web:77 cleaned=web durable=saved|{json}    a new engine, on the same disk
     at 1500ms | +200ms                        let time pass; the engine is woken at each of its deadlines
     nap 900ms | sleep 900ms                   the same without waking it: one late tick at the end, or none
@@ -23,6 +23,7 @@ answer can be late, bad or missing.
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
+    troubled snmp WORDS    a process of the stack, as the guardian says; no words: it works again
     lease|group|why|suspects nfs    registers    commands    alarms    services          what the engine shows
     fenced b ok|failed [took=900ms]      the answer to the outstanding use of a fence device; a late one never comes
     hooked nfs before_stop ok|failed [stops]      the answer to the outstanding hooks
@@ -40,6 +41,7 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hasnmp.config_changes import in_force
 from hasnmp.core.context import MS, NEVER
 from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
@@ -58,6 +60,7 @@ from hasnmp.core.events import (
     Extended,
     Fence,
     Fenced,
+    Forward,
     GiveUp,
     HeldLease,
     Hook,
@@ -82,6 +85,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
@@ -355,6 +359,8 @@ class Driver:
                 self.say(f"stage {effect.document}")
             case Adopt():
                 self.say(f"adopt for={effect.command}")
+            case Forward():
+                self.say(f"forward for={effect.command}")
             case GiveUp():
                 self.say(f"give-up: {effect.text}")
 
@@ -511,11 +517,14 @@ class Driver:
     # ------------------------------------------------------------------------------------------------ commands
 
     def do_cluster(self, words: list[str], options: dict[str, str]) -> None:
-        self.config = make_config(words, options)
+        # former="nfs:a,b": these were the group's nodes, and not every node is known to have left that.
+        former = dict(o.split(":") for o in options.get("former", "").split())
+        self.config, _ = in_force(make_config(words, options), {g: (tuple(n.split(",")),) for g, n in former.items()})
         self.me = options.get("me", "a")
         self.others = {n: Other(n, 1000 * (i + 1), holder_of(n)) for i, n in enumerate(words) if n != self.me}
         self.disk = {
-            g.name: {n: Slot(g.name, n, 0, SlotState.IDLE, "0" * 16, 0, 0) for n in g.nodes} for g in self.config.groups
+            g.name: {n: Slot(g.name, n, 0, SlotState.IDLE, "0" * 16, 0, 0) for n in g.asked()}
+            for g in self.config.groups
         }
 
     def do_manual(self, words: list[str], _: dict[str, str]) -> None:
@@ -735,6 +744,9 @@ class Driver:
 
     def do_staged(self, words: list[str], _: dict[str, str]) -> None:
         self.step(Staged(self.staged[words[0]], int(Code[words[1]]), "some fault" if words[1] != "DONE" else "words"))
+
+    def do_troubled(self, words: list[str], _: dict[str, str]) -> None:
+        self.step(Troubled(words[0], " ".join(words[1:])))
 
     def do_reload_ended(self, words: list[str], options: dict[str, str]) -> None:
         self.step(ReloadEnded(int(options.get("for", "0")), int(Code[words[0]]), "hasnmp.yaml:7: some fault"))
