@@ -86,7 +86,7 @@ def _pill(config: Config, node: str) -> Iterator[str]:
     """What a poison pill does not confirm: a victim's guardian knows of what it mounted itself, and of nothing else."""
     for group in config.groups:
         if group.disk and node in group.nodes:
-            own = [s.name for s in group.services if s.agent == "filesystem"]
+            own = [s.name for s in group.services if s.mounts]
             mounts = f"of {group.name} these: {', '.join(own)}" if own else f"and of {group.name} hasnmp mounts none"
             yield (
                 f"confirms only file systems that hasnmp mounts (agent filesystem), {mounts}; what is mounted otherwise may still "
