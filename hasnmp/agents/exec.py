@@ -33,6 +33,7 @@ class ExecAgent:
         self._stop_signal = signal.Signals[f"SIG{options.get('stop_signal') or 'TERM'}"]
         self._program: Program | None = None
         self._at_once = True  # its check may be answered at a glance
+        self._asker = checks.Asker(service, host)
 
     def adopt(self, running: Running) -> None:
         """Go on with a program from before this engine's start."""
@@ -41,6 +42,7 @@ class ExecAgent:
     async def start(self, act: Act) -> Verdict:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + _inner_s(act)
+        self._asker.begin()
         if self._program is None or not self._program.alive:
             try:
                 program = await self._host.run(
@@ -73,7 +75,7 @@ class ExecAgent:
                 return Verdict(Outcome.TIMED_OUT, f"not up within {until_s - began_s:.1f} s; last check: {last}")
             try:
                 async with asyncio.timeout(min(left_s, self._service.check.timeout_ms / 1000)):
-                    verdict = await checks.ask(self._service, self._host, self._service.check.timeout_ms)
+                    verdict = await self._asker.ask(self._service.check.timeout_ms)
             except TimeoutError:
                 verdict = Verdict(Outcome.TIMED_OUT, "timed out")
             if verdict.outcome in (Outcome.OK, Outcome.MISSING):
@@ -84,6 +86,13 @@ class ExecAgent:
         return Verdict(Outcome.FAILED, last)
 
     async def stop(self, act: Act) -> Verdict:
+        closing = asyncio.get_running_loop().create_task(self._asker.close())
+        try:
+            return await self._stop(act)
+        finally:
+            await closing
+
+    async def _stop(self, act: Act) -> Verdict:
         program = self._program
         if program is None or not program.alive:
             self._program = None
@@ -140,7 +149,7 @@ class ExecAgent:
 
     async def check(self, act: Act) -> Verdict:
         pid = self._program.pid if self._program is not None else 0
-        verdict = await checks.ask(self._service, self._host, act.timeout_ms)
+        verdict = await self._asker.ask(act.timeout_ms)
         return verdict._replace(pid=pid)
 
     def _watch(self, program: Program) -> None:

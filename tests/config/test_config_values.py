@@ -128,6 +128,8 @@ groups:
       - {name: t, agent: exec, options: {command: [/bin/true]},
          check: {type: tcp, host: "::1", port: 7, send: "PING\\r\\n", expect: PONG, every_ms: 2000}}
       - {name: c, agent: exec, options: {command: [/bin/true]}, check: {type: command, command: [/bin/false, "-x"]}}
+      - {name: s, agent: exec, options: {command: [/bin/true]},
+         check: {type: sql, url: "oracle+oracledb://ha@bank", query: select 1, expect: "1", password_file: f, user: root}}
       - {name: i, agent: address, options: {ip: "2001:DB8::100/64", interface: eth0.5, reach: ["2001:db8::0:1"]}}
       - {name: p, agent: passive, check: {report_within_ms: 100}}
       - {name: f, agent: filesystem, options: {device: UUID=1-2, directory: /mnt/, fstype: xfs, options: "ro,nodev"}, check: {every_ms: 700}}
@@ -196,6 +198,10 @@ log: {format: json, level: debug}
                         check=check("tcp", 2000, 2000, host="::1", port=7, send="PING\r\n", expect="PONG"),
                     ),
                     settings.Service("c", "g", "exec", plain, check=check("command", command=("/bin/false", "-x"))),
+                    settings.Service(
+                        "s", "g", "exec", plain,
+                        check=check("sql", url="oracle+oracledb://ha@bank", query="select 1", expect="1", user="root"),
+                    ),
                     settings.Service("i", "g", "address", address, check=check("address")),
                     settings.Service("p", "g", "passive", {}, check=check("report", report_within_ms=100)),
                     settings.Service("f", "g", "filesystem", mount, check=check("filesystem", 700, 700)),
@@ -571,6 +577,7 @@ def test_the_example_is_valid_and_shows_every_key() -> None:
         "http",
         "tcp",
         "command",
+        "sql",
         "report",
         "address",
         "filesystem",

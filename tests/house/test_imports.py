@@ -61,7 +61,7 @@ EXCEPTIONS = {
 LIBRARIES = {
     "config": {"yaml"},
     "runtime": {"structlog"},
-    "agents": {"structlog"},
+    "agents": {"structlog", "sqlalchemy"},
     "snmp": {"pysnmp", "pyasn1", "cryptography", "structlog"},
     "demo": {"pysnmp"},
 }
