@@ -129,6 +129,7 @@ OPTIONS = {
         Key("env", named(text(0, 4096), VARIABLE, 0, 256), {}, "more environment variables"),
         Key("cwd", DIRECTORY, "/", "the folder that it starts in"),
         Key("user", ACCOUNT, "", "who it runs as; empty: the daemon's own user"),
+        Key("oom_score_adjust", integer(-1000, 1000), 0, "lower: spared when memory runs out, as by choom(1)"),
         Key("stop_signal", choice("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"), "TERM", "asks it to end"),
         Key("stop_command", COMMAND, (), "run to stop it, in place of the signal"),
     ),

@@ -103,6 +103,7 @@ class Host:
         user: str = "",
         timeout_ms: int = 0,
         stdin: str = "",
+        oom_score_adjust: int = 0,
     ) -> Program:
         """Start a program. Raises NotRun. Cancelled while it waits, it ends the program if it comes up after all."""
         # The guardian adds HASNMP_NODE, HASNMP_GROUP and HASNMP_RUN, by which it knows its own.
@@ -111,6 +112,7 @@ class Host:
             messages.Run(
                 run=self._number(), group=service.group, service=service.name, argv=argv, purpose=purpose,
                 env={**(env or {}), **names}, cwd=cwd, user=user, timeout_ms=timeout_ms, stdin=stdin,
+                oom_score_adjust=oom_score_adjust,
             )
         )  # fmt: skip
 

@@ -240,7 +240,9 @@ class Programs:
             if folder:
                 what = "its control group"
                 (folder / "cgroup.procs").write_text("0")
-            set_oom_score(0)  # the guardian is exempt, its programs are not
+            set_oom_score(
+                run.oom_score_adjust
+            )  # the guardian is exempt, its programs are not unless they are told to be
             os.dup2(stdin, 0)
             os.dup2(output, 1)
             os.dup2(output, 2)

@@ -122,7 +122,7 @@ groups:
     on_stop_failure: block
     services:
       - {name: e, agent: exec, critical: false, start_timeout_ms: 11, stop_timeout_ms: 12,
-         options: {command: [sleep, "1"], env: {A: "1"}, cwd: x/, user: root, stop_signal: KILL, stop_command: [/bin/true]},
+         options: {command: [sleep, "1"], env: {A: "1"}, cwd: x/, user: root, oom_score_adjust: -9, stop_signal: KILL, stop_command: [/bin/true]},
          check: {type: http, url: "http://[::1]:8080/x", expect: ok, status: 204, every_ms: 20, timeout_ms: 11, fail_after: 2},
          on_failure: {restart: 0, within_s: 1, then: ignore}}
       - {name: t, agent: exec, options: {command: [/bin/true]},
@@ -162,9 +162,17 @@ log: {format: json, level: debug}
     address = {"ip": "2001:db8::100/64", "interface": "eth0.5", "reach": ("2001:db8::1",)}
     web = settings.MibView("web", ("haGroupTable", "1.3.*.5"), ("1.3.6.1.2.1.1",))
     one = settings.MibView("one", ("system",))
-    program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "stop_signal": "KILL",
+    program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "oom_score_adjust": -9, "stop_signal": "KILL",
                "stop_command": ("/bin/true",)}  # fmt: skip
-    plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": ()}
+    plain = {
+        "command": ("/bin/true",),
+        "env": {},
+        "cwd": "/",
+        "user": "",
+        "oom_score_adjust": 0,
+        "stop_signal": "TERM",
+        "stop_command": (),
+    }
     mount = {"device": "UUID=1-2", "directory": "/mnt", "fstype": "xfs", "options": "ro,nodev"}
     check = settings.Check
     assert config == settings.Config(

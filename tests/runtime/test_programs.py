@@ -157,6 +157,12 @@ def test_what_a_program_is_given(stack: Stack, tmp_path: Path) -> None:
 
 
 @root
+def test_what_is_to_be_spared_when_memory_runs_out(stack: Stack) -> None:
+    run = stack.program("cat", "/proc/self/oom_score_adj", user="nobody", cwd="/", oom_score_adjust=-900)
+    assert stack.expect(Exited, run=run).output_tail == "-900\n"
+
+
+@root
 def test_another_user(stack: Stack) -> None:
     run = stack.program("sh", "-c", "id -un; id -Gn; echo $HOME", user="nobody", cwd="/")
     assert stack.expect(Exited, run=run).output_tail.split()[:2] == ["nobody", "nogroup"]
