@@ -192,7 +192,7 @@ def test_a_check_that_hangs_ends_at_its_time_limit_and_delays_nothing() -> None:
 def test_command(argv: tuple[str, ...], outcome: Outcome, message: str) -> None:
     async def story(bench: Bench) -> None:
         one = service(command=("sleep", "60"), check=settings.Check("command", command=argv))
-        verdict = await checks.ask(one, bench.host, 300)
+        verdict = await checks.Asker(one, bench.host).ask(300)
         assert verdict.outcome is outcome and message in verdict.message
         asked = bench.sent[0]
         assert isinstance(asked, messages.Run) and asked.purpose is messages.Purpose.CHECK
@@ -203,7 +203,7 @@ def test_command(argv: tuple[str, ...], outcome: Outcome, message: str) -> None:
 def test_a_cancelled_command_is_ended() -> None:
     async def story(bench: Bench) -> None:
         one = service(command=("sleep", "60"), check=settings.Check("command", command=("sleep", "60")))
-        task = asyncio.create_task(checks.ask(one, bench.host, 5000))
+        task = asyncio.create_task(checks.Asker(one, bench.host).ask(5000))
         await bench.until(lambda: bench.host._programs)
         task.cancel()
         await bench.until(lambda: not bench.host._programs)

@@ -20,6 +20,7 @@ from hasnmp.agents import sql
 from hasnmp.config import parse
 from hasnmp.core.events import Action, Outcome
 from hasnmp.errors import ConfigError
+from hasnmp.runtime import messages
 from tests.agents.bench import Bench, service
 
 BASE = (Path(__file__).parents[1] / "config" / "base.yaml").read_text()
@@ -290,3 +291,21 @@ def test_what_a_url_needs_is_looked_for(tmp_path: Path, url: str, says: str) -> 
         config = parse(text, str(file), str(tmp_path), strict_files=True)
         [www] = [s for s in config.services() if s.name == "www"]
         assert www.check.password == b"open sesame" and www.check.url == url and "sesame" not in repr(www)
+
+
+def test_a_checker_that_loads_slowly_is_waited_for(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is starting everything at once: the time limit of a check is no limit for what it is asked by."""
+    slow = ("sh", "-c", f"sleep 0.5; exec {' '.join(sql.CHECKER)}")
+    monkeypatch.setattr(sql, "CHECKER", slow)
+
+    async def whole() -> None:
+        bench = Bench(asked(ledger, timeout_ms=300))
+        try:
+            assert (await bench.act("db", Action.START, 8000)).outcome is Outcome.OK
+            assert (
+                len([m for m in bench.sent if isinstance(m, messages.Run) and m.purpose is messages.Purpose.CHECK]) == 1
+            )
+        finally:
+            await bench.close()
+
+    asyncio.run(whole())

@@ -281,4 +281,7 @@ def test_memory_runs_out_for_a_session_before_it_does_for_the_server(bank: Bank)
     server = bank.postmaster(node)
     scores = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text())
               for pid, comm in bank.pair.lab[node].processes().items() if comm == "postgres"}  # fmt: skip
-    assert scores.pop(server) == -900 and set(scores.values()) == {0}, scores
+    lower = (
+        subprocess.run(["choom", "-n", "-900", "true"], capture_output=True).returncode == 0
+    )  # not every machine lets root
+    assert scores.pop(server) == (-900 if lower else 0) and set(scores.values()) == {0}, scores

@@ -72,7 +72,8 @@ def test_defaults_are_those_of_settings() -> None:
         digest=config.digest,
     )
     assert config.groups[0].services[0].options == {
-        "command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": (),
+        "command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "oom_score_adjust": 0, "stop_signal": "TERM",
+        "stop_command": (),
     }  # fmt: skip
 
 
