@@ -15,7 +15,9 @@ import os
 import stat
 from typing import Any
 
+from hasnmp import config_agents
 from hasnmp import config_fence as fence
+from hasnmp import config_ocf as ocf
 from hasnmp import config_schema as schema
 from hasnmp.config_judge import judge
 from hasnmp.config_kinds import Secret
@@ -208,13 +210,18 @@ def _given(section: Section) -> dict[str, Any]:
 
 def _service(group: str, service: Section, options: dict[str, Section]) -> Service:
     given = _given(service["check"])
-    given.setdefault("type", schema.CHECK_TYPES[service["agent"]][0])
+    given.setdefault("type", schema.CHECK_TYPES[ocf.parts(service["agent"])[0]][0])
     given.setdefault("timeout_ms", min(Check().timeout_ms, given["every_ms"]))
     if secret := given.pop("password_file", None):
         given["password"] = secret.octets
     check = Check(**given)
     rest = {name: service[name] for name in ("critical", "start_timeout_ms", "stop_timeout_ms")}
     on_failure = OnFailure(**service["on_failure"].values)
+    if ocf.is_external(service["agent"]):
+        plain, secrets = config_agents.values(options[service["name"]])
+        unset = config_agents.unset(service, service["check"])
+        return Service(service["name"], group, service["agent"], plain, check=check, on_failure=on_failure, secrets=secrets,
+                       unset=unset, **rest)  # fmt: skip
     chosen = {**options[service["name"]].values}
     if "env" in chosen:
         chosen["env"] = dict(chosen["env"])  # not the schema's own default

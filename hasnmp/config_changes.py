@@ -151,7 +151,7 @@ def same_program(old: Service, new: Service) -> bool:
         return False
     skipped = LATER_USED.get(old.agent, set())
     names = (old.options.keys() | new.options.keys()) - skipped
-    return all(old.options.get(name) == new.options.get(name) for name in names)
+    return old.secrets == new.secrets and all(old.options.get(name) == new.options.get(name) for name in names)
 
 
 def _to_stop(group: Group, now: dict[str, Service]) -> list[Service]:
@@ -163,7 +163,7 @@ def _to_stop(group: Group, now: dict[str, Service]) -> list[Service]:
         successor = now.get(service.name)
         if unmounted or successor is None or not same_program(service, successor):
             found.append(service)
-            unmounted |= service.agent == "filesystem"
+            unmounted |= bool(service.mounts)
     return found
 
 

@@ -8,8 +8,10 @@ import pwd
 from typing import Any
 
 from hasnmp import config_fence as fence
+from hasnmp import config_ocf as ocf
 from hasnmp import config_schema as schema
 from hasnmp import config_sql
+from hasnmp.config_agents import read_options
 from hasnmp.config_kinds import HTTP_URL, split_endpoint
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
 from hasnmp.config_views import judge_access, judge_views
@@ -245,18 +247,25 @@ def _judge_service(
     if not service.good("agent"):
         return
     agent: str = service["agent"]
+    if ocf.is_external(agent):
+        _judge_external(service, agent, options, context)
+        return
     if agent not in schema.OPTIONS:
         where = service.at("agent")
         if agent.partition(":")[0] in ("ocf", "systemd", "lsb"):
+            form = {"ocf": "ocf:PROVIDER:NAME, as ocf:heartbeat:pgsql"}.get(agent.partition(":")[0])
             context.fault(
                 *where,
-                f"{show(agent)}: {agent.partition(':')[0]} agents are not in this version; "
+                f"{show(agent)} is no agent; allowed: {form}"
+                if form
+                else f"{show(agent)}: {agent.partition(':')[0]} agents are not in this version; "
                 "use exec, with the program itself and a check",
             )
         else:
             context.fault(
                 *where,
-                f"{show(agent)} is no agent{suggest(agent, schema.OPTIONS)}; allowed: {', '.join(schema.OPTIONS)}",
+                f"{show(agent)} is no agent{suggest(agent, schema.OPTIONS)}; allowed: {', '.join(schema.OPTIONS)}, "
+                "ocf:PROVIDER:NAME",
             )
         return
     _judge_check(service["check"], agent, context)
@@ -278,6 +287,13 @@ def _judge_service(
             )
 
 
+def _judge_external(service: Section, agent: str, options: dict[str, Section], context: Context) -> None:
+    _judge_check(service["check"], ocf.parts(agent)[0], context)
+    chosen = read_options(service["options"] or Node(service.line, {}), join(service.path, "options"), context)
+    if chosen is not BAD and service.good("name"):
+        options.setdefault(service["name"], chosen)
+
+
 def _judge_mounts(root: Section, options: dict[str, Section], context: Context) -> None:
     """Folders and devices of file systems, each used once."""
     mounts: dict[str, str] = {}
@@ -285,14 +301,19 @@ def _judge_mounts(root: Section, options: dict[str, Section], context: Context) 
     lease = str(arbiter["device"]) if arbiter is not BAD and arbiter.good("device") else ""
     for name, group in root["groups"].items():
         for service in group["services"] if group is not BAD and group.good("services") else ():
-            if service.good("name", "agent") and service["agent"] == "filesystem" and service["name"] in options:
-                fence.judge_filesystem(options[service["name"]], service["name"], name, mounts, lease, context)
+            if not service.good("name", "agent") or service["name"] not in options:
+                continue
+            chosen = options[service["name"]]
+            if service["agent"] == "filesystem" or (
+                service["agent"] == ocf.FILESYSTEM and {"device", "directory"} <= chosen.values.keys()
+            ):
+                fence.judge_filesystem(chosen, service["name"], name, mounts, lease, context)
 
 
 def _judge_check(check: Any, agent: str, context: Context) -> None:
     if check is BAD or not check.good("type"):
         return
-    types = schema.CHECK_TYPES[agent]
+    types = schema.CHECK_TYPES[agent]  # agent: its first word
     kind = check["type"] or types[0]
     if kind not in types:
         context.tell(check, ["type"], f"{kind} is no check of agent {agent}; allowed: {', '.join(types)}")

@@ -92,13 +92,13 @@ ARBITER = section(
       for name in ("endpoints", "ca_file", "cert_file", "key_file")),
 )
 
-PROBED = ("process", "command", "tcp", "http", "sql", "address", "filesystem")  # every check but the outside agent's report
+PROBED = ("process", "command", "tcp", "http", "sql", "address", "filesystem", "monitor")  # every check but the agent's report
 CHECK_TYPES = {"exec": ("process", "command", "tcp", "http", "sql"), "address": ("address",), "passive": ("report",),
-               "filesystem": ("filesystem",)}
+               "filesystem": ("filesystem",), "ocf": ("monitor", "command", "tcp", "http", "sql")}
 CHECK = section(
-    Key("type", choice("process", "command", "tcp", "http", "sql", "report", "address", "filesystem"), None,
+    Key("type", choice("process", "command", "tcp", "http", "sql", "report", "address", "filesystem", "monitor"), None,
         "exec: process (its program lives, the default), command, tcp, http or sql; the others have one each: address, "
-        "filesystem, report (passive)"),
+        "filesystem, report (passive), monitor (ocf, or command, tcp, http, sql)"),
     Key("every_ms", integer(10, DAY_MS), 5000, "how often", PROBED),
     Key("timeout_ms", integer(10, DAY_MS), None,
         "a check that takes longer has failed; default: 3000, or every_ms if that is less",
@@ -118,6 +118,7 @@ CHECK = section(
     Key("user", ACCOUNT, "", "who asks, as the database knows an account by its socket; empty: the daemon's own user", ("sql",)),
     Key("report_within_ms", integer(100, DAY_MS), None, "silence for longer is a failure; REQUIRED for agent passive",
         ("report",)),
+    Key("depth", integer(0, 100), 0, "how thoroughly an OCF agent looks (OCF_CHECK_LEVEL); 0: a quick look", ("monitor",)),
 )
 CHECK_REQUIRED = {"command": ("command",), "tcp": ("host", "port"), "http": ("url",), "sql": ("url", "query"),
                   "report": ("report_within_ms",)}
@@ -155,13 +156,14 @@ ON_FAILURE = section(
 
 SERVICE = section(
     Key("name", NAME, REQUIRED, "unique in the whole file, for it indexes haServiceTable"),
-    Key("agent", Kind("exec, address, filesystem or passive", text(1, 255).read), REQUIRED,
-        "exec: runs a program; address: an IP address; filesystem: mounts one; passive: an outside agent reports in"),
+    Key("agent", Kind("exec, address, filesystem, passive or ocf:PROVIDER:NAME", text(1, 255).read), REQUIRED,
+        "exec: runs a program; address: an IP address; filesystem: mounts one; passive: an outside agent reports in; "
+        "ocf:PROVIDER:NAME: a resource agent of that name"),
     Key("options", Kind("a mapping", RAW.read, variants=tuple(OPTIONS.items())), None, "what the agent needs to know"),
     Key("critical", BOOL, True, "a service that is not critical never moves its group"),
     Key("check", CHECK, None, "how it is checked"),
-    Key("start_timeout_ms", integer(10, DAY_MS), 20_000, "a start that takes longer has failed"),
-    Key("stop_timeout_ms", integer(10, DAY_MS), 20_000, "a stop that takes longer has failed"),
+    Key("start_timeout_ms", integer(10, DAY_MS), 20_000, "a start that takes longer has failed; ocf: default as its metadata says"),
+    Key("stop_timeout_ms", integer(10, DAY_MS), 20_000, "a stop that takes longer has failed; ocf: default as its metadata says"),
     Key("on_failure", ON_FAILURE, None, "what a failed service leads to"),
 )
 

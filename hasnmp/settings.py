@@ -62,7 +62,8 @@ class Arbiter:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How a service is checked. type: process (the program itself lives), command, tcp, http, sql, report, address, filesystem."""
+    """How a service is checked. type: process (the program itself lives), command, tcp, http, sql, report, address, filesystem,
+    monitor (an OCF agent's own)."""
 
     type: str = "process"
     every_ms: int = 5000
@@ -72,15 +73,14 @@ class Check:
     host: str = ""  # tcp: an IP address, so that no name look-up can block the engine
     port: int = 0  # tcp
     send: str = ""  # tcp
-    expect: str = (
-        ""  # tcp, http: must occur in the answer; sql: what the first column of the first row must be, as text
-    )
+    expect: str = ""  # tcp, http: must occur in the answer; sql: the first column of the first row, as text
     url: str = ""  # http; sql: as SQLAlchemy reads it, without a password
     status: int = 0  # http: the status wanted; 0 = any of 200..399
     query: str = ""  # sql
     password: bytes = field(default=b"", repr=False)  # sql: out of password_file
     user: str = ""  # sql: who the checker runs as; "" = the daemon's own user
     report_within_ms: int = 0  # passive
+    depth: int = 0  # monitor: OCF_CHECK_LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,29 @@ class OnFailure:
 class Service:
     name: str
     group: str
-    agent: str  # "exec" | "address" | "filesystem" | "passive"
+    agent: str  # "exec" | "address" | "filesystem" | "passive" | "ocf:PROVIDER:NAME"
     options: dict[str, Any]  # validated and completed by config.py for the agent's kind; see there
     critical: bool = True
     check: Check = Check()
     start_timeout_ms: int = 20000
     stop_timeout_ms: int = 20000
     on_failure: OnFailure = OnFailure()
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)  # ocf: options out of files: `NAME_file` -> NAME
+    # ocf: the times that the file does not give ("start_timeout_ms", "check.every_ms"...): the agent's own metadata may
+    unset: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The agent's first word: ocf for "ocf:heartbeat:pgsql"."""
+        return self.agent.partition(":")[0]
+
+    @property
+    def mounts(self) -> tuple[str, str] | None:
+        """Device and folder of the file system that it mounts, None if it mounts none."""
+        if self.agent not in ("filesystem", "ocf:heartbeat:Filesystem") or "directory" not in self.options:
+            return None
+        directory = str(self.options["directory"])
+        return str(self.options.get("device", "")), directory.rstrip("/") or directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ import time
 from typing import Any, Protocol
 
 from hasnmp import settings
+from hasnmp.agents import ocf
 from hasnmp.agents.address import AddressAgent
 from hasnmp.agents.checks import Verdict
 from hasnmp.agents.exec import ExecAgent
 from hasnmp.agents.filesystem import FilesystemAgent
 from hasnmp.agents.host import Host
+from hasnmp.agents.ocf import OcfAgent
 from hasnmp.agents.passive import PassiveAgent
 from hasnmp.core.events import Act, Action, Adopted, AgentResult, Outcome
 from hasnmp.runtime.kernel import boottime_ns
@@ -33,7 +35,7 @@ class Agent(Protocol):
 
 
 AGENTS: dict[str, type] = {
-    "exec": ExecAgent, "address": AddressAgent, "filesystem": FilesystemAgent, "passive": PassiveAgent,
+    "exec": ExecAgent, "address": AddressAgent, "filesystem": FilesystemAgent, "passive": PassiveAgent, "ocf": OcfAgent,
 }  # fmt: skip
 
 
@@ -42,8 +44,10 @@ class Agents:
 
     def __init__(self, services: tuple[settings.Service, ...], host: Host, log: Any) -> None:
         self._host, self._log = host, log
-        self._agents: dict[str, Agent] = {s.name: AGENTS[s.agent](s, host) for s in services}
+        self._agents: dict[str, Agent] = {s.name: AGENTS[s.kind](s, host) for s in services}
         self._tasks: set[asyncio.Task[None]] = set()
+        if any(s.kind == "ocf" for s in services):
+            ocf.make_folders(host)
 
     def adopt(
         self, running: tuple[Running, ...], addresses: tuple[HeldAddress, ...], groups: frozenset[str] = frozenset()
@@ -60,7 +64,12 @@ class Agents:
             if isinstance(agent, ExecAgent) and program.purpose is Purpose.SERVICE:
                 agent.adopt(program)
                 adopted.append(Adopted(program.service, program.pid, program.started_ns))
-            elif program.purpose is not Purpose.STOP:
+            elif isinstance(agent, OcfAgent) and program.purpose is Purpose.START and not program.run:
+                agent.adopt_up()
+                adopted.append(Adopted(program.service, 0, program.started_ns))
+            elif isinstance(agent, OcfAgent) and program.purpose in (Purpose.START, Purpose.STOP):
+                agent.adopt(program)
+            elif program.purpose is not Purpose.STOP and program.run:
                 self._log.warning("stray_program_ended", service=program.service, pid=program.pid)
                 self._host.end(self._host.adopt(program))
         for address in addresses:

@@ -8,11 +8,13 @@ of a database does is beyond any such bound: that is asked in a process of its o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import ipaddress
 import os
 import socket
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -89,10 +91,15 @@ class Asker:
             case other:
                 return Verdict(Outcome.OK, f"{other}: nothing to ask")
 
-    async def close(self) -> None:
-        """End what it keeps running, to be awaited by the service's stop: the group is given up only when nothing is left."""
-        if self._sql is not None:
-            await self._sql.close()
+    @contextlib.asynccontextmanager
+    async def closing(self) -> AsyncIterator[None]:
+        """While the service is stopped: end what it keeps running, too. The group is given up only when nothing is left."""
+        closing = asyncio.get_running_loop().create_task(self._sql.close()) if self._sql is not None else None
+        try:
+            yield
+        finally:
+            if closing is not None:
+                await closing
 
 
 async def command(service: settings.Service, host: Host, timeout_ms: int) -> Verdict:

@@ -88,11 +88,8 @@ class ExecAgent:
         return Verdict(Outcome.FAILED, last)
 
     async def stop(self, act: Act) -> Verdict:
-        closing = asyncio.get_running_loop().create_task(self._asker.close())
-        try:
+        async with self._asker.closing():
             return await self._stop(act)
-        finally:
-            await closing
 
     async def _stop(self, act: Act) -> Verdict:
         program = self._program

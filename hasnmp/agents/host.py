@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hasnmp import settings
@@ -46,6 +47,15 @@ def how_it_ended(exited: Exited) -> str:
     return f"{end} after {exited.took_us / 1e6:.1f} s" + (f"; last output: {tail[-200:]}" if tail else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where agents work. nodes: of the whole cluster."""
+
+    node: str = ""
+    nodes: tuple[str, ...] = ()
+    run_dir: str = "/run/hasnmp"
+
+
 class Host:
     """The engine's side of the guardian, for the agents.
 
@@ -59,8 +69,9 @@ class Host:
         send: Callable[[messages.FromEngine], None],
         tell: Callable[[Event], None],
         log: Any,
+        here: Here = Here(),
     ) -> None:
-        self.tell, self.log = tell, log
+        self.tell, self.log, self.here = tell, log, here
         self._send = send
         self._next_run = next_run
         self._starting: dict[int, asyncio.Future[Program]] = {}

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from hasnmp import __version__, model, settings
 from hasnmp.agents.acting import Agents
 from hasnmp.agents.fencing import Fencing
-from hasnmp.agents.host import Host
+from hasnmp.agents.host import Here, Host
 from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
     Act,
@@ -126,7 +126,8 @@ class Loop:
         self._writing = False
         self._leases = LeaseIoClient(self._loop, lease_sock, config.arbiter.io_timeout_ms, self.tell)
         self._store = StoreClient(self._loop, store_sock, self._persisted)
-        self._host = Host(hello.next_run, self._to_guardian, self.tell, log)
+        here = Here(node, tuple(each.name for each in config.nodes), config.run_dir)
+        self._host = Host(hello.next_run, self._to_guardian, self.tell, log, here)
         self._agents = Agents(config.services(), self._host, log)
         self._fencing = Fencing(config, node, self._host, log)
         self._links = Links(self._loop, config, node, self.tell)

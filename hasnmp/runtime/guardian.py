@@ -61,6 +61,7 @@ from hasnmp.runtime.messages import (
     FromGuardian,
     Hello,
     MessageError,
+    Purpose,
     Running,
     Stop,
     channel_pair,
@@ -251,7 +252,9 @@ class Guardian:
         hello = Hello(
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
-                  for p in self.programs.running.values() if p.status is None and not p.silent),
+                  for p in self.programs.running.values() if p.status is None and not p.silent)
+            + tuple(Running(0, up.group, service, Purpose.START, 0, up.since_ns)
+                    for service, up in self.programs.up.items() if up.well),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.orders.next_run, self.engine_deaths,
             self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),

@@ -64,7 +64,8 @@ class MessageError(HasnmpError):
 
 class Purpose(StrEnum):
     SERVICE = "service"  # runs as long as the service does; needs a live lease
-    STOP = "stop"  # a command that starts or stops a service and ends by itself (mount too); needs a live lease
+    START = "start"  # starts a service and ends; what it leaves running is the service. Needs a live lease and a control group
+    STOP = "stop"  # a command that ends by itself, with all that it started: stop, mount; needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
     FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
 
@@ -202,7 +203,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A program that the guardian runs from before this engine's start."""
+    """A program that the guardian runs from before this engine's start; run 0, pid 0: a service that is up because an action
+    of purpose START ended well."""
 
     run: int
     group: str
@@ -283,7 +285,7 @@ _CONVERT: dict[str, Any] = {
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
     "ok": bool, "timed_out": bool, "halfway": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
-    "command": int, "stop_ms": int,
+    "command": int, "stop_ms": int, "oom_score_adjust": int,
 }  # fmt: skip
 
 

@@ -19,6 +19,10 @@ from hasnmp.runtime.processes import MS, log
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
+NO_CGROUP_TO_LEAVE = (
+    "what it starts could not be ended with certainty: hasnmpd can write no control group (version 2) here; run it as root, or "
+    "use the agent exec"
+)
 RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
 
 
@@ -96,6 +100,9 @@ class Orders:
             refusal = f"no live lease of group {group}"
         if refusal:
             self.guardian._tell(RunFailed(message.run, Outcome.REFUSED, refusal))
+            return
+        if message.purpose is Purpose.START and not self.guardian.programs.cgroups:
+            self.guardian._tell(RunFailed(message.run, Outcome.FAILED, NO_CGROUP_TO_LEAVE))
             return
         if message.purpose is Purpose.SERVICE and self.guardian.programs.occupied(group, message.service):
             text = f"a program of {message.service} still runs"

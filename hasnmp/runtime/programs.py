@@ -130,6 +130,15 @@ class Program:
 
 
 @dataclass(slots=True)
+class Up:
+    """A service that an action of purpose START began. well: that action ended well, so the service is up."""
+
+    group: str
+    since_ns: int
+    well: bool = False
+
+
+@dataclass(slots=True)
 class Programs:
     """All programs of one node. Messages for the engine come out of `tell`."""
 
@@ -140,6 +149,7 @@ class Programs:
     close_in_child: Callable[[], None] = lambda: None
     children: bool = True  # they are this process's own; False: a deputy looks after another's
     running: dict[int, Program] = field(default_factory=dict)  # run -> program, until its Exited
+    up: dict[str, Up] = field(default_factory=dict)  # service -> its start, until a stop of it ended well
     _by_pid: dict[int, Program] = field(default_factory=dict)
     _null: int = -1
 
@@ -156,7 +166,7 @@ class Programs:
         run, stdin = replace(run, stdin=""), run.stdin  # what it is given may be a password: not kept
         folder = None
         if self.cgroups:
-            leaf = run.service if run.purpose is Purpose.SERVICE else f"+{run.run}"
+            leaf = run.service if run.purpose in (Purpose.SERVICE, Purpose.START) else f"+{run.run}"
             folder = self.cgroups.make(run.group, leaf)
         given = self._filled(stdin.encode()) if stdin else self._null
         output, output_in = os.pipe2(os.O_CLOEXEC)
@@ -182,6 +192,8 @@ class Programs:
         os.set_blocking(errors, False)
         deadline = now + run.timeout_ms * MS if run.timeout_ms else NEVER
         program = Program(run, pid, now, deadline, output, errors, folder)
+        if run.purpose is Purpose.START:
+            self.up.setdefault(run.service, Up(run.group, now)).well = False
         self.running[run.run] = self._by_pid[pid] = program
         self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
         self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))
@@ -343,7 +355,10 @@ class Programs:
                 for pid in tuple(_tree(program.pid)):
                     _kill(pid)
             _kill(program.pid)  # it may not have reached its control group yet
-        if program.folder:
+        if program.run.purpose is Purpose.START:
+            if program.status is None:  # the action alone: what it started already is for the service's stop to end
+                _kill_group(program.pid)
+        elif program.folder:
             self.cgroups.kill(program.folder)  # type: ignore[union-attr]
         else:
             _kill_group(program.pid)
@@ -378,11 +393,29 @@ class Programs:
             self._executed(program)
             program.status, program.ended_ns = status, now
             self._end(program)
+            self._note_what_is_up(program)
             self._settle(program, now)
+
+    def _note_what_is_up(self, program: Program) -> None:
+        """A start that ended well leaves a service; after a stop that did so (exit status 0, or 7: it did not run) there is none,
+        and what may be left of it ends by force."""
+        run, code = program.run, os.waitstatus_to_exitcode(program.status or 0)
+        up = self.up.get(run.service)
+        if up is None or program.failure:
+            return
+        if run.purpose is Purpose.START:
+            up.well = code == 0
+        elif run.purpose is Purpose.STOP and code in (0, 7):
+            del self.up[run.service]
+            if self.cgroups:
+                self.cgroups.kill(self.cgroups.group(run.group) / run.service)
+                self.cgroups.remove(self.cgroups.group(run.group) / run.service)
 
     def _gone(self, program: Program) -> bool:
         if program.status is None:
             return False
+        if program.run.purpose is Purpose.START:
+            return True  # what it left is the service
         if program.folder:
             return not self.cgroups.populated(program.folder)  # type: ignore[union-attr]
         return not self._strays_of(program)
@@ -472,7 +505,7 @@ class Programs:
 
     def end_group(self, group: str) -> None:
         """SIGKILL to everything of the group: agent programs first, then the services."""
-        for program in self._of(group, (Purpose.CHECK, Purpose.STOP)):
+        for program in self._of(group, (Purpose.CHECK, Purpose.START, Purpose.STOP)):
             self._end(program)
         for program in self._of(group, (Purpose.SERVICE,)):
             self._end(program)
@@ -495,6 +528,8 @@ class Programs:
         return [f"process {pid} ({what})" for pid, what in found.items()]
 
     def group_folder_removed(self, group: str) -> None:
+        """Nothing of the group is here any more, seen and confirmed."""
+        self.up = {service: up for service, up in self.up.items() if up.group != group}
         if self.cgroups:
             self.cgroups.remove(self.cgroups.group(group))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -166,7 +167,9 @@ def test_a_check_that_hangs_ends_at_its_time_limit_and_delays_nothing() -> None:
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         check = settings.Check("tcp", host="127.0.0.1", port=port, send="?", expect="!")
-        bench.agents._agents["web"]._service = service(command=("sleep", "60"), check=check)  # type: ignore[attr-defined]
+        agent: Any = bench.agents._agents["web"]
+        agent._service = service(command=("sleep", "60"), check=check)
+        agent._asker = checks.Asker(agent._service, bench.host)
         result = await bench.act("web", Action.CHECK, timeout_ms=200)
         server.close()
         assert result.outcome is Outcome.TIMED_OUT and 190_000 < result.took_us < 260_000

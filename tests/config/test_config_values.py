@@ -581,7 +581,7 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch:
 
 def test_the_example_is_valid_and_shows_every_key() -> None:
     config = load(str(EXAMPLE), strict_files=False)
-    assert {service.agent for service in config.services()} == set(OPTIONS)
+    assert {service.kind for service in config.services()} == {*OPTIONS, "ocf"}
     assert {service.check.type for service in config.services()} >= {
         "http",
         "tcp",
@@ -590,6 +590,7 @@ def test_the_example_is_valid_and_shows_every_key() -> None:
         "report",
         "address",
         "filesystem",
+        "monitor",
     }
     text = EXAMPLE.read_text()
     missing = [path for path in known_keys() if not re.search(rf"\b{re.escape(path.rpartition('.')[2])}:", text)]
@@ -689,6 +690,6 @@ def _place(document: Any, path: str) -> tuple[Any, str]:
 
 
 def test_every_agent_and_check_type_is_in_the_tables() -> None:
-    assert set(OPTIONS) == set(CHECK_TYPES)
+    assert {*OPTIONS, "ocf"} == set(CHECK_TYPES)
     types = {word for words in CHECK_TYPES.values() for word in words}
     assert {word for key in CHECK.keys for word in key.only} == types
