@@ -328,7 +328,11 @@ def parser() -> Parser:
 
     add("reload", reload, "have the daemon read its configuration file anew; what did not change runs on", where, order)
     made = add(
-        "apply", apply, "have all nodes go by a file at once: for times, which a reload may not change", where, order
+        "apply",
+        apply,
+        "have all nodes go by a file at once: for times, nodes, links and the lease disk, which a reload may not change",
+        where,
+        order,
     )
     made.add_argument("file", metavar="FILE")
     made = add("check-config", tools.check_config, "every fault of a configuration file")

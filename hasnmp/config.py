@@ -28,12 +28,15 @@ from hasnmp.model import Failback
 from hasnmp.settings import (
     Arbiter,
     Check,
+    ClientKey,
+    Clients,
     Community,
     Config,
     Control,
     Fencing,
     Group,
     Heartbeat,
+    Hook,
     Log,
     MibView,
     NodeSettings,
@@ -193,6 +196,8 @@ def _build(root: Section, options: dict[str, Section], source: str) -> Config:
         fencing=Fencing(**root["fencing"].values),
         watchdog=watchdog,
         snmp=_snmp(root["snmp"]),
+        clients=_clients(root["clients"]),
+        hooks=tuple(Hook(**hook.values) for hook in root["hooks"] or ()),
         control=Control(root["control"]["socket"] or f"{root['run_dir']}/control.sock", root["control"]["group"]),
         events_keep=root["events"]["keep"],
         state_dir=root["state_dir"],
@@ -225,7 +230,18 @@ def _service(group: str, service: Section, options: dict[str, Section]) -> Servi
     chosen = {**options[service["name"]].values}
     if "env" in chosen:
         chosen["env"] = dict(chosen["env"])  # not the schema's own default
-    return Service(service["name"], group, service["agent"], chosen, check=check, on_failure=on_failure, **rest)
+    port = service["endpoint"]["port"]
+    return Service(
+        service["name"], group, service["agent"], chosen, check=check, on_failure=on_failure, endpoint_port=port, **rest
+    )  # fmt: skip
+
+
+def _clients(clients: Section) -> Clients:
+    keys = tuple(
+        ClientKey(k["name"], tuple(s.octets for s in k["key_files"] if s.octets), k["from"], k["report"])
+        for k in clients["keys"]
+    )
+    return Clients(clients["listen"], keys)
 
 
 def _snmp(snmp: Section) -> Snmp:

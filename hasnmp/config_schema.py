@@ -37,6 +37,7 @@ from hasnmp.config_read import (
     text,
 )
 from hasnmp.config_views import VIEW
+from hasnmp.model import Kind as EventKind
 
 NAME = matching(
     "name of this form",
@@ -154,6 +155,7 @@ ON_FAILURE = section(
     Key("then", choice("failover", "stop", "ignore"), "failover", "failover | stop | ignore"),
 )
 
+ENDPOINT = section(Key("port", integer(0, 65535), 0, "0: not told, the client knows it"))
 SERVICE = section(
     Key("name", NAME, REQUIRED, "unique in the whole file, for it indexes haServiceTable"),
     Key("agent", Kind("exec, address, filesystem, passive or ocf:PROVIDER:NAME", text(1, 255).read), REQUIRED,
@@ -165,6 +167,7 @@ SERVICE = section(
     Key("start_timeout_ms", integer(10, DAY_MS), 20_000, "a start that takes longer has failed; ocf: default as its metadata says"),
     Key("stop_timeout_ms", integer(10, DAY_MS), 20_000, "a stop that takes longer has failed; ocf: default as its metadata says"),
     Key("on_failure", ON_FAILURE, None, "what a failed service leads to"),
+    Key("endpoint", ENDPOINT, None, "what clients are told that ask where it is"),
 )
 
 FAILOVER_LIMIT = section(
@@ -244,6 +247,28 @@ SNMP = section(
     Key("agentx_access", choice("read", "operate"), "read", "operate: the master may SET, for whomever its own rules let"),
 )
 
+CLIENT_KEY = section(
+    Key("name", NAME, REQUIRED, "how datagrams and logs call the key"),
+    Key("key_files", list_of(HEARTBEAT_KEY, 1, 8, unique=True), REQUIRED,
+        "the key: all verify, and an answer is signed as its request was, so that keys roll without an outage"),
+    Key("from", list_of(NETWORK, 0, 64, unique=True), (), "networks that it may be used from; empty: anywhere"),
+    Key("report", list_of(NAME, 0, 1000, unique=True), (), "passive services that its holder may report up or down"),
+)
+CLIENTS = section(
+    Key("listen", list_of(LISTEN, 0, 16, unique=True), (), "where datagrams are answered; empty: nowhere"),
+    Key("keys", list_of(CLIENT_KEY, 0, 64), (), "who may ask, and report"),
+)
+
+HOOK_EVENTS = ("before_start", "before_stop", "after_stop", *(kind.name.lower() for kind in EventKind))
+HOOK = section(
+    Key("on", choice(*HOOK_EVENTS), REQUIRED,
+        "before_start, before_stop, after_stop: of a group, on this node; or an event's name, as takeover_completed"),
+    Key("run", COMMAND, REQUIRED, "the program; it is told by HASNMP_... in its environment, and JSON on standard input"),
+    Key("timeout_ms", integer(10, DAY_MS), 5000, "then it is ended, and has failed"),
+    Key("required", BOOL, False, "before_start, before_stop: a failure stops the transition"),
+    Key("groups", list_of(NAME, 1, 64, unique=True), (), "only for these groups; default: all"),
+)
+
 EVENTS = section(Key("keep", integer(10, 100_000), 1000, "events kept, over restarts too"))
 CONTROL = section(
     Key("socket", SOCKET, None, "where clients reach the daemon; default: control.sock in run_dir"),
@@ -270,7 +295,8 @@ FORM = (
     Key("fencing", FENCING, None, "how the fence devices are kept in view"),
     Key("watchdog", WATCHDOG, None, "resets this machine if the guardian fails; default: none"),
     Key("snmp", SNMP, None, "the agent"),
-    Key("hooks", absent("hooks are", "leave it out; a trap receiver can run programs"), None, ""),
+    Key("clients", CLIENTS, None, "who may ask by UDP who runs a service, and report on passive ones"),
+    Key("hooks", list_of(HOOK, 0, 256), (), "programs that are run at transitions and events, in this order"),
     Key("events", EVENTS, None, "the event ring"),
     Key("control", CONTROL, None, "the local socket"),
     Key("state_dir", DIRECTORY, "/var/lib/hasnmp", "what must survive a reboot: events, counters, decisions"),

@@ -252,6 +252,7 @@ class Kind(StrEnum):
     STATE_SAVED = "stateSaved"
     COMMAND_GIVEN = "commandGiven"
     COMMAND_REFUSED = "commandRefused"
+    HOOK_FAILED = "hookFailed"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -286,6 +287,7 @@ SEVERITIES: dict[Kind, Severity] = {
     Kind.EVENTS_LOST: Severity.WARNING,
     Kind.FENCE_STARTED: Severity.WARNING,
     Kind.COMMAND_REFUSED: Severity.WARNING,
+    Kind.HOOK_FAILED: Severity.WARNING,
 }
 
 CLEARS: frozenset[Kind] = frozenset(clear for _, clear in ALARMS.values())

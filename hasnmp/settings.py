@@ -104,6 +104,7 @@ class Service:
     secrets: dict[str, str] = field(default_factory=dict, repr=False)  # ocf: options out of files: `NAME_file` -> NAME
     # ocf: the times that the file does not give ("start_timeout_ms", "check.every_ms"...): the agent's own metadata may
     unset: tuple[str, ...] = ()
+    endpoint_port: int = 0  # told to clients that ask where it is; 0 = they know
 
     @property
     def kind(self) -> str:
@@ -132,7 +133,7 @@ class Group:
     disk: bool = False
     accept_unfenced_disk: bool = False  # the administrator takes that risk: it is taken like a group without a disk
     on_stop_failure: str = "block"  # "block" | "fence": a node that can't stop it is fenced by the next one
-    # While `nodes` are being changed (Applying): who of the old and the new ones may not take it meanwhile.
+    # While its nodes are being changed (Config.webs): who of the old and the new ones may not take it meanwhile.
     also: tuple[str, ...] = ()
 
     def asked(self) -> tuple[str, ...]:
@@ -213,6 +214,37 @@ class Snmp:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientKey:
+    """Who may ask by UDP who runs a service (wire_clients.py). networks: from; () = anywhere. report: the passive services
+    that its holder may report on."""
+
+    name: str
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)  # all verify; an answer is signed as its request was
+    networks: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    listen: tuple[str, ...] = ()  # () = nobody is answered
+    keys: tuple[ClientKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A program that is run at a transition (before_start, before_stop, after_stop) or an event (takeover_completed, ...).
+
+    groups: only for these, where it concerns a group; () = all. required: a failure stops the transition.
+    """
+
+    on: str
+    run: tuple[str, ...]
+    timeout_ms: int = 5000
+    required: bool = False
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     socket: str = "/run/hasnmp/control.sock"
     group: str = ""  # "" = the daemon's own group only
@@ -242,16 +274,6 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True)
-class Applying:
-    """A change of groups' `nodes` is under way: the old and the new ones both count. by: the node that ends it when all have
-    come so far. before: group -> its nodes before, of every group that there was. target: the digest of what it leads to."""
-
-    by: str
-    before: dict[str, tuple[str, ...]]
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     cluster: str
     nodes: tuple[NodeSettings, ...]
@@ -262,16 +284,24 @@ class Config:
     fencing: Fencing = Fencing()
     watchdog: Watchdog = Watchdog()
     snmp: Snmp = Snmp()
+    clients: Clients = Clients()
+    hooks: tuple[Hook, ...] = ()
     control: Control = Control()
     events_keep: int = 1000
     state_dir: str = "/var/lib/hasnmp"
     run_dir: str = "/run/hasnmp"
     log: Log = Log()
     source: str = ""
-    applying: Applying | None = None
+    # Of groups whose `nodes` are just being changed: each set of nodes by which some node may still go, the file's own last.
+    webs: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     # 16 hex digits over what safety rests on: cluster, nodes, links, fence levels, heartbeat times, arbiter, watchdog, and
     # groups' names, nodes and disks
     digest: str = ""
+
+    def goes_with(self, digest: str) -> bool:
+        """Does a node of that digest have the same file, with its groups' nodes in force or just being changed? Between these two
+        leases are safe."""
+        return digest == self.digest or digest == beside(self.digest)
 
     def node(self, name: str) -> NodeSettings:
         """Raises KeyError: no such node."""
@@ -290,3 +320,12 @@ class Config:
     def services(self) -> tuple[Service, ...]:
         """Every service of every group, in the file's order."""
         return tuple(service for group in self.groups for service in group.services)
+
+
+_TURNED = dict(zip("0123456789abcdef", "1032547698badcfe", strict=True))
+
+
+def beside(digest: str) -> str:
+    """A file's digest while groups' nodes are being changed to what it says, from the one when they are, and back: the last bit
+    is turned."""
+    return digest[:-1] + _TURNED.get(digest[-1:], "")

@@ -170,6 +170,18 @@ class Host:
                            stdin=stdin)  # fmt: skip
         return await self._to_its_end(await self._started(run))
 
+    async def hook(self, group: str, argv: tuple[str, ...], env: dict[str, str], stdin: str, timeout_ms: int) -> Exited:
+        """Run one of the administrator's own programs to its end. group: whose lease it needs, and with which it ends; "" =
+        none. Raises NotRun, MessageError (stdin is too long). Cancelled, it ends the program by force."""
+        run = messages.Run(
+            self._number(), group, "", argv, Purpose.HOOK, env, cwd="/", timeout_ms=timeout_ms, stdin=stdin
+        )  # fmt: skip
+        return await self._to_its_end(await self._started(run))
+
+    def token_of(self, group: str) -> int:
+        """Of the newest lease that went to the guardian, 0 for none."""
+        return self._tokens.get(group, 0)
+
     async def _to_its_end(self, program: Program) -> Exited:
         try:
             return await asyncio.shield(program.exited)
@@ -226,9 +238,8 @@ class Host:
         program = self._programs.pop(message.run, None)
         if program is None:
             # It ended while no engine lived; what was not adopted is started again or not by the core's own rules.
-            how = (
-                how_it_ended(message) if message.purpose is not Purpose.FENCE else "a fence agent"
-            )  # which may tell secrets
+            secret = message.purpose in (Purpose.FENCE, Purpose.HOOK)
+            how = f"a {message.purpose} program" if secret else how_it_ended(message)  # which may tell secrets
             self.log.info("former_program_ended", service=message.service, how=how)
             return
         program.exited.set_result(message)

@@ -53,6 +53,7 @@ from hasnmp.runtime.kernel import (
     start_time,
 )
 from hasnmp.runtime.kernel_address import KernelAddresses
+from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.runtime.messages import (
     AddressLost,
     Alarm,
@@ -116,6 +117,7 @@ class Guardian:
     children: Children
     lock: int = -1  # the descriptor that is locked while this node has its guardian
     guard: Guard = field(init=False)
+    board: LeaseBoard = field(default_factory=LeaseBoard)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
     addresses: GroupAddresses = field(init=False)
@@ -150,10 +152,10 @@ class Guardian:
         config, node = self.config, self.node
         self.orders, self.handover = Orders(self), Handover(self)
         self.obey = self.orders.obey
-        self.guard = Guard(config.heartbeat.kill_ms * MS)
+        self.guard = Guard(config.heartbeat.kill_ms * MS, show=self.board.show)
         set_name("hasnmpd")
         adopt_orphans()
-        self.family = Family.make(config, node, self.children)
+        self.family = Family.make(config, node, self.children, self.board)
         if not handed:
             leftovers.end_former_engine(self)
         cgroups = open_cgroups(config, node)
@@ -196,7 +198,8 @@ class Guardian:
             return
         self._take_pills()
         for child in self.family.others:
-            self.family.fork(child)
+            if child.wanted():
+                self.family.fork(child)
         self._fork_engine()
         self.feeder.notify("READY=1")
         self.feeder.feed(boottime_ns())
@@ -358,7 +361,7 @@ class Guardian:
 
     def _start_what_is_due(self, now: int) -> None:
         for child in self.family.others:
-            if not child.pid and child.start_at_ns <= now:
+            if not child.pid and child.start_at_ns <= now and child.wanted():
                 self.family.fork(child)
         engine = self.family.engine
         waits = self.ending.holds_up(now) or self.reload.holds()
@@ -500,7 +503,7 @@ class Guardian:
         if self.orders.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
-            if not child.pid:
+            if not child.pid and child.wanted():
                 waits = child is self.family.engine and (self.ending.until or (self.pills and self.pills.pending))
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
         return min(at, self.heard_ns + SILENT_NS) if self.channel else at

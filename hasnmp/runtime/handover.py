@@ -37,8 +37,9 @@ from hasnmp.runtime.kernel import boot_id, boottime_ns
 from hasnmp.runtime.kernel_address import Live
 from hasnmp.runtime.messages import Channel, HeldAddress, Message, Purpose, Run, decode, encode
 from hasnmp.runtime.orders import PendingRelease
+from hasnmp.runtime.proc import is_dead
 from hasnmp.runtime.processes import MS, S, log
-from hasnmp.runtime.programs import Program, Up, is_dead
+from hasnmp.runtime.programs import Program, Up
 from hasnmp.settings import Config
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ REHEARSAL_NS = 30 * S  # what the new code may take to read the configuration
 PAUSE_NS = 300 * MS  # between the renewals of two processes
 PATIENCE_NS = 5 * S  # how long the engine's renewal waits for what it has under way; and any other process to end
 ASK_S = 90.0  # what `hasnmpd --handover` waits
-ORDER = ("lease_io", "store", "pills", "engine", "snmp")
+ORDER = ("lease_io", "store", "pills", "engine", "snmp", "clients")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -143,6 +144,10 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
     g.cleaned = tuple(values["cleaned"])
     for child in g.family.all():
         child.pid, child.started_ns, child.start_at_ns = values["family"].get(child.name, (0, 0, 0))
+        if child.name == "clients" and child.pid:
+            os.kill(
+                child.pid, signal.SIGKILL
+            )  # what it reads of leases is the former code's: nobody wipes it out any more
     for name, numbers in values["pairs"].items():
         for sock, number in zip(g.family.pairs.get(name, ()), numbers, strict=False):
             os.dup2(number, sock.fileno(), inheritable=False)  # the object stays the same for whoever has it

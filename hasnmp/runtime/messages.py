@@ -14,6 +14,7 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     Reload(command)               Retire(...) or ReloadEnded(...); without a Reload, too (SIGHUP)
     Stage(ident, document)        Staged(ident, code, text)
     Adopt(ident, command)         as after Reload
+    Forward(command)              as after Reload
     GiveUp(text)                  -
                                   Alarm(text), Stop()
 
@@ -39,6 +40,7 @@ from hasnmp.core.events import (
     Adopt,
     Extend,
     Extended,
+    Forward,
     GiveUp,
     HeldLease,
     Outcome,
@@ -68,6 +70,9 @@ class Purpose(StrEnum):
     STOP = "stop"  # a command that ends by itself, with all that it started: stop, mount; needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
     FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
+    HOOK = (
+        "hook"  # the administrator's own program; of a group it needs a live lease, of none (group "") it needs nothing
+    )
 
 
 class AddressOp(StrEnum):
@@ -252,7 +257,7 @@ class Hello:
     reload_command: int = 0
 
 
-FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp | Stage | Adopt
+FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp | Stage | Adopt | Forward
 FromGuardian = (
     Extended
     | Released
@@ -274,7 +279,7 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
-        Reload, GiveUp, Stage, Adopt, Retire, ReloadEnded, Staged,
+        Reload, GiveUp, Stage, Adopt, Forward, Retire, ReloadEnded, Staged,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}
@@ -283,7 +288,7 @@ _CONVERT: dict[str, Any] = {
     **dict.fromkeys(("argv", "services", "groups", "keys"), lambda words: tuple(str(word) for word in words)),
     "env": lambda env: {str(k): str(v) for k, v in env.items()},
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
-    "ok": bool, "timed_out": bool, "halfway": bool,
+    "ok": bool, "timed_out": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
     "command": int, "stop_ms": int, "oom_score_adjust": int,
 }  # fmt: skip

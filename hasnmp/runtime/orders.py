@@ -10,7 +10,19 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hasnmp.core.events import Adopt, Extend, Extended, GiveUp, HeldLease, Outcome, Release, Released, Reload, Stage
+from hasnmp.core.events import (
+    Adopt,
+    Extend,
+    Extended,
+    Forward,
+    GiveUp,
+    HeldLease,
+    Outcome,
+    Release,
+    Released,
+    Reload,
+    Stage,
+)
 from hasnmp.core.guard import NEVER
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Address, AddressDone, AddressOp, Alive, End, Purpose, Run, RunFailed, Signal
@@ -64,6 +76,8 @@ class Orders:
                 self.guardian.reload.stage(ident, document)
             case Adopt(ident, command):
                 self.guardian.reload.adopt(ident, command)
+            case Forward(command):
+                self.guardian.reload.forward(command)
             case GiveUp(text):
                 self.guardian.reload.given_up(text)
             case _:
@@ -88,7 +102,9 @@ class Orders:
     def _run(self, message: Run) -> None:
         self.next_run = max(self.next_run, message.run + 1)
         group, fence = message.group, message.purpose is Purpose.FENCE
-        free = fence or message.purpose is Purpose.CHECK  # it needs no lease
+        free = (
+            fence or message.purpose is Purpose.CHECK or (message.purpose is Purpose.HOOK and not group)
+        )  # of a lease
         refusal = ""
         if message.run in self.guardian.programs.running:
             refusal = f"run {message.run} is in use"

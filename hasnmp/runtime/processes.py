@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from hasnmp.runtime import log as logs
 from hasnmp.runtime.kernel import boottime_ns, die_with, set_name, set_oom_score
+from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.runtime.messages import Channel, Hello
 from hasnmp.settings import Config, Log
 
@@ -56,6 +57,7 @@ class Children:
     engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
     lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node, warm)
     pills(config, node, socket): a SOCK_SEQPACKET socket to the guardian itself (pills.py)
+    clients(config, node, board): only where the configuration has `clients.listen`
     """
 
     engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
@@ -63,6 +65,7 @@ class Children:
     store: Callable[[Config, str, socket.socket], int] | None = None
     snmp: Callable[[Config, str, bool], int] | None = None  # warm: it ran before, under this guardian
     pills: Callable[[Config, str, socket.socket], int] | None = None
+    clients: Callable[[Config, str, LeaseBoard], int] | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ class Child:
     deaths: int = 0  # in a row, each before it was steady
     warm: bool = False  # one ran before, under this guardian
     longest_ns: int = BACK_OFF_NS[1]
+    wanted: Callable[[], bool] = lambda: True  # by the configuration of this moment
 
     def died(self, now: int) -> None:
         self.pid, self.warm = 0, True
@@ -98,7 +102,7 @@ class Family:
     close_in_child: list[Callable[[], None]] = field(default_factory=list)  # what is the guardian's alone
 
     @classmethod
-    def make(cls, config: Config, node: str, children: Children) -> Family:
+    def make(cls, config: Config, node: str, children: Children, board: LeaseBoard) -> Family:
         pairs = {
             name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             for name in ("lease_io", "store", *["pills"] * bool(children.pills))
@@ -119,6 +123,10 @@ class Family:
             agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
             agent.main = lambda: snmp(family.config, node, agent.warm)
             others.append(agent)
+        if clients := children.clients:
+            desk = Child("clients", "hasnmp-clients", lambda: clients(family.config, node, board))
+            desk.wanted = lambda: bool(family.config.clients.listen)
+            others.append(desk)
         return family
 
     def configure(self, config: Config, restart: Iterable[str]) -> None:

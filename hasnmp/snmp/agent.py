@@ -505,7 +505,8 @@ class Agent:
             self._writer.write(protocol.encode({
                 **command, "type": "command", "id": number, "requester": f"snmp:{requester}", "address": host,
             }))  # fmt: skip
-            answer = await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                answer = await future
             self._record.known = isinstance(answer, CommandRow) and answer.state is CommandState.REFUSED
             return answer
         except TimeoutError:

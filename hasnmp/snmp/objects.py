@@ -174,7 +174,7 @@ KIND_NUMBERS: dict[Kind, int] = {kind: number for number, kind in enumerate((
     Kind.ENGINE_DOWN, Kind.ENGINE_UP, Kind.ALIVE, Kind.EVENTS_LOST,
     Kind.FENCE_STARTED, Kind.FENCE_UNTESTED, Kind.FENCE_TESTED, Kind.CONFIG_REFUSED, Kind.CONFIG_ACCEPTED,
     Kind.WATCHDOG_LOST, Kind.WATCHDOG_RESTORED, Kind.STATE_NOT_SAVED, Kind.STATE_SAVED,
-    Kind.COMMAND_GIVEN, Kind.COMMAND_REFUSED), 1)}  # fmt: skip
+    Kind.COMMAND_GIVEN, Kind.COMMAND_REFUSED, Kind.HOOK_FAILED), 1)}  # fmt: skip
 
 
 def _fit(syntax: Syntax, raw: Any) -> Value:

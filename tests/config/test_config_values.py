@@ -126,7 +126,7 @@ groups:
          options: {command: [sleep, "1"], env: {A: "1"}, cwd: x/, user: root, oom_score_adjust: -9, stop_signal: KILL, stop_command: [/bin/true]},
          check: {type: http, url: "http://[::1]:8080/x", expect: ok, status: 204, every_ms: 20, timeout_ms: 11, fail_after: 2},
          on_failure: {restart: 0, within_s: 1, then: ignore}}
-      - {name: t, agent: exec, options: {command: [/bin/true]},
+      - {name: t, agent: exec, options: {command: [/bin/true]}, endpoint: {port: 7001},
          check: {type: tcp, host: "::1", port: 7, send: "PING\\r\\n", expect: PONG, every_ms: 2000}}
       - {name: c, agent: exec, options: {command: [/bin/true]}, check: {type: command, command: [/bin/false, "-x"]}}
       - {name: s, agent: exec, options: {command: [/bin/true]},
@@ -152,7 +152,12 @@ snmp:
   agentx_access: operate
 fencing: {test_every_s: 0, test_alarm_s: 7}
 watchdog: {device: /dev/wd, timeout_s: 3}
-hooks: []
+clients:
+  listen: ["192.0.2.1:5406", "[2001:DB8::1]:5406"]
+  keys: [{name: apps, key_files: [f]}, {name: feed, key_files: [f, g], from: [192.0.2.9], report: [p]}]
+hooks:
+  - {on: before_start, run: [/bin/true, "-x"], timeout_ms: 70, required: true, groups: [g]}
+  - {on: node_lost, run: [/bin/false]}
 events: {keep: 10}
 control: {group: wheel}
 state_dir: state
@@ -205,6 +210,7 @@ log: {format: json, level: debug}
                     settings.Service(
                         "t", "g", "exec", plain,
                         check=check("tcp", 2000, 2000, host="::1", port=7, send="PING\r\n", expect="PONG"),
+                        endpoint_port=7001,
                     ),
                     settings.Service("c", "g", "exec", plain, check=check("command", command=("/bin/false", "-x"))),
                     settings.Service(
@@ -232,6 +238,10 @@ log: {format: json, level: debug}
             ),
             True, 60, settings.Throttle(0, 1), (web, one), agentx="/etc/snmp/master", agentx_access="operate", backlog=11, authentication_traps=True,
         ),
+        clients=settings.Clients(("192.0.2.1:5406", "[2001:db8::1]:5406"), (
+            settings.ClientKey("apps"), settings.ClientKey("feed", (), ("192.0.2.9/32",), ("p",)),
+        )),
+        hooks=(settings.Hook("before_start", ("/bin/true", "-x"), 70, True, ("g",)), settings.Hook("node_lost", ("/bin/false",))),
         control=settings.Control("/run/x/control.sock", "wheel"),
         events_keep=10,
         state_dir="/etc/hasnmp/state",
@@ -601,7 +611,7 @@ def test_the_example_shows_the_true_defaults() -> None:
     """The value shown is the default, says its head: for every key that has one and is not marked otherwise."""
     text = EXAMPLE.read_text()
     marked = {"listen", "nodes", "env", "reach", "group", "users", "communities", "notify", "from", "stop_command", "user",
-              "priv", "access", "fence", "exclude"}  # fmt: skip
+              "priv", "access", "fence", "exclude", "keys", "report", "groups", "hooks"}  # fmt: skip
     shown = 0
     for path, key in known_keys().items():
         name = path.rpartition(".")[2]
@@ -619,7 +629,7 @@ def test_the_example_with_every_secret_in_place(tmp_path: Path) -> None:
     """Each file that it names, and nothing else, is missing for it to be used."""
     text = EXAMPLE.read_text().replace("/etc/hasnmp/", f"{tmp_path}/").replace("group: hasnmp", "group: root")
     for name in re.findall(rf"{tmp_path}/([a-z.]+)", text):
-        (tmp_path / name).write_text("0123456789abcdef0123456789abcdef\n")
+        (tmp_path / name).write_text(f"{name} 0123456789abcdef0123456789abcdef\n")
         (tmp_path / name).chmod(0o600)
     (tmp_path / "c.yaml").write_text(text)
     config = load(str(tmp_path / "c.yaml"))
@@ -642,7 +652,7 @@ def test_a_wrong_type_is_a_fault_of_that_key(path: str) -> None:
 def _document() -> Any:
     """A whole document, with a service for each agent and check type."""
     services = [
-        {"name": "e", "agent": "exec", "options": {"command": ["x"]}, "check": {}, "on_failure": {}},
+        {"name": "e", "agent": "exec", "options": {"command": ["x"]}, "check": {}, "on_failure": {}, "endpoint": {}},
         {"name": "a", "agent": "address", "options": {"ip": "192.0.2.9/24", "interface": "e"}, "check": {}},
         {"name": "p", "agent": "passive", "options": {}, "check": {"report_within_ms": 1000}},
         {
@@ -665,6 +675,8 @@ def _document() -> Any:
             "notify": [{"to": "192.0.2.1:162", "version": 3, "user": "u"}],
             "throttle": {},
         },
+        "clients": {"listen": ["192.0.2.1:5406"], "keys": [{"name": "k", "key_files": ["k"]}]},
+        "hooks": [{"on": "node_lost", "run": ["x"]}],
         "events": {},
         "fencing": {},
         "watchdog": {"device": "/dev/watchdog"},

@@ -30,6 +30,7 @@ RULES: dict[str, set[str]] = {
     "cli": PURE | {"console"},
     "simulator": PURE | {"core"},
     "demo": PURE | {"console"},
+    "client": PURE,
 }
 # What goes beyond the rule, one by one, each imported only where it is used: (importer, imported) -> why.
 EXCEPTIONS = {
@@ -46,6 +47,8 @@ EXCEPTIONS = {
     ): "`hasnmp agents`: what fence agents say of themselves; standard library only",
     ("console.tools", "simulator.spoken"): "`hasnmp simulate`: the faults that it knows",
     ("console.tools", "simulator.what_if"): "`hasnmp simulate` runs the core in a simulated world, without a daemon",
+    ("client_snmp", "snmp.manager"): "the client's library over SNMP",
+    ("client_snmp", "snmp.objects"): "the objects' names and numbers",
     ("console.where", "snmp.manager"): "`--host`: the passphrases that it asks with",
     ("console.remote", "snmp.manager"): "`--host` speaks SNMP",
     ("console.remote", "snmp.objects"): "the objects' names and numbers",

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
-from hasnmp.runtime import deputy, guardian, handover, kernel, loader, programs, watchdog
+from hasnmp.runtime import deputy, guardian, handover, kernel, loader, members, programs, watchdog
 from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
@@ -59,6 +59,7 @@ def make_config(
         ),
         watchdog=Watchdog(watchdog, 1),
         run_dir=run_dir,
+        state_dir=run_dir,
     )
 
 
@@ -300,11 +301,13 @@ def main() -> int:
             new: Config = pickle.loads(said)
             return new
 
-        def replace(path: str, octets: bytes) -> None:
-            Path(folder, "written").write_bytes(octets)
+        put = members.put
+
+        def replace(path: str, octets: bytes, keep: str = "") -> None:
+            put(path if not keep else f"{folder}/written", octets)
 
         loader.files = types.SimpleNamespace(load=load, parse=lambda text, path, base: load(path))  # type: ignore[assignment]
-        loader._replace = replace
+        members.put = replace
         loader.LIMIT_S = 1
         loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None
