@@ -64,6 +64,8 @@ soak:
 	@failed=0; \
 	$(PY) -m hasnmp.simulator --seeds $(or $(SEEDS),100000) || failed=1; \
 	$(PY) -m tests.cluster.nemesis --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0) || failed=1; \
+	HASNMP_CRASHES=10 HASNMP_CRASH_FS=ext4 $(PY) -m pytest -q -s -k crashes tests/cluster/test_postgresql.py || failed=1; \
+	HASNMP_CRASHES=10 HASNMP_CRASH_FS=xfs $(PY) -m pytest -q -s -k crashes tests/cluster/test_postgresql.py || failed=1; \
 	exit $$failed
 
 # What an input breaks is left in the current folder as crash-*; a run with that file as its only argument repeats it.

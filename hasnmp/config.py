@@ -217,6 +217,8 @@ def _service(group: str, service: Section, options: dict[str, Section]) -> Servi
     given = _given(service["check"])
     given.setdefault("type", schema.CHECK_TYPES[ocf.parts(service["agent"])[0]][0])
     given.setdefault("timeout_ms", min(Check().timeout_ms, given["every_ms"]))
+    if secret := given.pop("password_file", None):
+        given["password"] = secret.octets
     check = Check(**given)
     rest = {name: service[name] for name in ("critical", "start_timeout_ms", "stop_timeout_ms")}
     on_failure = OnFailure(**service["on_failure"].values)

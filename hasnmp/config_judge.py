@@ -10,9 +10,10 @@ from typing import Any
 from hasnmp import config_fence as fence
 from hasnmp import config_ocf as ocf
 from hasnmp import config_schema as schema
+from hasnmp import config_sql
 from hasnmp.config_agents import read_options
 from hasnmp.config_clients import judge_clients, judge_hooks
-from hasnmp.config_kinds import split_endpoint
+from hasnmp.config_kinds import HTTP_URL, split_endpoint
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
 from hasnmp.config_views import judge_access, judge_views
 from hasnmp.config_yaml import Node, join, show
@@ -342,6 +343,12 @@ def _judge_check(check: Any, agent: str, context: Context) -> None:
         if name not in check.lines:
             allowed = _allowed(schema.CHECK.keys, name)
             context.tell(check, [name, "type"], f"missing, and type {kind} has no default for it; allowed: {allowed}")
+    if check.good("url") and check["url"] and kind in ("http", "sql"):
+        if check["url"].startswith("http") != (kind == "http"):
+            form = HTTP_URL if kind == "http" else config_sql.FORM
+            context.tell(check, ["url"], f"{show(check['url'])} is no URL for type {kind}; allowed: {form}")
+        elif kind == "sql":
+            config_sql.judge(check, context)
     every, timeout = check["every_ms"], check["timeout_ms"]
     if check.good("every_ms", "timeout_ms") and timeout is not None and timeout > every:
         context.tell(

@@ -57,6 +57,7 @@ VARIABLE = matching("variable name", r"[A-Za-z_][A-Za-z0-9_]*", "letters, digits
 HEARTBEAT_KEY = secret(32, 4096, " (make one: head -c 32 /dev/urandom | base64)")
 PASSPHRASE = secret(8, 255, " (RFC 3414, 11.2)")
 COMMUNITY = secret(1, 255, "")
+PASSWORD = secret(1, 1024, "")
 DAY_MS = 86_400_000
 
 # fmt: off
@@ -92,15 +93,14 @@ ARBITER = section(
       for name in ("endpoints", "ca_file", "cert_file", "key_file")),
 )
 
-PROBED = ("process", "command", "tcp", "http", "address", "filesystem", "monitor")  # every check but the outside agent's report
-CHECK_TYPES = {"exec": ("process", "command", "tcp", "http"), "address": ("address",), "passive": ("report",),
-               "filesystem": ("filesystem",), "ocf": ("monitor", "command", "tcp", "http"),
-               "systemd": ("monitor", "command", "tcp", "http")}
+PROBED = ("process", "command", "tcp", "http", "sql", "address", "filesystem", "monitor")  # every check but an agent's report
+CHECK_TYPES = {"exec": ("process", "command", "tcp", "http", "sql"), "address": ("address",), "passive": ("report",),
+               "filesystem": ("filesystem",), "ocf": ("monitor", "command", "tcp", "http", "sql"),
+               "systemd": ("monitor", "command", "tcp", "http", "sql")}
 CHECK = section(
-    Key("type", choice("process", "command", "tcp", "http", "report", "address", "filesystem", "monitor", later={
-        "sql": "use command, with a program that runs the statement"}), None,
-        "exec: process (its program lives, the default), command, tcp or http; the others have one each: address, filesystem, "
-        "report (passive), monitor (ocf and systemd, or command, tcp, http)"),
+    Key("type", choice("process", "command", "tcp", "http", "sql", "report", "address", "filesystem", "monitor"), None,
+        "exec: process (its program lives, the default), command, tcp, http or sql; the others have one each: address, "
+        "filesystem, report (passive), monitor (ocf and systemd, or command, tcp, http, sql)"),
     Key("every_ms", integer(10, DAY_MS), 5000, "how often", PROBED),
     Key("timeout_ms", integer(10, DAY_MS), None,
         "a check that takes longer has failed; default: 3000, or every_ms if that is less",
@@ -111,15 +111,19 @@ CHECK = section(
     Key("host", IP, None, "an IP address; REQUIRED for type tcp", ("tcp",)),
     Key("port", integer(1, 65535), None, "REQUIRED for type tcp", ("tcp",)),
     Key("send", text(0, 4096), "", "sent once connected; escapes such as \\r\\n work in double quotes", ("tcp",)),
-    Key("expect", text(0, 4096), "", "must occur in the answer", ("tcp", "http")),
-    Key("url", URL, None, "REQUIRED for type http", ("http",)),
+    Key("expect", text(0, 4096), "",
+        "tcp, http: must occur in the answer; sql: what the first column of the first row must be, as text", ("tcp", "http", "sql")),
+    Key("url", URL, None, "REQUIRED for types http and sql (there as SQLAlchemy reads it, without a password)", ("http", "sql")),
     Key("status", integer(0, 599), 0, "the status wanted, 100..599; 0 = any of 200..399", ("http",)),
-    Key("query", absent("SQL checks are", "use type command, with a program that runs the statement"), None, ""),
+    Key("query", text(1, 4096), None, "the statement, committed; REQUIRED for type sql", ("sql",)),
+    Key("password_file", PASSWORD, None, "holds the password for `url`; default: none", ("sql",)),
+    Key("user", ACCOUNT, "", "who asks, as the database knows an account by its socket; empty: the daemon's own user", ("sql",)),
     Key("report_within_ms", integer(100, DAY_MS), None, "silence for longer is a failure; REQUIRED for agent passive",
         ("report",)),
     Key("depth", integer(0, 100), 0, "how thoroughly an OCF agent looks (OCF_CHECK_LEVEL); 0: a quick look", ("monitor",)),
 )
-CHECK_REQUIRED = {"command": ("command",), "tcp": ("host", "port"), "http": ("url",), "report": ("report_within_ms",)}
+CHECK_REQUIRED = {"command": ("command",), "tcp": ("host", "port"), "http": ("url",), "sql": ("url", "query"),
+                  "report": ("report_within_ms",)}
 
 # What each agent's `options` may hold: Service.options has all of these keys, with the defaults given here.
 OPTIONS = {
@@ -128,6 +132,7 @@ OPTIONS = {
         Key("env", named(text(0, 4096), VARIABLE, 0, 256), {}, "more environment variables"),
         Key("cwd", DIRECTORY, "/", "the folder that it starts in"),
         Key("user", ACCOUNT, "", "who it runs as; empty: the daemon's own user"),
+        Key("oom_score_adjust", integer(-1000, 1000), 0, "lower: spared when memory runs out, as by choom(1)"),
         Key("stop_signal", choice("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"), "TERM", "asks it to end"),
         Key("stop_command", COMMAND, (), "run to stop it, in place of the signal"),
     ),

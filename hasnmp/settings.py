@@ -63,7 +63,7 @@ class Arbiter:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How a service is checked. type: process (the program itself lives), command, tcp, http, report, address, filesystem,
+    """How a service is checked. type: process (the program itself lives), command, tcp, http, sql, report, address, filesystem,
     monitor (an OCF agent's own)."""
 
     type: str = "process"
@@ -74,9 +74,12 @@ class Check:
     host: str = ""  # tcp: an IP address, so that no name look-up can block the engine
     port: int = 0  # tcp
     send: str = ""  # tcp
-    expect: str = ""  # tcp, http: must occur in the answer
-    url: str = ""  # http
+    expect: str = ""  # tcp, http: must occur in the answer; sql: the first column of the first row, as text
+    url: str = ""  # http; sql: as SQLAlchemy reads it, without a password
     status: int = 0  # http: the status wanted; 0 = any of 200..399
+    query: str = ""  # sql
+    password: bytes = field(default=b"", repr=False)  # sql: out of password_file
+    user: str = ""  # sql: who the checker runs as; "" = the daemon's own user
     report_within_ms: int = 0  # passive
     depth: int = 0  # monitor: OCF_CHECK_LEVEL
 

@@ -113,6 +113,8 @@ class Host:
         cwd: str = "",
         user: str = "",
         timeout_ms: int = 0,
+        stdin: str = "",
+        oom_score_adjust: int = 0,
     ) -> Program:
         """Start a program. Raises NotRun. Cancelled while it waits, it ends the program if it comes up after all."""
         # The guardian adds HASNMP_NODE, HASNMP_GROUP and HASNMP_RUN, by which it knows its own.
@@ -120,7 +122,8 @@ class Host:
         return await self._started(
             messages.Run(
                 run=self._number(), group=service.group, service=service.name, argv=argv, purpose=purpose,
-                env={**(env or {}), **names}, cwd=cwd, user=user, timeout_ms=timeout_ms,
+                env={**(env or {}), **names}, cwd=cwd, user=user, timeout_ms=timeout_ms, stdin=stdin,
+                oom_score_adjust=oom_score_adjust,
             )
         )  # fmt: skip
 

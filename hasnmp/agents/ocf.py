@@ -99,6 +99,7 @@ class OcfAgent:
         self.begun = False  # a start began and no stop has ended well since
         if service.ip:
             host.on_address_lost(service.name, self._address_lost)
+        self._asker = checks.Asker(service, host)
 
     @property
     def outside(self) -> str:
@@ -136,6 +137,7 @@ class OcfAgent:
     async def start(self, act: Act) -> Verdict:
         until_s = _until(act)
         self.begun = True
+        self._asker.begin()
         answer = await self._do("start", Purpose.START, until_s)
         if answer.code != OK:
             outcome = Outcome.FAILED if answer.outcome is Outcome.NOT_RUNNING else answer.outcome
@@ -182,7 +184,8 @@ class OcfAgent:
             done = await self._host.address(self._service, AddressOp.REMOVE, self._service.ip, 0, "")
             if not done.ok:
                 return Verdict(Outcome.FAILED, f"{self._service.ip}: {done.text}")
-        answer = await self._do("stop", Purpose.STOP, _until(act))
+        async with self._asker.closing():
+            answer = await self._do("stop", Purpose.STOP, _until(act))
         if answer.code in (OK, NOT_RUNNING):
             self._up = self.begun = False
             return Verdict(Outcome.OK, "stopped" if answer.code == OK else "was not running")
@@ -200,7 +203,7 @@ class OcfAgent:
     async def _look(self, until_s: float) -> Verdict:
         if self._service.check.type != "monitor":
             left_ms = int((until_s - asyncio.get_running_loop().time()) * 1000)
-            return await checks.ask(self._service, self._host, min(max(10, left_ms), self._service.check.timeout_ms))
+            return await self._asker.ask(min(max(10, left_ms), self._service.check.timeout_ms))
         answer = await self._do("monitor", Purpose.CHECK, until_s)
         return Verdict(answer.outcome, "runs" if answer.code == OK else answer.text)
 

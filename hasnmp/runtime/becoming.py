@@ -53,7 +53,7 @@ def become(
         if folder:
             what = "its control group"
             (folder / "cgroup.procs").write_text("0")
-        set_oom_score(0)  # the guardian is exempt, its programs are not
+        set_oom_score(run.oom_score_adjust)  # the guardian is exempt; a program is what it is configured to be, 0
         os.dup2(stdin, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)

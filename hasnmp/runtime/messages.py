@@ -90,7 +90,7 @@ class Run:
 
     run: chosen by the engine, Hello.next_run or more, used once. argv[0] is looked up in PATH. env is added to the
     guardian's own environment. cwd, user: "" = the guardian's. timeout_ms: 0 = none; then it is ended by force.
-    stdin: what it reads on standard input, then end of file; never logged (passwords).
+    stdin: what it reads on standard input, then end of file; never logged (passwords). oom_score_adjust: of proc(5).
     """
 
     run: int
@@ -103,6 +103,7 @@ class Run:
     user: str = ""
     timeout_ms: int = 0
     stdin: str = field(default="", repr=False)
+    oom_score_adjust: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +292,7 @@ _CONVERT: dict[str, Any] = {
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
     "ok": bool, "timed_out": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
-    "command": int, "stop_ms": int,
+    "command": int, "stop_ms": int, "oom_score_adjust": int,
 }  # fmt: skip
 
 

@@ -67,6 +67,10 @@ class Bench:
             assert time.monotonic() < end_s, f"not within {seconds} s; events: {self.events}"
             await asyncio.sleep(0.002)
 
+    def alive(self) -> list[int]:
+        """The programs that run now, by their pids."""
+        return [process.pid for process in self._processes.values()]
+
     def exits(self) -> list[ServiceExited]:
         return [e for e in self.events if isinstance(e, ServiceExited)]
 

@@ -44,7 +44,7 @@ class SharedDisk:
     @contextlib.contextmanager
     def mounted(self, host: Host) -> Iterator[Path]:
         """The disk in a host, as a path of this machine, while no daemon has it."""
-        host.run("mount", "-t", "ext4", DEVICE, self._folder)
+        host.run("mount", DEVICE, self._folder)
         try:
             yield host.path(self._folder)
         finally:

@@ -72,7 +72,8 @@ def test_defaults_are_those_of_settings() -> None:
         digest=config.digest,
     )
     assert config.groups[0].services[0].options == {
-        "command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": (),
+        "command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "oom_score_adjust": 0, "stop_signal": "TERM",
+        "stop_command": (),
     }  # fmt: skip
 
 
@@ -122,12 +123,14 @@ groups:
     on_stop_failure: block
     services:
       - {name: e, agent: exec, critical: false, start_timeout_ms: 11, stop_timeout_ms: 12,
-         options: {command: [sleep, "1"], env: {A: "1"}, cwd: x/, user: root, stop_signal: KILL, stop_command: [/bin/true]},
+         options: {command: [sleep, "1"], env: {A: "1"}, cwd: x/, user: root, oom_score_adjust: -9, stop_signal: KILL, stop_command: [/bin/true]},
          check: {type: http, url: "http://[::1]:8080/x", expect: ok, status: 204, every_ms: 20, timeout_ms: 11, fail_after: 2},
          on_failure: {restart: 0, within_s: 1, then: ignore}}
       - {name: t, agent: exec, options: {command: [/bin/true]}, endpoint: {port: 7001},
          check: {type: tcp, host: "::1", port: 7, send: "PING\\r\\n", expect: PONG, every_ms: 2000}}
       - {name: c, agent: exec, options: {command: [/bin/true]}, check: {type: command, command: [/bin/false, "-x"]}}
+      - {name: s, agent: exec, options: {command: [/bin/true]},
+         check: {type: sql, url: "oracle+oracledb://ha@bank", query: select 1, expect: "1", password_file: f, user: root}}
       - {name: i, agent: address, options: {ip: "2001:DB8::100/64", interface: eth0.5, reach: ["2001:db8::0:1"]}}
       - {name: p, agent: passive, check: {report_within_ms: 100}}
       - {name: f, agent: filesystem, options: {device: UUID=1-2, directory: /mnt/, fstype: xfs, options: "nodev", fsck: preen, unmount: kill}, check: {every_ms: 700}}
@@ -166,9 +169,10 @@ log: {format: json, level: debug}
     address = {"ip": "2001:db8::100/64", "interface": "eth0.5", "reach": ("2001:db8::1",)}
     web = settings.MibView("web", ("haGroupTable", "1.3.*.5"), ("1.3.6.1.2.1.1",))
     one = settings.MibView("one", ("system",))
-    program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "stop_signal": "KILL",
+    program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "oom_score_adjust": -9, "stop_signal": "KILL",
                "stop_command": ("/bin/true",)}  # fmt: skip
-    plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": ()}
+    plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "oom_score_adjust": 0, "stop_signal": "TERM",
+             "stop_command": ()}  # fmt: skip
     mount = {"device": "UUID=1-2", "directory": "/mnt", "fstype": "xfs", "options": "nodev", "fsck": "preen",
              "unmount": "kill"}  # fmt: skip
     check = settings.Check
@@ -204,6 +208,10 @@ log: {format: json, level: debug}
                         endpoint_port=7001,
                     ),
                     settings.Service("c", "g", "exec", plain, check=check("command", command=("/bin/false", "-x"))),
+                    settings.Service(
+                        "s", "g", "exec", plain,
+                        check=check("sql", url="oracle+oracledb://ha@bank", query="select 1", expect="1", user="root"),
+                    ),
                     settings.Service("i", "g", "address", address, check=check("address")),
                     settings.Service("p", "g", "passive", {}, check=check("report", report_within_ms=100)),
                     settings.Service("f", "g", "filesystem", mount, check=check("filesystem", 700, 700)),
@@ -583,6 +591,7 @@ def test_the_example_is_valid_and_shows_every_key() -> None:
         "http",
         "tcp",
         "command",
+        "sql",
         "report",
         "address",
         "filesystem",

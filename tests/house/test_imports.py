@@ -76,7 +76,7 @@ EXCEPTIONS = {
 LIBRARIES = {
     "config": {"yaml"},
     "runtime": {"structlog"},
-    "agents": {"structlog", "jeepney"},
+    "agents": {"structlog", "jeepney", "sqlalchemy"},
     "snmp": {"pysnmp", "pyasn1", "cryptography", "structlog"},
     "demo": {"pysnmp"},
 }
