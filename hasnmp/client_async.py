@@ -131,7 +131,8 @@ class AsyncClient:
                 tries += 1
                 while (left_s := resend_at - loop.time()) > 0:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(news.wait(), left_s)
+                        async with asyncio.timeout(left_s):
+                            await news.wait()
                     news.clear()
                     if place := search.best():
                         return place

@@ -17,8 +17,9 @@ from hasnmp import wire_clients as wire
 from hasnmp.client import Client, Cluster, Place, Question, Search, now_ns
 from hasnmp.errors import Unreachable
 from hasnmp.model import GroupState, ServiceState
+from hasnmp.snmp.ha_objects import SCALARS, TABLES
 from hasnmp.snmp.manager import Answered, Credentials, Manager
-from hasnmp.snmp.objects import SCALARS, TABLES, Oid, Value, text_index
+from hasnmp.snmp.objects import Oid, Value, text_index
 
 PAUSE_S = 0.1  # between two rounds: the agent hears of a change within this
 _OID = {scalar.name: (*scalar.oid, 0) for scalar in SCALARS} | {

@@ -277,6 +277,7 @@ def _snmp(snmp: Section) -> Snmp:
             n["community_file"].octets if n["community_file"] else b"",
             n["type"],
             **{name: n[name] for name in ("timeout_ms", "retries", "min_severity", "enabled")},
+            name=n["name"] or "",
         )
         for n in snmp["notify"]
     )

@@ -428,8 +428,28 @@ def _judge_snmp(snmp: Section, context: Context) -> None:
                 f"is the same receiver as {told[key]}; each notification would come twice; give it once",
             )
         told.setdefault(key, receiver.path)
+    _judge_receiver_names(snmp, context)
     if snmp.good("agentx"):
         _judge_agentx(snmp, context)
+
+
+def _judge_receiver_names(snmp: Section, context: Context) -> None:
+    """Rows of the MIB and places in the backlog are kept by them: each has one, and not by its place in the file."""
+    named: dict[str, str] = {"agentx": "the master agent"}
+    unnamed: dict[tuple[object, ...], str] = {}
+    for receiver in snmp["notify"] if snmp.good("notify") else ():
+        if not receiver.good("to", "version", "user", "type", "name", "enabled"):
+            continue
+        if name := receiver["name"]:
+            if name in named:
+                context.tell(receiver, ["name"], f"{show(name)} is the name of {named[name]} already")
+            named.setdefault(name, "another receiver")
+            continue
+        key = (receiver["to"], receiver["version"], receiver["user"], receiver["type"])
+        if key in unnamed and not (receiver["user"] and receiver["enabled"]):  # that is a fault already
+            context.tell(receiver, ["name"], f"is missing: {unnamed[key]} has the same address, version and type, of which a "
+                         "name is made; a community is a secret, and no part of it; give one of them a name")  # fmt: skip
+        unnamed.setdefault(key, receiver.path)
 
 
 def _judge_agentx(snmp: Section, context: Context) -> None:

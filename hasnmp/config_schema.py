@@ -220,6 +220,7 @@ NOTIFY = section(
     Key("min_severity", choice("info", "warning", "minor", "major", "critical"), "info",
         "what is less severe is not sent to it; the end of an alarm counts as the alarm"),
     Key("enabled", BOOL, True, "false: nothing is sent to it and nothing kept for it"),
+    Key("name", NAME, None, "how the MIB, the log and its backlog call it; default: as 192.0.2.50:162/3/inform"),
 )
 
 THROTTLE = section(

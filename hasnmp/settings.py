@@ -184,6 +184,7 @@ class Receiver:
     retries: int = 5  # after so many more the receiver counts as away
     min_severity: str = "info"  # "info" | "warning" | "minor" | "major" | "critical": what is less is not sent to it
     enabled: bool = True
+    name: str = ""  # how it is called; "": as its address, version and type make it
 
 
 @dataclass(frozen=True, slots=True)

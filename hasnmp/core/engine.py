@@ -44,6 +44,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.core.exchange import Stream
 from hasnmp.core.hooks import Hooks, failed
@@ -182,6 +183,8 @@ class Engine:
                 self.reload.begin(event)
             case Staged():
                 self.commands.apply.staged(event)
+            case Troubled():
+                state.journal.process(ctx, event.name, event.text)
             case ReloadEnded():
                 self.reload.ended(event)
                 ctx.dirty = True

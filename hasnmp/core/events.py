@@ -263,6 +263,14 @@ class HookEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Troubled:
+    """A process of this node's stack hangs, or dies again and again, by its guardian's word; text "": it works (again)."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """SIGTERM: move the groups away, leave in order, then Exit."""
 
@@ -285,6 +293,7 @@ Event = (
     | ReloadEnded
     | Staged
     | HookEnded
+    | Troubled
     | Shutdown
 )
 

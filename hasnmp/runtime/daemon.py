@@ -10,7 +10,7 @@ import argparse
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
@@ -26,12 +26,12 @@ def _lease_io(config: settings.Config, node: str, sock: socket.socket) -> int:
     return lease_io.main(sock, config, node)
 
 
-def _snmp(config: settings.Config, node: str, warm: bool) -> int:
+def _snmp(config: settings.Config, node: str, warm: bool, beat: Callable[[], None]) -> int:
     # Imported in its own process: neither the guardian nor the engine carries SNMP code.
     from hasnmp.snmp import agent
 
     log.set_up(config.log, node, "snmp")
-    return agent.main(config, node, warm=warm)
+    return agent.main(config, node, warm=warm, beat=beat)
 
 
 def _clients(config: settings.Config, node: str, board: LeaseBoard) -> int:

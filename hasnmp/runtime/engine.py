@@ -61,6 +61,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.runtime import log as logs
 from hasnmp.runtime import messages, programs, store
@@ -354,7 +355,7 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
-                case Retire() | ReloadEnded() | Staged():
+                case Retire() | ReloadEnded() | Staged() | Troubled():
                     self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)

@@ -29,11 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
-from hasnmp.core.events import (
-    Released,
-    ReloadEnded,
-    Staged,
-)
+from hasnmp.core.events import Released, ReloadEnded, Staged, Troubled
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime import handover, leftovers
 from hasnmp.runtime.cgroups import open_cgroups
@@ -73,6 +69,7 @@ from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
+from hasnmp.runtime.vigil import Vigil
 from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
 
@@ -132,6 +129,7 @@ class Guardian:
     obey: Callable[[Any], None] = field(init=False)  # what is done with each of its messages
     handover: Handover = field(init=False)
     family: Family = field(init=False)
+    vigil: Vigil = field(init=False)
     pills: PillBox | None = None
     orders: Orders = field(init=False)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -155,7 +153,8 @@ class Guardian:
         self.guard = Guard(config.heartbeat.kill_ms * MS, show=self.board.show)
         set_name("hasnmpd")
         adopt_orphans()
-        self.family = Family.make(config, node, self.children, self.board)
+        self.vigil = Vigil(self)
+        self.family = Family.make(config, node, self.children, self.board, self.vigil.beat)
         if not handed:
             leftovers.end_former_engine(self)
         cgroups = open_cgroups(config, node)
@@ -376,7 +375,7 @@ class Guardian:
         if self.channel and not self.channel.send(message):
             self._kill_engine("it does not read")
         if self.channel is None:
-            if isinstance(message, Exited | Alarm | ReloadEnded | Staged):
+            if isinstance(message, Exited | Alarm | ReloadEnded | Staged | Troubled):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
         elif self.channel.waiting:
             self._want_writable(self.channel, True)
@@ -485,6 +484,7 @@ class Guardian:
             self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
+            self.vigil.poll(now)
             self.feeder.poll(now)
             self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())

@@ -16,7 +16,7 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     Adopt(ident, command)         as after Reload
     Forward(command)              as after Reload
     GiveUp(text)                  -
-                                  Alarm(text), Stop()
+                                  Alarm(text), Troubled(name, text), Stop()
 
 Extend, Release, Extended, Released, and those of a reload are the very effects and events of the core. What an engine must know at its start
 comes as a Hello, which is handed over by fork and never sent:
@@ -51,6 +51,7 @@ from hasnmp.core.events import (
     Retire,
     Stage,
     Staged,
+    Troubled,
 )
 from hasnmp.errors import HasnmpError
 
@@ -270,6 +271,7 @@ FromGuardian = (
     | Retire
     | ReloadEnded
     | Staged
+    | Troubled
 )
 Message = FromEngine | FromGuardian
 
@@ -278,7 +280,7 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
-        Reload, GiveUp, Stage, Adopt, Forward, Retire, ReloadEnded, Staged,
+        Reload, GiveUp, Stage, Adopt, Forward, Retire, ReloadEnded, Staged, Troubled,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hasnmp.arbiters import admin
-from hasnmp.console.control import Control
+from hasnmp.console.control import ENDED, Control
 from hasnmp.errors import HasnmpError
 from hasnmp.model import CommandRow, EventRow, GroupState, Verb, View
 
@@ -220,6 +220,24 @@ log: {{format: json}}
             return row
         finally:
             control.close()
+
+    def reload(self, node: str) -> CommandRow:
+        """Have the node's file read anew; the engine that was asked may make room for the next, which has the outcome."""
+        control = Control(str(self.folder / node / "control.sock"))
+        try:
+            control.view()
+            number = control.command(Verb.RELOAD, "").id
+        finally:
+            control.close()
+
+        def ended() -> CommandRow | None:
+            view = self.view(node)
+            row = view.tables["commands"].get(str(number)) if view else None
+            return row if isinstance(row, CommandRow) and row.state in ENDED else None
+
+        row = wait_for(ended, 30, self.why)
+        assert row
+        return row
 
     def events(self, node: str, kind: str) -> list[EventRow]:
         view = self.view(node)

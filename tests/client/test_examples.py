@@ -14,7 +14,7 @@ from hasnmp.config import load
 from hasnmp.config_clients import CLIENT_FORM
 from hasnmp.config_read import Context, read_section
 from hasnmp.config_yaml import compose
-from hasnmp.model import ServiceRow, ServiceState, Verb
+from hasnmp.model import ServiceRow, ServiceState
 from tests.client.pair import ROOT, Pair, wait_for
 
 EXAMPLES = ROOT / "conf/examples"
@@ -84,6 +84,6 @@ def test_the_reporter_in_shell(pair: Pair) -> None:
     # A key that is longer than the digest's block is used by its own digest (RFC 2104).
     pair.secret("feeder", "x" * 100)
     for node in pair.NODES:
-        assert pair.command(node, Verb.RELOAD, "").code == 0
+        assert pair.reload(node).code == 0
     assert report("feed", "up", "a longer key").returncode == 0
     wait_for(lambda: feed(pair).message == "a longer key", 10, lambda: feed(pair))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -177,6 +177,71 @@ def test_asyncio_goes_on_with_the_next_owner(pair: Pair) -> None:
     answers = asyncio.run(story())
     assert {node for node, _ in answers} == {"a", "b"}
     assert [token for _, token in answers] == sorted(token for _, token in answers)
+
+
+def test_keys_roll_and_the_section_comes_and_goes_by_reload(pair: Pair, client: Client) -> None:
+    text = {node: pair.config(node).read_text() for node in pair.NODES}
+
+    def reload(change: Callable[[str], str]) -> None:
+        for node in pair.NODES:
+            pair.config(node).write_text(change(text[node]))
+            row = pair.reload(node)
+            assert row.code == 0, row.text
+
+    token = client.wait("echo", 10).token
+    pair.secret("next", "the key that follows, for this test")
+    (pair.folder / "next.yaml").write_text((pair.folder / "apps.yaml").read_text().replace("apps.key", "next.key"))
+    after = Client.load(str(pair.folder / "next.yaml"))
+    both = f'key_files: ["{pair.folder}/next.key", "{pair.folder}/apps.key"]'
+    try:
+        with pytest.raises(NotRunning):
+            after.find("echo", 0.3)
+        reload(lambda old: old.replace(f'key_files: ["{pair.folder}/apps.key"]', both))
+        assert client.wait("echo", 10).token == after.wait("echo", 10).token == token
+        reload(
+            lambda old: old.replace(
+                f'key_files: ["{pair.folder}/apps.key"]', both.replace(f', "{pair.folder}/apps.key"', "")
+            )
+        )
+        assert after.wait("echo", 10).token == token
+        with pytest.raises(NotRunning):
+            client.find("echo", 0.3)
+        reload(lambda old: old[: old.index("clients:")] + old[old.index("snmp:") :])
+        wait_for(lambda: not any(comm(pid) == "hasnmp-clients" for node in pair.NODES for pid in pair.pids(node)), 10)
+    finally:
+        reload(lambda old: old)
+    assert client.wait("echo", 10).token == token
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def test_a_killed_engine_and_a_handover_take_no_answer_away(pair: Pair, client: Client) -> None:
+    """The lease is the guardian's to know, and it outlives both; the same connection goes on."""
+    with client.connect("echo", 10) as link:
+        token = echo(link)[1]
+        [engine] = [pid for pid in pair.pids("a") if comm(pid) == "hasnmp-engine"]
+        os.kill(engine, signal.SIGKILL)
+        assert client.find("web", 10).token == token or client.wait("web", 10).token == token
+        words = [
+            sys.executable,
+            "-m",
+            "hasnmp.runtime.daemon",
+            "--config",
+            str(pair.config("a")),
+            "--node",
+            "a",
+            "--handover",
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=90)
+        assert done.returncode == 0, done.stdout + done.stderr
+        place = client.wait("echo", 20)
+        assert (place.node, place.token) == ("a", token)
+        assert echo(link) == ("a", token)
 
 
 def test_over_snmp_by_the_same_rules(pair: Pair) -> None:

@@ -137,7 +137,8 @@ snmp:
   views: {web: {include: [haGroupTable, "1.3.*.5"], exclude: [1.3.6.1.2.1.1]}, one: {include: [system]}}
   users: [{name: u, auth: sha256, auth_file: f, access: operate, view: web, write_view: one, from: [192.0.2.0/24]}]
   communities: [{name_file: f, label: old, access: admin, view: one, write_view: web, from: [10.0.0.0/8, "2001:db8::/32", 192.0.2.9]}]
-  notify: [{to: "[2001:DB8::5]:162", version: "3", user: u, type: inform, timeout_ms: 70, retries: 2},
+  notify: [{to: "[2001:DB8::5]:162", version: "3", user: u, type: inform, timeout_ms: 70, retries: 2,
+            name: console},
            {to: "192.0.2.5:162", version: 2c, community_file: f},
            {to: "192.0.2.6:162", version: 1, community_file: f, type: trap, min_severity: minor, enabled: false}]
   backlog: 11
@@ -217,7 +218,7 @@ log: {format: json, level: debug}
             (settings.SnmpUser("u", "sha256", "", "operate", view=web, write_view=one, networks=("192.0.2.0/24",)),),
             (settings.Community("admin", ("10.0.0.0/8", "2001:db8::/32", "192.0.2.9/32"), b"", "old", one, web),),
             (
-                settings.Receiver("[2001:db8::5]:162", "3", "u", type="inform", timeout_ms=70, retries=2),
+                settings.Receiver("[2001:db8::5]:162", "3", "u", type="inform", timeout_ms=70, retries=2, name="console"),
                 settings.Receiver("192.0.2.5:162", "2c"),
                 settings.Receiver("192.0.2.6:162", "1", min_severity="minor", enabled=False),
             ),

@@ -23,6 +23,7 @@ answer can be late, bad or missing.
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
+    troubled snmp WORDS    a process of the stack, as the guardian says; no words: it works again
     lease|group|why|suspects nfs    registers    commands    alarms    services          what the engine shows
     fenced b ok|failed [took=900ms]      the answer to the outstanding use of a fence device; a late one never comes
     hooked nfs before_stop ok|failed [stops]      the answer to the outstanding hooks
@@ -84,6 +85,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
@@ -742,6 +744,9 @@ class Driver:
 
     def do_staged(self, words: list[str], _: dict[str, str]) -> None:
         self.step(Staged(self.staged[words[0]], int(Code[words[1]]), "some fault" if words[1] != "DONE" else "words"))
+
+    def do_troubled(self, words: list[str], _: dict[str, str]) -> None:
+        self.step(Troubled(words[0], " ".join(words[1:])))
 
     def do_reload_ended(self, words: list[str], options: dict[str, str]) -> None:
         self.step(ReloadEnded(int(options.get("for", "0")), int(Code[words[0]]), "hasnmp.yaml:7: some fault"))

@@ -41,6 +41,7 @@ from hasnmp.core.events import (
     ServiceExited,
     Staged,
     Tick,
+    Troubled,
 )
 from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
@@ -209,6 +210,7 @@ def others(judge: Judge) -> list[Event]:
         for on in ("before_start", "before_stop", "after_stop", "node_lost")
         for failures in ((), ("m",))
     ]
+    events += [Troubled(name, text) for name in ("snmp", "") for text in ("", "m")]
     events += [Staged(ident, int(code), "m") for ident in ("", "0" * 16) for code in (Code.DONE, Code.CONFIG_INVALID)]
     events.append(CommandIn(1, Verb.APPLY, "", "me", document="file"))
     events += [ReloadEnded(1, -1, "a code that this version does not know")]

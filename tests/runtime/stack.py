@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
-from hasnmp.runtime import deputy, guardian, handover, kernel, loader, members, programs, watchdog
+from hasnmp.runtime import deputy, guardian, handover, kernel, loader, members, programs, vigil, watchdog
 from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
@@ -101,6 +102,17 @@ def silent_child(config: Config, node: str, sock: socket.socket) -> int:
     while True:
         data = sock.recv(100)
         sock.send(data)
+
+
+def agent(config: Config, node: str, warm: bool, beat: Callable[[], None]) -> int:
+    """It counts, as the snmp agent does; or it does not, or it dies, as the file `agent` in the folder says."""
+    with Path(config.run_dir, "agent.pids").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    while (told := Path(config.run_dir, "agent").read_text()) != "dies":
+        if told != "hangs":
+            beat()
+        time.sleep(0.02)
+    return 1
 
 
 class Stack:
@@ -275,6 +287,8 @@ def main() -> int:
             return look(self, group) + (["process 1 (stuck)"] if stuck else [])
 
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
+    if Path(folder, "agent").exists():
+        vigil.SILENT_NS, vigil.LOOK_NS, vigil.STEADY_NS = 1500 * MS, 100 * MS, 500 * MS
     if mode == "impatient":
         deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork
@@ -312,8 +326,9 @@ def main() -> int:
         loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None
     config = make_config(folder, cluster, ip, **json.loads(more))
+    wanted = agent if Path(folder, "agent").exists() else None
     reader = pill_reader.main if pill_reader.used(config) else None
-    return guardian.run(config, "n", guardian.Children(engine, lease_io=silent_child, pills=reader))
+    return guardian.run(config, "n", guardian.Children(engine, silent_child, pills=reader, snmp=wanted))
 
 
 if __name__ == "__main__":

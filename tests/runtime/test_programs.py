@@ -126,9 +126,7 @@ def test_what_a_program_leaves_behind_ends_with_it(stack: Stack, tmp_path: Path)
 
 
 def test_signals_reach_the_process_group(stack: Stack, tmp_path: Path) -> None:
-    run = stack.program(
-        "sh", "-c", "trap 'echo got it; exit 3' USR1; touch ready; sleep 1000 & wait", cwd=str(tmp_path)
-    )
+    run = stack.program("sh", "-c", "trap 'echo got it; exit 3' USR1; : >ready; sleep 1000 & wait", cwd=str(tmp_path))
     stack.expect(RunStarted, run=run)
     until(lambda: (tmp_path / "ready").exists())
     stack.send(Signal(run, signal.SIGUSR1))
