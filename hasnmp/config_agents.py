@@ -78,6 +78,8 @@ def values(chosen: Section) -> tuple[dict[str, str], dict[str, str]]:
 
 def unset(service: Section, check: Section) -> tuple[str, ...]:
     """The times that the file leaves to the agent's metadata."""
+    if service["agent"].startswith("systemd:"):
+        return ()
     own = [name for name in ("start_timeout_ms", "stop_timeout_ms") if name not in service.lines]
     asked = ("every_ms", "timeout_ms") if (check["type"] or "monitor") == "monitor" else ()
     return (*own, *(f"check.{name}" for name in asked if name not in check.lines))

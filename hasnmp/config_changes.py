@@ -16,7 +16,7 @@ from typing import Any
 from hasnmp.settings import Config, Group, Service, beside
 
 # Options that the running service does not know of: how it is stopped, what its check asks.
-LATER_USED = {"exec": {"stop_signal", "stop_command"}, "address": {"reach"}}
+LATER_USED = {"exec": {"stop_signal", "stop_command"}, "address": {"reach"}, "filesystem": {"fsck", "unmount"}}
 STAGED_TIMES = ("port", "interval_ms", "dead_after_ms", "startup_wait_ms", "max_clock_drift_ppm", "kill_ms")
 # Each of these stands in the promise or the record that it concerns, or is this node's own: the rules of the leases hold in
 # any mixture of old and new. For the others they don't: one node could count on what another has given up already.

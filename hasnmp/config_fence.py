@@ -253,8 +253,14 @@ def has_disk(group: Section) -> bool:
 
 
 def is_disk(service: Section) -> bool:
-    """Does this service make its group one with a disk?"""
-    return service.good("agent") and (service["agent"] == "filesystem" or config_ocf.outlives(service["agent"]))
+    """Does this service make its group one with a disk? A file system that is mounted read-only does not."""
+    if not service.good("agent"):
+        return False
+    if service["agent"] in ("filesystem", config_ocf.FILESYSTEM):
+        given = service["options"].value if service.good("options") and service["options"] is not None else None
+        mount = given.get("options") if isinstance(given, dict) else None
+        return not (mount is not None and isinstance(mount.value, str) and "ro" in mount.value.split(","))
+    return config_ocf.outlives(service["agent"])
 
 
 def unfenced(members: tuple[str, ...], nodes: dict[str, Section]) -> list[str]:
@@ -303,24 +309,25 @@ def stop_failure(group: Section, nodes: dict[str, Section]) -> str:
 
 
 def judge_filesystem(
-    chosen: Section, name: str, group: str, used: dict[str, str], lease: str, context: Context
+    chosen: Section, name: str, group: str, nodes: tuple[str, ...], used: dict[str, str], lease: str, context: Context
 ) -> None:
-    """One mount. used: mounts so far, by folder and by device. lease: the lease disk's path, "" if there is none."""
+    """One mount. nodes: of its group. used: mounts so far, by folder and node, and by device. lease: the lease disk's path, ""
+    if there is none. A device that is only read may be in several groups: identical copies, or one disk that nobody writes."""
     if chosen.good("directory"):
         folder = chosen["directory"]
         if folder == "/":
             context.tell(chosen, ["directory"], "/ is where the system itself is; name a folder of its own")
-        elif f"directory {folder}" in used:
-            context.tell(
-                chosen,
-                ["directory"],
-                f"{folder} is used twice, first by {used[f'directory {folder}']}; one would hide the other",
-            )
-        used.setdefault(f"directory {folder}", f"service {name}")
+        elif taken := next((used[at] for node in nodes if (at := f"directory {folder} {node}") in used), ""):
+            context.tell(chosen, ["directory"], f"{folder} is used twice, first by {taken}; one would hide the other")
+        for node in nodes:
+            used.setdefault(f"directory {folder} {node}", f"service {name}")
     if chosen.good("device"):
         device = chosen["device"]
         if lease and device == lease:
             context.tell(chosen, ["device"], f"{device} is the lease disk (arbiter.device), which nothing may mount")
+        options = chosen["options"] if "options" in chosen.values and chosen.good("options") else ""
+        if "ro" in str(options).split(","):
+            return
         first = used.get(f"device {device}")
         if first is not None and first != group:
             context.tell(

@@ -256,7 +256,10 @@ def _judge_service(
     if agent not in schema.OPTIONS:
         where = service.at("agent")
         if agent.partition(":")[0] in ("ocf", "systemd", "lsb"):
-            form = {"ocf": "ocf:PROVIDER:NAME, as ocf:heartbeat:pgsql"}.get(agent.partition(":")[0])
+            form = {
+                "ocf": "ocf:PROVIDER:NAME, as ocf:heartbeat:pgsql",
+                "systemd": "systemd:UNIT with a service unit, as systemd:nfs-ganesha",
+            }.get(agent.partition(":")[0])
             context.fault(
                 *where,
                 f"{show(agent)} is no agent; allowed: {form}"
@@ -268,7 +271,7 @@ def _judge_service(
             context.fault(
                 *where,
                 f"{show(agent)} is no agent{suggest(agent, schema.OPTIONS)}; allowed: {', '.join(schema.OPTIONS)}, "
-                "ocf:PROVIDER:NAME",
+                "ocf:PROVIDER:NAME, systemd:UNIT",
             )
         return
     _judge_check(service["check"], agent, context)
@@ -292,6 +295,18 @@ def _judge_service(
 
 def _judge_external(service: Section, agent: str, options: dict[str, Section], context: Context) -> None:
     _judge_check(service["check"], ocf.parts(agent)[0], context)
+    if (name := ocf.parts(agent)[2]) in ocf.NEEDS_PROMOTION:
+        context.tell(
+            service,
+            ["agent"],
+            f"{agent} has to run on several nodes with one of them promoted, and hasnmp runs a service on one node"
+            + ("; use a disk that both nodes reach" if name == "drbd" else ""),
+        )
+    if ocf.parts(agent)[0] == "systemd":
+        none = read_section(service["options"] or Node(service.line, {}), join(service.path, "options"), context, ())
+        if none is not BAD and service.good("name"):
+            options.setdefault(service["name"], none)
+        return
     chosen = read_options(service["options"] or Node(service.line, {}), join(service.path, "options"), context)
     if chosen is not BAD and service.good("name"):
         options.setdefault(service["name"], chosen)
@@ -310,7 +325,9 @@ def _judge_mounts(root: Section, options: dict[str, Section], context: Context) 
             if service["agent"] == "filesystem" or (
                 service["agent"] == ocf.FILESYSTEM and {"device", "directory"} <= chosen.values.keys()
             ):
-                fence.judge_filesystem(chosen, service["name"], name, mounts, lease, context)
+                everybody = tuple(root["nodes"]) if root.good("nodes") else ()
+                nodes = (group["nodes"] if group.good("nodes") else None) or everybody
+                fence.judge_filesystem(chosen, service["name"], name, nodes, mounts, lease, context)
 
 
 def _judge_check(check: Any, agent: str, context: Context) -> None:

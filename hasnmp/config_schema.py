@@ -93,13 +93,14 @@ ARBITER = section(
       for name in ("endpoints", "ca_file", "cert_file", "key_file")),
 )
 
-PROBED = ("process", "command", "tcp", "http", "sql", "address", "filesystem", "monitor")  # every check but the agent's report
+PROBED = ("process", "command", "tcp", "http", "sql", "address", "filesystem", "monitor")  # every check but an agent's report
 CHECK_TYPES = {"exec": ("process", "command", "tcp", "http", "sql"), "address": ("address",), "passive": ("report",),
-               "filesystem": ("filesystem",), "ocf": ("monitor", "command", "tcp", "http", "sql")}
+               "filesystem": ("filesystem",), "ocf": ("monitor", "command", "tcp", "http", "sql"),
+               "systemd": ("monitor", "command", "tcp", "http", "sql")}
 CHECK = section(
     Key("type", choice("process", "command", "tcp", "http", "sql", "report", "address", "filesystem", "monitor"), None,
         "exec: process (its program lives, the default), command, tcp, http or sql; the others have one each: address, "
-        "filesystem, report (passive), monitor (ocf, or command, tcp, http, sql)"),
+        "filesystem, report (passive), monitor (ocf and systemd, or command, tcp, http, sql)"),
     Key("every_ms", integer(10, DAY_MS), 5000, "how often", PROBED),
     Key("timeout_ms", integer(10, DAY_MS), None,
         "a check that takes longer has failed; default: 3000, or every_ms if that is less",
@@ -146,6 +147,10 @@ OPTIONS = {
         Key("directory", DIRECTORY, REQUIRED, "where, on every node of the group; a folder that is there"),
         Key("fstype", FSTYPE, REQUIRED, "ext4, xfs, ..."),
         Key("options", MOUNT_OPTIONS, "", "as for mount -o"),
+        Key("fsck", choice("no", "preen"), "no",
+            "preen: fsck -p before it is mounted; what that can't repair is a failed start. no: the journal has to do"),
+        Key("unmount", choice("wait", "kill"), "wait",
+            "kill: whoever still holds it after half of stop_timeout_ms is killed, and named in the log"),
     ),
 }
 
@@ -158,9 +163,9 @@ ON_FAILURE = section(
 ENDPOINT = section(Key("port", integer(0, 65535), 0, "0: not told, the client knows it"))
 SERVICE = section(
     Key("name", NAME, REQUIRED, "unique in the whole file, for it indexes haServiceTable"),
-    Key("agent", Kind("exec, address, filesystem, passive or ocf:PROVIDER:NAME", text(1, 255).read), REQUIRED,
+    Key("agent", Kind("exec, address, filesystem, passive, ocf:PROVIDER:NAME or systemd:UNIT", text(1, 255).read), REQUIRED,
         "exec: runs a program; address: an IP address; filesystem: mounts one; passive: an outside agent reports in; "
-        "ocf:PROVIDER:NAME: a resource agent of that name"),
+        "ocf:PROVIDER:NAME: a resource agent of that name; systemd:UNIT: a service unit"),
     Key("options", Kind("a mapping", RAW.read, variants=tuple(OPTIONS.items())), None, "what the agent needs to know"),
     Key("critical", BOOL, True, "a service that is not critical never moves its group"),
     Key("check", CHECK, None, "how it is checked"),

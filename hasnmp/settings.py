@@ -6,6 +6,7 @@ Durations carry their unit in the name. Paths are absolute; addresses are in the
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +95,7 @@ class OnFailure:
 class Service:
     name: str
     group: str
-    agent: str  # "exec" | "address" | "filesystem" | "passive" | "ocf:PROVIDER:NAME"
+    agent: str  # "exec" | "address" | "filesystem" | "passive" | "ocf:PROVIDER:NAME" | "systemd:UNIT"
     options: dict[str, Any]  # validated and completed by config.py for the agent's kind; see there
     critical: bool = True
     check: Check = Check()
@@ -110,6 +111,24 @@ class Service:
     def kind(self) -> str:
         """The agent's first word: ocf for "ocf:heartbeat:pgsql"."""
         return self.agent.partition(":")[0]
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit that it is, with its suffix; "" if none."""
+        kind, _, name = self.agent.partition(":")
+        return "" if kind != "systemd" else name if name.endswith(".service") else f"{name}.service"
+
+    @property
+    def ip(self) -> str:
+        """The address that it puts on an interface, without a prefix length; "" if it puts none."""
+        option = {"address": "ip", "ocf:heartbeat:IPv6addr": "ipv6addr"}.get(self.agent)
+        if self.agent in ("ocf:heartbeat:IPaddr2", "ocf:heartbeat:IPaddr"):
+            option = "ip"
+        text = str(self.options.get(option or "", "")).partition("/")[0]
+        try:
+            return str(ipaddress.ip_address(text)) if text else ""
+        except ValueError:
+            return ""
 
     @property
     def mounts(self) -> tuple[str, str] | None:

@@ -8,16 +8,19 @@ when a stop ended with 0 (or 7: it did not run), and what that left is then ende
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from typing import NamedTuple
 
 from hasnmp import settings
 from hasnmp.agents import checks, ocf_metadata
 from hasnmp.agents.checks import Verdict
 from hasnmp.agents.host import Host, NotRun, Program, how_it_ended
-from hasnmp.config_ocf import parts
+from hasnmp.config_ocf import outlives, parts
 from hasnmp.core.events import Act, Outcome
-from hasnmp.runtime.messages import Exited, Purpose, Running
+from hasnmp.runtime.messages import AddressOp, Exited, Purpose, Running
+from hasnmp.runtime.netlink import NETLINK_ROUTE, Netlink, addresses
 
 FIRST_POLL_S, LAST_POLL_S = 0.01, 0.25  # between two looks at whether a starting service answers: grows by half
 MARGIN_S = 0.05  # the answer comes so long before the caller's time limit, so that it says what was wrong
@@ -25,6 +28,7 @@ REASON = "ocf-exit-reason:"  # what an agent prints before the reason of its exi
 
 # Exit statuses (resource agent API 1.1, "Exit Status Codes") in words.
 OK, NOT_INSTALLED, NOT_RUNNING, DEGRADED = 0, 5, 7, 190
+RUNS = (0, 8, 9, 190, 191)  # a monitor's, of a service that is there
 WORDS = {
     1: "failed", 2: "an option is wrong", 3: "the agent does not have this action", 4: "it lacks a permission",
     5: "what it needs is not installed here", 6: "it is not configured well", 7: "not running", 8: "runs promoted",
@@ -86,33 +90,77 @@ def make_folders(host: Host) -> None:
 
 class OcfAgent:
     def __init__(self, service: settings.Service, host: Host) -> None:
-        self._service, self._host = service, host
+        self._service, self._host, self.group = service, host, service.group
         _, self._provider, self._type = parts(service.agent)
         self._path = ocf_metadata.path(service.agent)
         self._last: Program | None = None  # the last action: no two of them run at the same time
         self._last_action = ""
         self._up = False  # a start ended well and no stop has since
+        self.begun = False  # a start began and no stop has ended well since
+        if service.ip:
+            host.on_address_lost(service.name, self._address_lost)
         self._asker = checks.Asker(service, host)
+
+    @property
+    def outside(self) -> str:
+        """What it may have set up that no force ends, "" if nothing."""
+        service = self._service
+        kept = self.begun and outlives(service.agent) and not service.mounts
+        return f"what {service.name} ({service.agent}) set up" if kept else ""
 
     def adopt_up(self) -> None:
         """A start of it ended well before this engine's own."""
-        self._up = True
+        self._up = self.begun = True
 
     def adopt(self, running: Running) -> None:
         """An action from before this engine's start: it is waited for before the next one."""
         self._last, self._last_action = self._host.adopt(running), str(running.purpose)
+        self.begun = True
+
+    async def end_what_has_no_lease(self) -> None:
+        """At the engine's start: what runs here although no start of ours began it (a boot did, or an administrator) is
+        stopped, for a service runs where its group's lease is."""
+        until_s = asyncio.get_running_loop().time() + self._service.check.timeout_ms / 1000
+        found = await self._do("monitor", Purpose.CHECK, until_s, probe=True)
+        if found.code not in RUNS or self._up or self._host.lease_alive(self.group):
+            return
+        name = self._service.name
+        self._host.log.error(
+            "service_runs_without_lease", service=name, agent=self._service.agent, next="it is stopped"
+        )
+        until_s = asyncio.get_running_loop().time() + self._service.stop_timeout_ms / 1000
+        ended = await self._do("stop", Purpose.CHECK, until_s)  # of another purpose it would need the lease
+        self._host.log.warning("stray_service_ended", service=name, how=ended.text)
 
     # ----------------------------------------------------------------------------------------------------- actions
 
     async def start(self, act: Act) -> Verdict:
         until_s = _until(act)
+        self.begun = True
         self._asker.begin()
         answer = await self._do("start", Purpose.START, until_s)
         if answer.code != OK:
             outcome = Outcome.FAILED if answer.outcome is Outcome.NOT_RUNNING else answer.outcome
             return Verdict(outcome, answer.text)
         self._up = True
+        if self._service.ip and (problem := await self._bind()):
+            return Verdict(Outcome.FAILED, problem)
         return await self._until_good(until_s)
+
+    async def _bind(self) -> str:
+        """Have the guardian bind the address that the agent put up to the lease, as it does with its own: the kernel ends it
+        with that, whatever happens to everybody here. Gives why not, "" if done."""
+        with contextlib.closing(Netlink(NETLINK_ROUTE)) as route:
+            row = next((row for row in addresses(route) if row.ip == self._service.ip), None)
+        if row is None:
+            return f"{self._service.ip}: start said that it is done, but the address is on no interface"
+        interface = socket.if_indextoname(row.index)
+        done = await self._host.address(self._service, AddressOp.ADD, row.ip, row.prefix, interface)
+        return "" if done.ok else f"{self._service.ip} on {interface}: {done.text}"
+
+    def _address_lost(self, text: str) -> None:
+        if self._up:
+            self._host.exited_by_itself(self._service, 0, text)
 
     async def _until_good(self, until_s: float) -> Verdict:
         """Ask the service until it answers well, or the time is over."""
@@ -132,12 +180,17 @@ class OcfAgent:
         return Verdict(Outcome.TIMED_OUT, f"started, but not up within its time; last check: {last}")
 
     async def stop(self, act: Act) -> Verdict:
+        if self._service.ip:
+            done = await self._host.address(self._service, AddressOp.REMOVE, self._service.ip, 0, "")
+            if not done.ok:
+                return Verdict(Outcome.FAILED, f"{self._service.ip}: {done.text}")
         async with self._asker.closing():
             answer = await self._do("stop", Purpose.STOP, _until(act))
         if answer.code in (OK, NOT_RUNNING):
-            self._up = False
+            self._up = self.begun = False
             return Verdict(Outcome.OK, "stopped" if answer.code == OK else "was not running")
         if answer.outcome is Outcome.MISSING and not self._up:
+            self.begun = False
             return Verdict(Outcome.OK, f"was not started: {answer.text}")
         return Verdict(answer.outcome, answer.text)
 
@@ -156,7 +209,7 @@ class OcfAgent:
 
     # --------------------------------------------------------------------------------------------------- one action
 
-    async def _do(self, action: str, purpose: Purpose, until_s: float) -> Said:
+    async def _do(self, action: str, purpose: Purpose, until_s: float, probe: bool = False) -> Said:
         """Run an action to its end. A stop ends a monitor that is under way; anything else is waited for."""
         loop = asyncio.get_running_loop()
         last = self._last
@@ -169,8 +222,8 @@ class OcfAgent:
         limit_s = max(0.01, until_s - loop.time())
         try:
             program = await self._host.run(
-                self._service, (self._path, action), purpose,
-                env=self._environment(action, limit_s), timeout_ms=int(limit_s * 1000),
+                self._service, self._program(action), purpose,
+                env=self._environment(action, limit_s, probe), timeout_ms=int(limit_s * 1000),
             )  # fmt: skip
         except NotRun as error:
             return Said(-1, error.outcome, str(error))
@@ -181,9 +234,13 @@ class OcfAgent:
             self._host.end(program)
             raise
 
-    def _environment(self, action: str, limit_s: float) -> dict[str, str]:
+    def _program(self, action: str) -> tuple[str, ...]:
+        return (self._path, action)
+
+    def _environment(self, action: str, limit_s: float, probe: bool) -> dict[str, str]:
+        here = self._host.here
         return ocf_metadata.environment(
-            self._service, action, self._host.here.run_dir, self._host.here.node, self._host.here.nodes, int(limit_s * 1000)
+            self._service, action, here.run_dir, here.node, here.nodes, int(limit_s * 1000), probe
         )  # fmt: skip
 
 

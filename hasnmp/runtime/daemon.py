@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return handover.ask(loaded, node, program, arguments.config)
     try:
         loader.make_folders(loaded)
-        loaded = members.begin(loaded, node)
+        loaded = members.begin(loader.complete(loaded), node)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,

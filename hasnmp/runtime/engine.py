@@ -375,7 +375,7 @@ class Loop:
         groups = certain(self._config)
         until = min((ns for group, ns in self._host.held() if group in groups), default=0)
         within_ms = max(20, (until - now_ns()) // 1_000_000) if until else 5000
-        left = programs.end_everything(self._config, self._node, within_ms)
+        left = (*programs.end_everything(self._config, self._node, within_ms), *self._agents.outside(groups))
         self._log.critical("services_ended", left=left)
         if left and until:
             self._log.critical("machine_restarts", why="what is left writes to a disk without a lease", left=left)

@@ -69,6 +69,7 @@ from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
+from hasnmp.runtime.units import GroupUnits
 from hasnmp.runtime.vigil import Vigil
 from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
@@ -166,10 +167,20 @@ class Guardian:
         self.feeder = Feeder(self)
         self.family.close_in_child.append(self.watchdog.forget)
         self.mounts = GroupMounts(config)
-        cleaned = [] if handed else [*leftovers.clean(self), *self.mounts.cut_all(5000)[0]]
+        cleaned = (
+            [] if handed else [*leftovers.clean(self), *GroupUnits(config).kill_all(), *self.mounts.cut_all(5000)[0]]
+        )
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(
-            self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
+            self.guard,
+            self.programs,
+            self.addresses,
+            self.mounts,
+            GroupUnits(config),
+            self._alarm,
+            certain(config),
+            self._ended,
+            lambda group: self.programs.outside(group, self.config),
         )
         self.reload = Reloader(self, self._tell)
         cleaned += self._open_addresses(handed=bool(handed))
@@ -223,7 +234,7 @@ class Guardian:
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from here on (reload.py has seen to it that nothing contradicts it)."""
-        self.config = self.mounts.config = config
+        self.config = self.mounts.config = self.ending.units.config = config
         self.guard.kill_ns = config.heartbeat.kill_ms * MS
         self.ending.certain = certain(config)
         for line in self._open_addresses():

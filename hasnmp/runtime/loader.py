@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasnmp import config as files
+from hasnmp.agents import ocf_metadata
 from hasnmp.arbiters.disk import Blocks
 from hasnmp.config_changes import Changes, compare, nobody, settled
 from hasnmp.errors import ConfigError, WireError
@@ -38,12 +39,20 @@ class Loaded:
     faults: tuple[str, ...] = ()
 
 
+def complete(config: Config) -> Config:
+    """With the times that the file leaves to OCF agents. Runs them, if what they said is not kept from before."""
+    config, notes = ocf_metadata.complete(config)
+    for note in notes:
+        log("agent_tells_nothing", logging.WARNING, why=note)
+    return config
+
+
 def load(path: str, old: Config, node: str, applying: bool = False) -> Loaded:
     """Read and judge a file, and make the folders that it names. Every fault goes to the log as well. applying: every node
     has judged it. What is to be gone by is known to members.py before."""
     members_path = members.path_of(old, node)
     try:
-        new, webs, known = members.go_by(files.load(path), members_path)
+        new, webs, known = members.go_by(complete(files.load(path)), members_path)
         changes = compare(old, new)
         if not changes.needs_apply and node in [n.name for n in new.nodes]:
             make_folders(new)
@@ -64,7 +73,7 @@ def judge(text: str, path: str, old: Config, node: str) -> Loaded:
     """What would be gone by with `text` in place of the file at `path`? Nothing is written. A node that the file does not have
     stays as it is (`old` itself)."""
     try:
-        new, _, _ = members.go_by(files.parse(text, path, os.path.dirname(path)), members.path_of(old, node))
+        new, _, _ = members.go_by(complete(files.parse(text, path, os.path.dirname(path))), members.path_of(old, node))
     except ConfigError as error:
         return Loaded(faults=tuple(str(fault) for fault in error.faults))
     changes = compare(old, new)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hasnmp.config_ocf import outlives
 from hasnmp.core.events import Outcome
 from hasnmp.runtime import proc
 from hasnmp.runtime.becoming import become, filled
@@ -25,6 +26,7 @@ from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, fork_into
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
 from hasnmp.runtime.mounts import GroupMounts
+from hasnmp.runtime.units import GroupUnits
 from hasnmp.settings import Config
 
 MS = 1_000_000
@@ -68,6 +70,7 @@ class Up:
     group: str
     since_ns: int
     well: bool = False
+    run: int = 0  # the action
 
 
 @dataclass(slots=True)
@@ -125,7 +128,7 @@ class Programs:
         deadline = now + run.timeout_ms * MS if run.timeout_ms else NEVER
         program = Program(run, pid, now, deadline, output, errors, folder)
         if run.purpose is Purpose.START:
-            self.up.setdefault(run.service, Up(run.group, now)).well = False
+            self.up.setdefault(run.service, Up(run.group, now, run=run.run)).well = False
         self.running[run.run] = self._by_pid[pid] = program
         self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
         self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))
@@ -252,7 +255,11 @@ class Programs:
         and what may be left of it ends by force."""
         run, code = program.run, os.waitstatus_to_exitcode(program.status or 0)
         up = self.up.get(run.service)
-        if up is None or program.failure:
+        if up is None:
+            return
+        if program.failure:
+            if up.run == run.run:
+                del self.up[run.service]  # nothing was executed
             return
         if run.purpose is Purpose.START:
             up.well = code == 0
@@ -378,6 +385,11 @@ class Programs:
                 found.setdefault(pid, proc.comm(pid))
         return [f"process {pid} ({what})" for pid, what in found.items()]
 
+    def outside(self, group: str, config: Config) -> list[str]:
+        """What services of the group may have set up that is neither a process, nor a mount or an address of ours."""
+        agents = {s.name: s.agent for s in config.services() if s.group == group and not s.mounts and outlives(s.agent)}
+        return [f"what {service} ({agents[service]}) set up" for service in self.up if service in agents]
+
     def group_folder_removed(self, group: str) -> None:
         """Nothing of the group is here any more, seen and confirmed."""
         self.up = {service: up for service, up in self.up.items() if up.group != group}
@@ -426,7 +438,7 @@ def address_tag(config: Config, node: str) -> str:
 
 def virtual_addresses(config: Config) -> tuple[str, ...]:
     """Every address that any service of the cluster may put up, without its prefix length."""
-    return tuple(str(s.options["ip"]).partition("/")[0] for s in config.services() if s.agent == "address")
+    return tuple(s.ip for s in config.services() if s.ip)
 
 
 def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[str, ...]:
@@ -438,7 +450,8 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
         mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None
     )
     deadline = time.monotonic() + within_ms / 1000
-    left: list[str] = programs.clean()
+    units = GroupUnits(config)
+    left: list[str] = [*programs.clean(), *units.kill_all()]
     if addresses := virtual_addresses(config):
         problem = ""
         try:
@@ -452,6 +465,6 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
     _, mounts = GroupMounts(config).cut_all(max(0, int((deadline - time.monotonic()) * 1000)))
     while left and time.monotonic() < deadline:
         time.sleep(0.002)
-        left = programs.clean()
+        left = [*programs.clean(), *units.kill_all()]
     os.close(programs._null)
     return (*left, *mounts, *((problem,) if problem else ()))

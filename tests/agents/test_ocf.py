@@ -189,6 +189,22 @@ def test_what_is_up_is_adopted_untouched(scripted: Any, tmp_path: Path) -> None:
         said(await bench.act("web", Action.CHECK), Outcome.OK, "runs")
 
 
+def test_what_no_force_ends_is_known_from_its_start_to_its_stop(scripted: Any, tmp_path: Path) -> None:
+    """ocf:test:scripted is no agent that hasnmp knows, so it may keep anything."""
+
+    @play(tmp_path, service(scripted(start="exit 1", monitor="exit 7", stop="[ -e stops ] && exit 0; exit 1")))
+    async def story(bench: Bench) -> None:
+        assert bench.agents.outside(frozenset("g")) == ()
+        assert (await bench.act("web", Action.START)).outcome is Outcome.FAILED
+        assert bench.agents.outside(frozenset("g")) == ("what web (ocf:test:scripted) set up",)
+        assert bench.agents.outside(frozenset("h")) == ()
+        said(await bench.act("web", Action.STOP), Outcome.FAILED)
+        assert bench.agents.outside(frozenset("g"))
+        (tmp_path / "stops").touch()
+        said(await bench.act("web", Action.STOP), Outcome.OK)
+        assert bench.agents.outside(frozenset("g")) == ()
+
+
 def test_what_an_action_is_given(scripted: Any, tmp_path: Path) -> None:
     agent = scripted(monitor="env >given; exit 0")
     made = settings.Service(

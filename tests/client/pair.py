@@ -223,12 +223,22 @@ log: {{format: json}}
 
     def reload(self, node: str) -> CommandRow:
         """Have the node's file read anew; the engine that was asked may make room for the next, which has the outcome."""
-        control = Control(str(self.folder / node / "control.sock"))
-        try:
-            control.view()
-            number = control.command(Verb.RELOAD, "").id
-        finally:
-            control.close()
+
+        def asked() -> int:
+            """The command's number; 0: no engine was there to take it."""
+            try:
+                control = Control(str(self.folder / node / "control.sock"))
+            except HasnmpError:
+                return 0
+            try:
+                control.view()
+                return control.command(Verb.RELOAD, "").id
+            except HasnmpError:
+                return 0
+            finally:
+                control.close()
+
+        number = wait_for(asked, 20, self.why)
 
         def ended() -> CommandRow | None:
             view = self.view(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -57,6 +58,13 @@ def missing(*programs: str, libraries: tuple[str, ...] = ()) -> list[str]:
     """Which of these are not there: "ypbind (ypbind-mt)", the program and the Debian package that has it."""
     lacks = [name for name in programs if not shutil.which(name.split()[0])]
     return lacks + [name for name in libraries if name.split()[0] not in sh("ldconfig", "-p")]
+
+
+def end(program: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """End what Host.spawn() started: nsenter waits for the program, which is its child."""
+    for pid in Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split():
+        os.kill(int(pid), number)
+    program.wait(20)
 
 
 @dataclass(frozen=True)
@@ -139,9 +147,7 @@ class Stage:
         self.own_start_ms = (time.monotonic() - began) * 1000
         began = time.monotonic()
         for program in reversed(programs):
-            children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
-            host.signal(signal.SIGTERM, map(int, children))
-            program.wait(20)
+            end(program, signal.SIGTERM)
         host.run("umount", self._disk)
         self.own_stop_ms = (time.monotonic() - began) * 1000
 
@@ -208,9 +214,8 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        self._reader.join(5)
+        end(self._process, signal.SIGKILL)
+        self._reader.join(10)  # the last that it said is in, too
 
     def _read(self) -> None:
         assert self._process.stdout

@@ -133,7 +133,7 @@ groups:
          check: {type: sql, url: "oracle+oracledb://ha@bank", query: select 1, expect: "1", password_file: f, user: root}}
       - {name: i, agent: address, options: {ip: "2001:DB8::100/64", interface: eth0.5, reach: ["2001:db8::0:1"]}}
       - {name: p, agent: passive, check: {report_within_ms: 100}}
-      - {name: f, agent: filesystem, options: {device: UUID=1-2, directory: /mnt/, fstype: xfs, options: "ro,nodev"}, check: {every_ms: 700}}
+      - {name: f, agent: filesystem, options: {device: UUID=1-2, directory: /mnt/, fstype: xfs, options: "nodev", fsck: preen, unmount: kill}, check: {every_ms: 700}}
 recovery: automatic
 snmp:
   listen: ["0.0.0.0:161", "[::]:161"]
@@ -171,16 +171,10 @@ log: {format: json, level: debug}
     one = settings.MibView("one", ("system",))
     program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "oom_score_adjust": -9, "stop_signal": "KILL",
                "stop_command": ("/bin/true",)}  # fmt: skip
-    plain = {
-        "command": ("/bin/true",),
-        "env": {},
-        "cwd": "/",
-        "user": "",
-        "oom_score_adjust": 0,
-        "stop_signal": "TERM",
-        "stop_command": (),
-    }
-    mount = {"device": "UUID=1-2", "directory": "/mnt", "fstype": "xfs", "options": "ro,nodev"}
+    plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "oom_score_adjust": 0, "stop_signal": "TERM",
+             "stop_command": ()}  # fmt: skip
+    mount = {"device": "UUID=1-2", "directory": "/mnt", "fstype": "xfs", "options": "nodev", "fsck": "preen",
+             "unmount": "kill"}  # fmt: skip
     check = settings.Check
     assert config == settings.Config(
         cluster="c-1",
@@ -592,7 +586,7 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch:
 
 def test_the_example_is_valid_and_shows_every_key() -> None:
     config = load(str(EXAMPLE), strict_files=False)
-    assert {service.kind for service in config.services()} == {*OPTIONS, "ocf"}
+    assert {service.kind for service in config.services()} == {*OPTIONS, "ocf", "systemd"}
     assert {service.check.type for service in config.services()} >= {
         "http",
         "tcp",
@@ -703,6 +697,15 @@ def _place(document: Any, path: str) -> tuple[Any, str]:
 
 
 def test_every_agent_and_check_type_is_in_the_tables() -> None:
-    assert {*OPTIONS, "ocf"} == set(CHECK_TYPES)
+    assert {*OPTIONS, "ocf", "systemd"} == set(CHECK_TYPES)
     types = {word for words in CHECK_TYPES.values() for word in words}
     assert {word for key in CHECK.keys for word in key.only} == types
+
+
+def test_read_only_copies_are_a_group_for_each_node_and_no_disk() -> None:
+    copy = "{name: %s, agent: filesystem, options: {device: /dev/vg/copy, directory: /copy, fstype: ext4, options: 'ro,noload'}}"
+    text = MINIMAL[: MINIMAL.index("groups:")].replace("}}}", "}}, b: {links: {lan: 192.0.2.2}}}") + "groups:\n" + "".join(
+        f"  copy-{node}: {{nodes: [{node}], services: [{copy % f'copy-{node}'}]}}\n" for node in ("a", "b")
+    )  # fmt: skip
+    config = parse(text, "FILE", "/", strict_files=False)
+    assert [group.disk for group in config.groups] == [False, False]

@@ -42,6 +42,13 @@ EXCEPTIONS = {
         "agents.fence_metadata",
     ): "check-config asks the fence agents for their options; no daemon does",
     (
+        "console.ocf_check",
+        "agents.ocf_metadata",
+    ): "check-config asks OCF agents for their options; standard library only",
+    ("console.ocf_agents", "agents.ocf_metadata"): "`hasnmp agents`: what OCF agents say of themselves",
+    ("console.ocf_check", "agents.systemd_files"): "check-config looks for unit files; standard library only",
+    ("console.ocf_agents", "agents.systemd_files"): "`hasnmp agents`: the units that there are",
+    (
         "console.fence",
         "agents.fence_metadata",
     ): "`hasnmp agents`: what fence agents say of themselves; standard library only",
@@ -69,7 +76,7 @@ EXCEPTIONS = {
 LIBRARIES = {
     "config": {"yaml"},
     "runtime": {"structlog"},
-    "agents": {"structlog", "sqlalchemy"},
+    "agents": {"structlog", "jeepney", "sqlalchemy"},
     "snmp": {"pysnmp", "pyasn1", "cryptography", "structlog"},
     "demo": {"pysnmp"},
 }

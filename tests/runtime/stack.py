@@ -39,8 +39,10 @@ def make_config(
     accept: bool = False,
     watchdog: str = "",
     pills: str = "",
+    unit: str = "",
+    agent: str = "",
 ) -> Config:
-    """pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    """unit: a systemd unit of group g. agent: of its service "other". pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
     nodes: tuple[NodeSettings, ...] = (NodeSettings("n", {"lan": "127.0.0.1"}),)
     if pills:
         nodes = (replace(nodes[0], fence=(FenceLevel("pill", "power"),)), NodeSettings("m", {"lan": "127.0.0.2"}))
@@ -49,6 +51,10 @@ def make_config(
         services.append(Service("vip", "g", "address", address))
     if filesystem:
         services.append(Service("files", "g", "filesystem", filesystem))
+    if agent:
+        services.append(Service("other", "g", agent, {}))
+    if unit:
+        services.append(Service("unit", "g", f"systemd:{unit}", {}))
     return Config(
         cluster,
         nodes,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hasnmp.core.events import Outcome, Release, Released
+from hasnmp.runtime.cgroups import find_mount
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted
 from tests.runtime.stack import Stack
@@ -123,5 +125,61 @@ def test_without_control_groups_nothing_is_left_running(tmp_path: Path) -> None:
         assert failed.outcome is Outcome.FAILED and "can write no control group" in failed.text
         stack.send(End(run))
         stack.lease(60_000)
+    finally:
+        stack.close()
+
+
+def test_a_systemd_unit_ends_with_the_lease_of_its_group(tmp_path: Path) -> None:
+    mount = find_mount()
+    assert mount
+    folder = mount / f"hasnmptest{os.getpid()}.slice" / f"hasnmp-test-{os.getpid()}.service"
+    folder.mkdir(parents=True)
+    stack = Stack(tmp_path, "cgroup", unit=folder.name.removesuffix(".service"))
+    unit = subprocess.Popen(["sleep", "1000"])
+    try:
+        expiry = stack.lease(1500)
+        (folder / "cgroup.procs").write_text(str(unit.pid))
+        stack.send(Release("g", 1))
+        refused = stack.expect(Released)
+        assert not refused.ok and f"process {unit.pid} ({folder.name})" in refused.text
+        assert unit.wait(5) == -signal.SIGKILL and boottime_ns() < expiry
+    finally:
+        unit.kill()
+        unit.wait()
+        stack.close()
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_no_force_ends_restarts_a_machine_that_must_be_certain(tmp_path: Path, accept: bool) -> None:
+    stack = Stack(tmp_path, "cgroup", agent="ocf:heartbeat:LVM-activate", disk=True, accept=accept)
+    try:
+        stack.lease(1200)
+        run = stack.program("true", service="other", purpose=Purpose.START)
+        assert stack.expect(Exited, run=run).code == 0
+        if accept:
+            stack.accept(5)
+            until(
+                lambda: (
+                    "of it may be left, and nobody looks: what other (ocf:heartbeat:LVM-activate) set up" in stack.log()
+                ),
+                5,
+            )
+        else:
+            until(lambda: (tmp_path / "restarted").exists(), 5)
+            assert "what other (ocf:heartbeat:LVM-activate) set up" in stack.log()
+    finally:
+        stack.close()
+
+
+def test_an_agent_that_was_never_executed_has_set_up_nothing(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, "cgroup", agent="ocf:heartbeat:LVM-activate", disk=True)
+    try:
+        stack.lease(60_000)
+        run = stack.program("/nowhere/agent", service="other", purpose=Purpose.START)
+        assert stack.expect(RunFailed, run=run).outcome is Outcome.MISSING
+        stack.send(Release("g", 1))
+        assert stack.expect(Released).ok
     finally:
         stack.close()
