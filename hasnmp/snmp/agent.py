@@ -52,6 +52,7 @@ BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
 ABSENT = "its address is not on this machine"
 REFUSALS_WAITING = 1000  # refused SETs that wait for the loop to put them on record; what is more is counted
+WALL_STEP_MS = 100
 SWITCH_S = 0.001  # for how long at most a listener's thread keeps the loop waiting, or the other way round
 
 
@@ -78,6 +79,8 @@ class Agent:
         self._writer: asyncio.StreamWriter | None = None
         self._lost_ns = self._started_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
         self._down_told = False
+        self._believed_until_ns = 0  # what the mirror shows
+        self._wall_ms = 0  # the wall clock at CLOCK_BOOTTIME 0, by which the dates that are kept were made
         self._fresh = False  # as objects are answered; a listener's thread may find that it is not so any more
         self._judged_fresh = False  # as the loop found it last
         self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
@@ -287,6 +290,7 @@ class Agent:
             if self._mirror.complete:
                 self._lost_ns = self._now_ns()
         self._mirror.complete = False
+        self._believe()
         for future in self._replies.values():
             if not future.done():
                 future.set_result("the engine went away")
@@ -306,11 +310,15 @@ class Agent:
 
     def _take_in(self, message: dict[str, Any]) -> EventRow | CommandRow | None:
         result = self._mirror.apply(message)
+        self._believe()
         match message["type"]:
             case "snapshot":
                 self.store.changed_all()
                 self._lost_ns = 0
+                self._wall_step()
             case "delta":
+                if self._wall_step():  # every date that is kept is another one now
+                    self.store.changed_all()
                 self.store.changed(table for table, keys in message["gone"].items() if keys)
                 for table, rows in message["rows"].items():
                     now = self._mirror.view.tables.get(table, {})
@@ -323,6 +331,14 @@ class Agent:
                 if future is not None and not future.done():
                     future.set_result(result if isinstance(result, CommandRow) else str(message.get("text")))
         return result
+
+    def _wall_step(self) -> bool:
+        """Was the wall clock set? Slow corrections add up until they show in a date, whose smallest part is 100 ms."""
+        wall_ms = self._mirror.view.wall_ms - self._mirror.view.now_ns // 1_000_000
+        if abs(wall_ms - self._wall_ms) < WALL_STEP_MS:
+            return False
+        self._wall_ms = wall_ms
+        return True
 
     def _tell_missed(self) -> None:
         """Events that happened while the engine was out of reach, its line to us was full, or no agent ran, are late,
@@ -360,16 +376,19 @@ class Agent:
             text = f"{late} events of more than {LATE_S:g} s ago were not sent when they happened; the event table has them"
             notifier.event(self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text))
 
-    def _is_fresh(self) -> bool:
-        """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""
-        limit_s = self._config.heartbeat.dead_after_ms / 1000 + (KEEPALIVE_S if self._mirror.complete else 0)
+    def _believe(self) -> None:
+        """How long is what the mirror shows to be believed? Older than dead_after it may be another world's."""
+        limit_ms = self._config.heartbeat.dead_after_ms + (KEEPALIVE_S * 1000 if self._mirror.complete else 0)
         now_ns = self._mirror.view.now_ns
-        return now_ns > 0 and (self._now_ns() - now_ns) / 1e9 <= limit_s
+        self._believed_until_ns = now_ns + int(limit_ms * 1e6) if now_ns > 0 else 0
+
+    def _is_fresh(self) -> bool:
+        return self._now_ns() <= self._believed_until_ns
 
     def _handle(self, data: bytes, host: str, reply: Callable[[bytes], None]) -> None:
         """A datagram, in a listener's thread, the lock held. The loop may hang, say in a write to a dead disk: its word
         that all is fresh is not enough."""
-        if self._fresh and not self._is_fresh():
+        if self._fresh and time.clock_gettime_ns(time.CLOCK_BOOTTIME) > self._believed_until_ns:
             self._fresh = False
             self.store.changed_all()
         self.responder.handle(data, host, reply)
