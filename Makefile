@@ -19,7 +19,7 @@ help:
 	@echo "make setup   only the set-up       make clean   remove what the others made"
 
 setup:
-	@tools/setup venv debian
+	@tools/setup debian venv
 
 run:
 	@tools/setup venv console
@@ -32,7 +32,7 @@ demo:
 # First what the processors set the pace of; then what waits most of its time, as real daemons and whole machines do; at last what
 # wants the machine to itself. All always run, so that one report tells all.
 test:
-	@tools/setup venv debian
+	@tools/setup debian venv
 ifeq ($(TESTS),tests)
 	@failed=0; \
 	$(PY) -m pytest -q -n 2 --dist loadfile -m "not serial" --ignore tests/cluster tests || failed=1; \
@@ -52,7 +52,7 @@ lint:
 	exit $$failed
 
 bench:
-	@tools/setup venv debian bench
+	@tools/setup debian venv bench
 	@$(PY) -m tests.bench
 
 sim:
@@ -60,15 +60,17 @@ sim:
 	@$(PY) -m hasnmp.simulator $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
 
 soak:
-	@tools/setup venv debian
+	@tools/setup debian venv
 	@failed=0; \
 	$(PY) -m hasnmp.simulator --seeds $(or $(SEEDS),100000) || failed=1; \
 	$(PY) -m tests.cluster.nemesis --rounds $(or $(ROUNDS),50) --seed $(or $(SEED),0) || failed=1; \
+	HASNMP_CRASHES=10 HASNMP_CRASH_FS=ext4 $(PY) -m pytest -q -s -k crashes tests/cluster/test_postgresql.py || failed=1; \
+	HASNMP_CRASHES=10 HASNMP_CRASH_FS=xfs $(PY) -m pytest -q -s -k crashes tests/cluster/test_postgresql.py || failed=1; \
 	exit $$failed
 
 # What an input breaks is left in the current folder as crash-*; a run with that file as its only argument repeats it.
 fuzz:
-	@tools/setup venv debian
+	@tools/setup debian venv
 	@$(PY) -m tests.hostile.fuzz -max_total_time=$(or $(SECONDS),600)
 	@$(PY) -m tests.snmp.differential --requests $(or $(REQUESTS),100000) $(if $(SEED),--seed $(SEED))
 

@@ -17,7 +17,7 @@ from hasnmp.console import report, tools
 from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, clean, word, wrap
 from hasnmp.console.usage import Parser, StartTimes, count, known, number, out, out_json, seconds
-from hasnmp.console.where import connect, load, local, options
+from hasnmp.console.where import connect, load, local, not_remote, options
 from hasnmp.errors import Code, ConfigError, HasnmpError, Refused, Unreachable
 from hasnmp.model import CommandRow, CommandState, ConfigRow, EventRow, GroupRow, NodeRow, ServiceRow, SystemRow, Verb
 
@@ -202,7 +202,9 @@ def _follow(
 
 def reload(args: Args) -> int:
     """Have the daemon read its configuration anew. The file is looked at here first: here every fault can be shown."""
-    control = local(args, "reload")
+    control = connect(args)
+    if not isinstance(control, Control):  # another machine's file
+        return _reconfigure(control, Verb.RELOAD, args)
     found = report.first(control.view(), "config", ConfigRow)
     # Whoever may command the daemon need not be able to read its secrets: then the daemon alone judges.
     if found and os.geteuid() == 0 and os.path.exists(found.source):
@@ -224,10 +226,11 @@ def apply(args: Args) -> int:
     from hasnmp.config import load as load_config
     from hasnmp.config import parse
 
+    not_remote(args, "apply")
     load_config(args.file, strict_files=False)  # is it a text file of a good form?
     with open(args.file, encoding="utf-8-sig") as file:
         text = file.read()
-    control = local(args, "apply")
+    control = local(args)
     found = report.first(control.view(), "config", ConfigRow)
     if found and os.geteuid() == 0:  # as what it will be: relative paths count from that folder
         parse(text, found.source, os.path.dirname(os.path.abspath(found.source)))
@@ -235,14 +238,14 @@ def apply(args: Args) -> int:
     return _reconfigure(control, Verb.APPLY, args)
 
 
-def _reconfigure(control: Control, verb: Verb, args: Args) -> int:
+def _reconfigure(control: Control | Remote, verb: Verb, args: Args) -> int:
     from hasnmp.console.following import follow
 
     row = control.command(verb, "", reason=args.reason)
     if args.no_wait and row.state is not CommandState.REFUSED:
         print(f"accepted as command {row.id}; see: hasnmp commands")
         return 0
-    return _follow(control, row, args, follow(control, row, args.timeout))
+    return _follow(control, row, args, follow(control, row, args.timeout) if isinstance(control, Control) else None)
 
 
 # ------------------------------------------------------------------------------------------------------------- usage
@@ -284,7 +287,7 @@ def parser() -> Parser:
     made = add("failover", failover, "move a group, or every group that runs here", where, order)
     made.add_argument("group", metavar="GROUP", nargs="?", default="")
     made.add_argument("--to", metavar="NODE", default="", help="where to; else the first node that is able")
-    made.add_argument("--force", action="store_true", help="also where it is inhibited, or excluded there")
+    made.add_argument("--force", action="store_true", help="also where it is frozen, or excluded there")
     for name, verb, text in (
         ("inhibit", Verb.INHIBIT, "no automatic failover of a group, or of any"),
         ("permit", Verb.PERMIT, "end inhibit"),
@@ -328,7 +331,11 @@ def parser() -> Parser:
 
     add("reload", reload, "have the daemon read its configuration file anew; what did not change runs on", where, order)
     made = add(
-        "apply", apply, "have all nodes go by a file at once: for times, which a reload may not change", where, order
+        "apply",
+        apply,
+        "have all nodes go by a file at once: for times, nodes, links and the lease disk, which a reload may not change",
+        where,
+        order,
     )
     made.add_argument("file", metavar="FILE")
     made = add("check-config", tools.check_config, "every fault of a configuration file")

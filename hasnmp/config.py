@@ -15,7 +15,9 @@ import os
 import stat
 from typing import Any
 
+from hasnmp import config_agents
 from hasnmp import config_fence as fence
+from hasnmp import config_ocf as ocf
 from hasnmp import config_schema as schema
 from hasnmp.config_judge import judge
 from hasnmp.config_kinds import Secret
@@ -26,12 +28,15 @@ from hasnmp.model import Failback
 from hasnmp.settings import (
     Arbiter,
     Check,
+    ClientKey,
+    Clients,
     Community,
     Config,
     Control,
     Fencing,
     Group,
     Heartbeat,
+    Hook,
     Log,
     MibView,
     NodeSettings,
@@ -191,6 +196,8 @@ def _build(root: Section, options: dict[str, Section], source: str) -> Config:
         fencing=Fencing(**root["fencing"].values),
         watchdog=watchdog,
         snmp=_snmp(root["snmp"]),
+        clients=_clients(root["clients"]),
+        hooks=tuple(Hook(**hook.values) for hook in root["hooks"] or ()),
         control=Control(root["control"]["socket"] or f"{root['run_dir']}/control.sock", root["control"]["group"]),
         events_keep=root["events"]["keep"],
         state_dir=root["state_dir"],
@@ -208,15 +215,33 @@ def _given(section: Section) -> dict[str, Any]:
 
 def _service(group: str, service: Section, options: dict[str, Section]) -> Service:
     given = _given(service["check"])
-    given.setdefault("type", schema.CHECK_TYPES[service["agent"]][0])
+    given.setdefault("type", schema.CHECK_TYPES[ocf.parts(service["agent"])[0]][0])
     given.setdefault("timeout_ms", min(Check().timeout_ms, given["every_ms"]))
+    if secret := given.pop("password_file", None):
+        given["password"] = secret.octets
     check = Check(**given)
     rest = {name: service[name] for name in ("critical", "start_timeout_ms", "stop_timeout_ms")}
     on_failure = OnFailure(**service["on_failure"].values)
+    if ocf.is_external(service["agent"]):
+        plain, secrets = config_agents.values(options[service["name"]])
+        unset = config_agents.unset(service, service["check"])
+        return Service(service["name"], group, service["agent"], plain, check=check, on_failure=on_failure, secrets=secrets,
+                       unset=unset, **rest)  # fmt: skip
     chosen = {**options[service["name"]].values}
     if "env" in chosen:
         chosen["env"] = dict(chosen["env"])  # not the schema's own default
-    return Service(service["name"], group, service["agent"], chosen, check=check, on_failure=on_failure, **rest)
+    port = service["endpoint"]["port"]
+    return Service(
+        service["name"], group, service["agent"], chosen, check=check, on_failure=on_failure, endpoint_port=port, **rest
+    )  # fmt: skip
+
+
+def _clients(clients: Section) -> Clients:
+    keys = tuple(
+        ClientKey(k["name"], tuple(s.octets for s in k["key_files"] if s.octets), k["from"], k["report"])
+        for k in clients["keys"]
+    )
+    return Clients(clients["listen"], keys)
 
 
 def _snmp(snmp: Section) -> Snmp:
@@ -254,6 +279,7 @@ def _snmp(snmp: Section) -> Snmp:
             n["community_file"].octets if n["community_file"] else b"",
             n["type"],
             **{name: n[name] for name in ("timeout_ms", "retries", "min_severity", "enabled")},
+            name=n["name"] or "",
         )
         for n in snmp["notify"]
     )

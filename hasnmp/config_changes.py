@@ -9,22 +9,23 @@ all nodes at once: between two reloads, one after the other, two nodes could eac
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from hasnmp.settings import Applying, Config, Group, Service
+from hasnmp.settings import Config, Group, Service, beside
 
 # Options that the running service does not know of: how it is stopped, what its check asks.
-LATER_USED = {"exec": {"stop_signal", "stop_command"}, "address": {"reach"}}
+LATER_USED = {"exec": {"stop_signal", "stop_command"}, "address": {"reach"}, "filesystem": {"fsck", "unmount"}}
 STAGED_TIMES = ("port", "interval_ms", "dead_after_ms", "startup_wait_ms", "max_clock_drift_ppm", "kill_ms")
 # Each of these stands in the promise or the record that it concerns, or is this node's own: the rules of the leases hold in
 # any mixture of old and new. For the others they don't: one node could count on what another has given up already.
 APPLIED = frozenset(
     (*(f"heartbeat.{name}" for name in STAGED_TIMES if name != "port"), "arbiter.lease_ms", "arbiter.io_timeout_ms")
 )
+
+
+Webs = dict[str, tuple[tuple[str, ...], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,74 +76,102 @@ def compare(old: Config, new: Config) -> Changes:
         tuple(s.name for name, services in stopped.items() if name not in groups for s in services),
         groups,
         needs_apply,
-        tuple(name for name in needs_apply if name not in APPLIED and not (_of_nodes(name) and _is_step(old, new))),
+        tuple(
+            name
+            for name in needs_apply
+            if name not in APPLIED
+            and not (_of_nodes(name) and _is_step(old, new))
+            and not (name == "nodes" and _is_apart(old, new))
+            # The core goes over to another disk when every node is heard to read it and nothing rests on the former one.
+            and not (name == "arbiter.device" and old.arbiter.type == new.arbiter.type == "disk")
+            and not (name.endswith(".links") and _keeps_a_link(old, new))
+        ),
         needs_restart,
         max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),
     )
 
 
-def halfway(new: Config, by: str, before: dict[str, tuple[str, ...]]) -> Config:
-    """`new`, as it is gone by while not every node is known to have left `before`: who may run a group then may do so by both;
-    and whoever may by one of them is asked."""
-    groups = []
-    for group in new.groups:
-        old = before.get(group.name, group.nodes)
-        nodes = tuple(n for n in group.nodes if n in old)
-        others = tuple(n for n in dict.fromkeys((*old, *group.nodes)) if n not in nodes)
-        groups.append(replace(group, nodes=nodes, also=others))
-    canonical = json.dumps([new.digest, by, before], sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:16]
-    return replace(new, groups=tuple(groups), applying=Applying(by, before, new.digest), digest=digest)
+def in_force(file: Config, webs: Webs) -> tuple[Config, Webs]:
+    """What a node goes by that has this file, and what it must have made durable before.
+
+    webs: group -> each set of nodes by which this node, or one that counts on it, may still go. With the file's own, which
+    comes last, they are what the lease of the group has to respect: who is in all of them may take it, and whoever is in any
+    is asked. So two nodes that have one set in common exclude each other, whatever else each of them goes by. A set leaves
+    the list when every node is known to have the newest (core/apply), and never by a group's removal.
+    """
+    known, groups, open_ = dict(webs), [], {}
+    for group in file.groups:
+        former = webs.get(group.name, ()) if file.arbiter.type == "disk" else ()
+        known[group.name] = all_ = (*(web for web in former if set(web) != set(group.nodes)), group.nodes)
+        nodes = tuple(n for n in group.nodes if all(n in web for web in all_))
+        also = tuple(n for n in dict.fromkeys(n for web in all_ for n in web) if n not in nodes)
+        groups.append(replace(group, nodes=nodes, also=also))
+        if len(all_) > 1:
+            open_[group.name] = all_
+    if not open_:
+        return file, known
+    return replace(file, groups=tuple(groups), webs=open_, digest=beside(file.digest)), known
 
 
-def first_step(old: Config, new: Config, by: str) -> Config:
-    """What a node with `old` goes by first, when `new` is applied by that node."""
-    if old.applying is not None:
-        return halfway(new, old.applying.by, old.applying.before) if new.digest == old.applying.target else new
-    after = {g.name: set(g.nodes) for g in new.groups}
-    if all(after.get(g.name, set(g.nodes)) == set(g.nodes) for g in old.groups):
-        return new
-    return halfway(new, by, {g.name: g.nodes for g in old.groups})
+def settled(halfway: Config, webs: Webs) -> tuple[Config, Webs]:
+    """The same when every node is known to have the file: its own nodes alone count."""
+    now = {g.name: halfway.webs[g.name][-1] if g.name in halfway.webs else g.nodes for g in halfway.groups}
+    groups = tuple(replace(g, nodes=now[g.name], also=()) for g in halfway.groups)
+    file = replace(halfway, groups=groups, webs={}, digest=beside(halfway.digest))
+    return file, {**webs, **{name: (nodes,) for name, nodes in now.items()}}
 
 
-def no_way(old: Config, new: Config) -> str:
-    """Why `new` can't be applied where `old` is in force, for the sake of groups' `nodes`; "" when it can."""
-    if new.applying is not None:
-        return "applying: is written by hasnmp itself while `nodes` change; take that line out"
-    if old.applying is not None and new.digest != old.applying.target:
-        return f"groups' nodes are just being changed by {old.applying.by}; apply that file there again, and this one when it is done"
-    step = first_step(old, new, "")
-    if step.applying is None:
+def strangers(halfway: Config) -> str:
+    """A node of which this configuration knows nothing but that a group may still be run by it; "" when there is none."""
+    names = {n.name for n in halfway.nodes}
+    return next((f"{n} of {g.name}" for g in halfway.groups for n in g.also if n not in names), "")
+
+
+def nobody(halfway: Config) -> str:
+    """Why what in_force() gives can't be applied; "" when it can."""
+    empty = next((g.name for g in halfway.groups if not g.nodes), "")
+    if not empty:
         return ""
-    if new.arbiter.type != "disk":
-        return f"groups' nodes can't change under arbiter {new.arbiter.type} while hasnmpd runs: stop it on every node, and start it with the new file"
-    empty = next((g.name for g in step.groups if not g.nodes), "")
-    if empty:
-        return (
-            f"groups.{empty}.nodes: none of the new nodes is one of the old, so nobody could run it meanwhile; apply a file with "
-            "both first, and then one without the old"
-        )
-    return ""
+    return (
+        f"groups.{empty}.nodes: none of the new nodes is one of the old, so nobody could run it meanwhile; apply a file with "
+        "both first, and then one without the old"
+    )
 
 
 def _of_nodes(name: str) -> bool:
-    return name == "applying" or (name.startswith("groups.") and name.endswith(".nodes"))
+    return name.startswith("groups.") and name.endswith(".nodes")
 
 
 def _is_step(old: Config, new: Config) -> bool:
-    """Are the leases safe while some nodes go by the one and some by the other? Where a group's nodes are the same, in
-    whatever order; and between what is halfway and either end of it."""
-    if old.applying is not None and new.applying is not None:
-        return old.digest == new.digest
-    if old.applying is not None:
-        return new.digest == old.applying.target
-    if new.applying is not None:
-        return {g.name: set(g.nodes) for g in old.groups} == {g: set(n) for g, n in new.applying.before.items()}
+    """Are the leases safe while some nodes go by the one and some by the other, as to groups' nodes? With a lease disk always, by
+    in_force(). Else where a group's nodes are the same, in whatever order."""
+    if old.arbiter.type == new.arbiter.type == "disk":
+        return True
     # The order decides who is preferred, and which of two claimants gives way: where two nodes differ in it, both give way or both
     # wait, and neither has the lease. Only two owners of one token that hear each other (arbiter `none`) would both go on.
     kind = tuple if new.arbiter.type == "none" else frozenset
     after = {g.name: kind(g.nodes) for g in new.groups}
     return all(after.get(g.name, kind(g.nodes)) == kind(g.nodes) for g in old.groups)
+
+
+def _is_apart(old: Config, new: Config) -> bool:
+    """Are the nodes that come or go none of any group? Only whoever may run a group is asked for its lease, so they have nothing to
+    do with one. (The arbiter `fence` counts the turns of all nodes.)"""
+    names = [{n.name for n in c.nodes} for c in (old, new)]
+    moved = names[0] ^ names[1]
+    return old.arbiter.type == new.arbiter.type == "disk" and not any(
+        n in moved for c in (old, new) for g in c.groups for n in g.asked()
+    )
+
+
+def _keeps_a_link(old: Config, new: Config) -> bool:
+    """Have any two nodes a link that stays as it is? Then they hear each other over it at every moment, whoever goes by which
+    file. (No lease rests on an address; but whoever does not hear the others can't be told of the next file either.)"""
+    before = {n.name: n.links for n in old.nodes}
+    stay = [
+        {link for link, at in n.links.items() if before[n.name].get(link) == at} for n in new.nodes if n.name in before
+    ]
+    return all(one & other for i, one in enumerate(stay) for other in stay[:i])
 
 
 def same_program(old: Service, new: Service) -> bool:
@@ -151,7 +180,7 @@ def same_program(old: Service, new: Service) -> bool:
         return False
     skipped = LATER_USED.get(old.agent, set())
     names = (old.options.keys() | new.options.keys()) - skipped
-    return all(old.options.get(name) == new.options.get(name) for name in names)
+    return old.secrets == new.secrets and all(old.options.get(name) == new.options.get(name) for name in names)
 
 
 def _to_stop(group: Group, now: dict[str, Service]) -> list[Service]:
@@ -163,7 +192,7 @@ def _to_stop(group: Group, now: dict[str, Service]) -> list[Service]:
         successor = now.get(service.name)
         if unmounted or successor is None or not same_program(service, successor):
             found.append(service)
-            unmounted |= service.agent == "filesystem"
+            unmounted |= bool(service.mounts)
     return found
 
 
@@ -204,7 +233,7 @@ def _other_lines(old: Config, new: Config) -> Iterator[str]:
         successor = next((n for n in new.nodes if n.name == node.name), None)
         if successor is not None and successor.fence != node.fence:
             yield f"nodes.{node.name}.fence"
-    for part in ("recovery_automatic", "fencing", "snmp", "control", "events_keep", "log"):
+    for part in ("recovery_automatic", "fencing", "snmp", "clients", "hooks", "control", "events_keep", "log"):
         yield from _below(part, getattr(old, part), getattr(new, part))
 
 
@@ -233,10 +262,11 @@ def _staged(old: Config, new: Config) -> Iterator[str]:
     for group in old.groups:
         following = next((g for g in new.groups if g.name == group.name), None)
         # Their order, too: of two nodes that claim a lease at once the later in this list gives way.
-        if following is not None and (following.nodes, following.also) != (group.nodes, group.also):
+        if following is not None and (
+            (following.nodes, following.also) != (group.nodes, group.also)
+            or old.webs.get(group.name) != new.webs.get(group.name)
+        ):
             yield f"groups.{group.name}.nodes"
-    if old.applying != new.applying:
-        yield "applying"
 
 
 def _differs(name: str, old: Any, new: Any) -> bool:

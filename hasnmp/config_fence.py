@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hasnmp import config_ocf
 from hasnmp.config_kinds import PATH, Secret, secret
 from hasnmp.config_read import (
     BAD,
@@ -71,7 +72,7 @@ def _read_value(node: Node, path: str, context: Context) -> Any:
     return _VALUE.read(node, path, context)
 
 
-def _read_secret(node: Node, path: str, context: Context) -> Any:
+def read_secret(node: Node, path: str, context: Context) -> Any:
     """The secret of a file; it must be one line of text, for that is how it is handed over."""
     found = PASSWORD.read(node, path, context)
     if found is BAD:
@@ -115,7 +116,7 @@ def _read_options(node: Node, path: str, context: Context) -> Any:
                 f"holds a secret, and this file holds none; write it into a file of mode 0600, and here {name}_file: PATH",
             )
         elif stem != name and is_secret(stem):
-            found = _read_secret(value, where, context)
+            found = read_secret(value, where, context)
             values[stem] = found
         else:
             values[name] = _read_value(value, where, context)
@@ -244,11 +245,22 @@ def judge_fencing(fencing: Any, context: Context) -> None:
 
 
 def has_disk(group: Section) -> bool:
-    """The group's `disk`, or its default: does a service of it mount a file system?"""
+    """The group's `disk`, or its default: may a service of it write to a disk, or be there, when all its processes have ended?"""
     if group["disk"] is not None:
         return bool(group["disk"])
     services = group["services"] if group.good("services") else ()
-    return any(service.good("agent") and service["agent"] == "filesystem" for service in services)
+    return any(map(is_disk, services))
+
+
+def is_disk(service: Section) -> bool:
+    """Does this service make its group one with a disk? A file system that is mounted read-only does not."""
+    if not service.good("agent"):
+        return False
+    if service["agent"] in ("filesystem", config_ocf.FILESYSTEM):
+        given = service["options"].value if service.good("options") and service["options"] is not None else None
+        mount = given.get("options") if isinstance(given, dict) else None
+        return not (mount is not None and isinstance(mount.value, str) and "ro" in mount.value.split(","))
+    return config_ocf.outlives(service["agent"])
 
 
 def unfenced(members: tuple[str, ...], nodes: dict[str, Section]) -> list[str]:
@@ -270,10 +282,13 @@ def judge_group(group: Section, nodes: dict[str, Section], watchdog: Any, contex
     named = ", ".join(map(show, bare))
     armed = watchdog is BAD or not watchdog.good("device") or bool(watchdog["device"])
     if has_disk(group) and bare and not armed and not group["accept_unfenced_disk"]:
+        why = next((f" ({s['agent']} may leave something on it, or outside of the group's processes)"
+                    for s in (group["services"] if group.good("services") else ())
+                    if s.good("agent") and config_ocf.outlives(s["agent"])), "")  # fmt: skip
         context.tell(
             group,
             ["disk"],
-            f"the group has a disk, and nothing keeps {named} from writing to it when silent: a killed or frozen node's "
+            f"the group has a disk{why}, and nothing keeps {named} from writing to it when silent: a killed or frozen node's "
             "kernel writes on; give each a fence level that cuts power or disk, or set watchdog, or write "
             "accept_unfenced_disk: true to take that risk (disk: false if no other node reaches what it writes to)",
         )
@@ -294,24 +309,25 @@ def stop_failure(group: Section, nodes: dict[str, Section]) -> str:
 
 
 def judge_filesystem(
-    chosen: Section, name: str, group: str, used: dict[str, str], lease: str, context: Context
+    chosen: Section, name: str, group: str, nodes: tuple[str, ...], used: dict[str, str], lease: str, context: Context
 ) -> None:
-    """One mount. used: mounts so far, by folder and by device. lease: the lease disk's path, "" if there is none."""
+    """One mount. nodes: of its group. used: mounts so far, by folder and node, and by device. lease: the lease disk's path, ""
+    if there is none. A device that is only read may be in several groups: identical copies, or one disk that nobody writes."""
     if chosen.good("directory"):
         folder = chosen["directory"]
         if folder == "/":
             context.tell(chosen, ["directory"], "/ is where the system itself is; name a folder of its own")
-        elif f"directory {folder}" in used:
-            context.tell(
-                chosen,
-                ["directory"],
-                f"{folder} is used twice, first by {used[f'directory {folder}']}; one would hide the other",
-            )
-        used.setdefault(f"directory {folder}", f"service {name}")
+        elif taken := next((used[at] for node in nodes if (at := f"directory {folder} {node}") in used), ""):
+            context.tell(chosen, ["directory"], f"{folder} is used twice, first by {taken}; one would hide the other")
+        for node in nodes:
+            used.setdefault(f"directory {folder} {node}", f"service {name}")
     if chosen.good("device"):
         device = chosen["device"]
         if lease and device == lease:
             context.tell(chosen, ["device"], f"{device} is the lease disk (arbiter.device), which nothing may mount")
+        options = chosen["options"] if "options" in chosen.values and chosen.good("options") else ""
+        if "ro" in str(options).split(","):
+            return
         first = used.get(f"device {device}")
         if first is not None and first != group:
             context.tell(

@@ -8,8 +8,12 @@ import pwd
 from typing import Any
 
 from hasnmp import config_fence as fence
+from hasnmp import config_ocf as ocf
 from hasnmp import config_schema as schema
-from hasnmp.config_kinds import split_endpoint
+from hasnmp import config_sql
+from hasnmp.config_agents import read_options
+from hasnmp.config_clients import judge_clients, judge_hooks
+from hasnmp.config_kinds import HTTP_URL, split_endpoint
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
 from hasnmp.config_views import judge_access, judge_views
 from hasnmp.config_yaml import Node, join, show
@@ -46,6 +50,8 @@ def judge(root: Section, context: Context) -> dict[str, Section]:
         _judge_mounts(root, options, context)
     if root.good("snmp"):
         _judge_snmp(root["snmp"], context)
+    judge_clients(root, context)
+    judge_hooks(root, context)
     control = root["control"]
     if control is not BAD and control.good("group") and control["group"] and context.strict:
         try:
@@ -244,18 +250,28 @@ def _judge_service(
     if not service.good("agent"):
         return
     agent: str = service["agent"]
+    if ocf.is_external(agent):
+        _judge_external(service, agent, options, context)
+        return
     if agent not in schema.OPTIONS:
         where = service.at("agent")
         if agent.partition(":")[0] in ("ocf", "systemd", "lsb"):
+            form = {
+                "ocf": "ocf:PROVIDER:NAME, as ocf:heartbeat:pgsql",
+                "systemd": "systemd:UNIT with a service unit, as systemd:nfs-ganesha",
+            }.get(agent.partition(":")[0])
             context.fault(
                 *where,
-                f"{show(agent)}: {agent.partition(':')[0]} agents are not in this version; "
+                f"{show(agent)} is no agent; allowed: {form}"
+                if form
+                else f"{show(agent)}: {agent.partition(':')[0]} agents are not in this version; "
                 "use exec, with the program itself and a check",
             )
         else:
             context.fault(
                 *where,
-                f"{show(agent)} is no agent{suggest(agent, schema.OPTIONS)}; allowed: {', '.join(schema.OPTIONS)}",
+                f"{show(agent)} is no agent{suggest(agent, schema.OPTIONS)}; allowed: {', '.join(schema.OPTIONS)}, "
+                "ocf:PROVIDER:NAME, systemd:UNIT",
             )
         return
     _judge_check(service["check"], agent, context)
@@ -277,6 +293,25 @@ def _judge_service(
             )
 
 
+def _judge_external(service: Section, agent: str, options: dict[str, Section], context: Context) -> None:
+    _judge_check(service["check"], ocf.parts(agent)[0], context)
+    if (name := ocf.parts(agent)[2]) in ocf.NEEDS_PROMOTION:
+        context.tell(
+            service,
+            ["agent"],
+            f"{agent} has to run on several nodes with one of them promoted, and hasnmp runs a service on one node"
+            + ("; use a disk that both nodes reach" if name == "drbd" else ""),
+        )
+    if ocf.parts(agent)[0] == "systemd":
+        none = read_section(service["options"] or Node(service.line, {}), join(service.path, "options"), context, ())
+        if none is not BAD and service.good("name"):
+            options.setdefault(service["name"], none)
+        return
+    chosen = read_options(service["options"] or Node(service.line, {}), join(service.path, "options"), context)
+    if chosen is not BAD and service.good("name"):
+        options.setdefault(service["name"], chosen)
+
+
 def _judge_mounts(root: Section, options: dict[str, Section], context: Context) -> None:
     """Folders and devices of file systems, each used once."""
     mounts: dict[str, str] = {}
@@ -284,14 +319,21 @@ def _judge_mounts(root: Section, options: dict[str, Section], context: Context) 
     lease = str(arbiter["device"]) if arbiter is not BAD and arbiter.good("device") else ""
     for name, group in root["groups"].items():
         for service in group["services"] if group is not BAD and group.good("services") else ():
-            if service.good("name", "agent") and service["agent"] == "filesystem" and service["name"] in options:
-                fence.judge_filesystem(options[service["name"]], service["name"], name, mounts, lease, context)
+            if not service.good("name", "agent") or service["name"] not in options:
+                continue
+            chosen = options[service["name"]]
+            if service["agent"] == "filesystem" or (
+                service["agent"] == ocf.FILESYSTEM and {"device", "directory"} <= chosen.values.keys()
+            ):
+                everybody = tuple(root["nodes"]) if root.good("nodes") else ()
+                nodes = (group["nodes"] if group.good("nodes") else None) or everybody
+                fence.judge_filesystem(chosen, service["name"], name, nodes, mounts, lease, context)
 
 
 def _judge_check(check: Any, agent: str, context: Context) -> None:
     if check is BAD or not check.good("type"):
         return
-    types = schema.CHECK_TYPES[agent]
+    types = schema.CHECK_TYPES[agent]  # agent: its first word
     kind = check["type"] or types[0]
     if kind not in types:
         context.tell(check, ["type"], f"{kind} is no check of agent {agent}; allowed: {', '.join(types)}")
@@ -301,6 +343,12 @@ def _judge_check(check: Any, agent: str, context: Context) -> None:
         if name not in check.lines:
             allowed = _allowed(schema.CHECK.keys, name)
             context.tell(check, [name, "type"], f"missing, and type {kind} has no default for it; allowed: {allowed}")
+    if check.good("url") and check["url"] and kind in ("http", "sql"):
+        if check["url"].startswith("http") != (kind == "http"):
+            form = HTTP_URL if kind == "http" else config_sql.FORM
+            context.tell(check, ["url"], f"{show(check['url'])} is no URL for type {kind}; allowed: {form}")
+        elif kind == "sql":
+            config_sql.judge(check, context)
     every, timeout = check["every_ms"], check["timeout_ms"]
     if check.good("every_ms", "timeout_ms") and timeout is not None and timeout > every:
         context.tell(
@@ -404,8 +452,28 @@ def _judge_snmp(snmp: Section, context: Context) -> None:
                 f"is the same receiver as {told[key]}; each notification would come twice; give it once",
             )
         told.setdefault(key, receiver.path)
+    _judge_receiver_names(snmp, context)
     if snmp.good("agentx"):
         _judge_agentx(snmp, context)
+
+
+def _judge_receiver_names(snmp: Section, context: Context) -> None:
+    """Rows of the MIB and places in the backlog are kept by them: each has one, and not by its place in the file."""
+    named: dict[str, str] = {"agentx": "the master agent"}
+    unnamed: dict[tuple[object, ...], str] = {}
+    for receiver in snmp["notify"] if snmp.good("notify") else ():
+        if not receiver.good("to", "version", "user", "type", "name", "enabled"):
+            continue
+        if name := receiver["name"]:
+            if name in named:
+                context.tell(receiver, ["name"], f"{show(name)} is the name of {named[name]} already")
+            named.setdefault(name, "another receiver")
+            continue
+        key = (receiver["to"], receiver["version"], receiver["user"], receiver["type"])
+        if key in unnamed and not (receiver["user"] and receiver["enabled"]):  # that is a fault already
+            context.tell(receiver, ["name"], f"is missing: {unnamed[key]} has the same address, version and type, of which a "
+                         "name is made; a community is a secret, and no part of it; give one of them a name")  # fmt: skip
+        unnamed.setdefault(key, receiver.path)
 
 
 def _judge_agentx(snmp: Section, context: Context) -> None:

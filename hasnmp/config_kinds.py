@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from hasnmp import config_sql
 from hasnmp.config_read import BAD, Context, Kind, list_of, quoted, string, text
 from hasnmp.config_yaml import Node
 
@@ -129,7 +130,14 @@ def _url_problem(value: str) -> str:
     return _host_problem(host)
 
 
-URL = string("http://ADDRESS[:PORT]/PATH", _url_problem)
+def _checked_problem(value: str) -> str:
+    """Of a check's `url`: which kind it must be depends on the check's type, and is judged with that."""
+    web = value.startswith(("http:", "https:")) or "://" not in value
+    return _url_problem(value) if web else config_sql.url_problem(value)
+
+
+HTTP_URL = "http://ADDRESS[:PORT]/PATH"
+URL = string(f"{HTTP_URL}, or for type sql {config_sql.FORM}", _checked_problem)
 
 # ------------------------------------------------------------------------------------------------- files and programs
 

@@ -174,7 +174,8 @@ def string(allowed: str, judge: Callable[[str], str], convert: Callable[[str, Co
             return _wrong(node, path, context, allowed, ", not text; put it in quotes" if number else "")
         problem = "holds a control character" if not _clean(value) else judge(value)
         if problem:
-            shown = re.sub("//[^/@]*@", "//...@", value)  # a password in a URL is a fault, and must not reach a log
+            # A password in a URL is a fault, and must not reach a log.
+            shown = re.sub(r"(?i)(//)[^/@]*(?=@)|(\b(?:pass\w*|pwd|odbc_connect)=)[^&]*", r"\1\2...", value)
             return context.fault(node.line, path, f"{quoted(shown)} {problem}; allowed: {allowed}")
         return convert(value, context) if convert else value
 

@@ -37,6 +37,7 @@ from hasnmp.config_read import (
     text,
 )
 from hasnmp.config_views import VIEW
+from hasnmp.model import Kind as EventKind
 
 NAME = matching(
     "name of this form",
@@ -56,6 +57,7 @@ VARIABLE = matching("variable name", r"[A-Za-z_][A-Za-z0-9_]*", "letters, digits
 HEARTBEAT_KEY = secret(32, 4096, " (make one: head -c 32 /dev/urandom | base64)")
 PASSPHRASE = secret(8, 255, " (RFC 3414, 11.2)")
 COMMUNITY = secret(1, 255, "")
+PASSWORD = secret(1, 1024, "")
 DAY_MS = 86_400_000
 
 # fmt: off
@@ -91,14 +93,14 @@ ARBITER = section(
       for name in ("endpoints", "ca_file", "cert_file", "key_file")),
 )
 
-PROBED = ("process", "command", "tcp", "http", "address", "filesystem")  # every check but the outside agent's report
-CHECK_TYPES = {"exec": ("process", "command", "tcp", "http"), "address": ("address",), "passive": ("report",),
-               "filesystem": ("filesystem",)}
+PROBED = ("process", "command", "tcp", "http", "sql", "address", "filesystem", "monitor")  # every check but an agent's report
+CHECK_TYPES = {"exec": ("process", "command", "tcp", "http", "sql"), "address": ("address",), "passive": ("report",),
+               "filesystem": ("filesystem",), "ocf": ("monitor", "command", "tcp", "http", "sql"),
+               "systemd": ("monitor", "command", "tcp", "http", "sql")}
 CHECK = section(
-    Key("type", choice("process", "command", "tcp", "http", "report", "address", "filesystem", later={
-        "sql": "use command, with a program that runs the statement"}), None,
-        "exec: process (its program lives, the default), command, tcp or http; the others have one each: address, filesystem, "
-        "report (passive)"),
+    Key("type", choice("process", "command", "tcp", "http", "sql", "report", "address", "filesystem", "monitor"), None,
+        "exec: process (its program lives, the default), command, tcp, http or sql; the others have one each: address, "
+        "filesystem, report (passive), monitor (ocf and systemd, or command, tcp, http, sql)"),
     Key("every_ms", integer(10, DAY_MS), 5000, "how often", PROBED),
     Key("timeout_ms", integer(10, DAY_MS), None,
         "a check that takes longer has failed; default: 3000, or every_ms if that is less",
@@ -109,14 +111,19 @@ CHECK = section(
     Key("host", IP, None, "an IP address; REQUIRED for type tcp", ("tcp",)),
     Key("port", integer(1, 65535), None, "REQUIRED for type tcp", ("tcp",)),
     Key("send", text(0, 4096), "", "sent once connected; escapes such as \\r\\n work in double quotes", ("tcp",)),
-    Key("expect", text(0, 4096), "", "must occur in the answer", ("tcp", "http")),
-    Key("url", URL, None, "REQUIRED for type http", ("http",)),
+    Key("expect", text(0, 4096), "",
+        "tcp, http: must occur in the answer; sql: what the first column of the first row must be, as text", ("tcp", "http", "sql")),
+    Key("url", URL, None, "REQUIRED for types http and sql (there as SQLAlchemy reads it, without a password)", ("http", "sql")),
     Key("status", integer(0, 599), 0, "the status wanted, 100..599; 0 = any of 200..399", ("http",)),
-    Key("query", absent("SQL checks are", "use type command, with a program that runs the statement"), None, ""),
+    Key("query", text(1, 4096), None, "the statement, committed; REQUIRED for type sql", ("sql",)),
+    Key("password_file", PASSWORD, None, "holds the password for `url`; default: none", ("sql",)),
+    Key("user", ACCOUNT, "", "who asks, as the database knows an account by its socket; empty: the daemon's own user", ("sql",)),
     Key("report_within_ms", integer(100, DAY_MS), None, "silence for longer is a failure; REQUIRED for agent passive",
         ("report",)),
+    Key("depth", integer(0, 100), 0, "how thoroughly an OCF agent looks (OCF_CHECK_LEVEL); 0: a quick look", ("monitor",)),
 )
-CHECK_REQUIRED = {"command": ("command",), "tcp": ("host", "port"), "http": ("url",), "report": ("report_within_ms",)}
+CHECK_REQUIRED = {"command": ("command",), "tcp": ("host", "port"), "http": ("url",), "sql": ("url", "query"),
+                  "report": ("report_within_ms",)}
 
 # What each agent's `options` may hold: Service.options has all of these keys, with the defaults given here.
 OPTIONS = {
@@ -125,6 +132,7 @@ OPTIONS = {
         Key("env", named(text(0, 4096), VARIABLE, 0, 256), {}, "more environment variables"),
         Key("cwd", DIRECTORY, "/", "the folder that it starts in"),
         Key("user", ACCOUNT, "", "who it runs as; empty: the daemon's own user"),
+        Key("oom_score_adjust", integer(-1000, 1000), 0, "lower: spared when memory runs out, as by choom(1)"),
         Key("stop_signal", choice("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL"), "TERM", "asks it to end"),
         Key("stop_command", COMMAND, (), "run to stop it, in place of the signal"),
     ),
@@ -139,6 +147,10 @@ OPTIONS = {
         Key("directory", DIRECTORY, REQUIRED, "where, on every node of the group; a folder that is there"),
         Key("fstype", FSTYPE, REQUIRED, "ext4, xfs, ..."),
         Key("options", MOUNT_OPTIONS, "", "as for mount -o"),
+        Key("fsck", choice("no", "preen"), "no",
+            "preen: fsck -p before it is mounted; what that can't repair is a failed start. no: the journal has to do"),
+        Key("unmount", choice("wait", "kill"), "wait",
+            "kill: whoever still holds it after half of stop_timeout_ms is killed, and named in the log"),
     ),
 }
 
@@ -148,16 +160,19 @@ ON_FAILURE = section(
     Key("then", choice("failover", "stop", "ignore"), "failover", "failover | stop | ignore"),
 )
 
+ENDPOINT = section(Key("port", integer(0, 65535), 0, "0: not told, the client knows it"))
 SERVICE = section(
     Key("name", NAME, REQUIRED, "unique in the whole file, for it indexes haServiceTable"),
-    Key("agent", Kind("exec, address, filesystem or passive", text(1, 255).read), REQUIRED,
-        "exec: runs a program; address: an IP address; filesystem: mounts one; passive: an outside agent reports in"),
+    Key("agent", Kind("exec, address, filesystem, passive, ocf:PROVIDER:NAME or systemd:UNIT", text(1, 255).read), REQUIRED,
+        "exec: runs a program; address: an IP address; filesystem: mounts one; passive: an outside agent reports in; "
+        "ocf:PROVIDER:NAME: a resource agent of that name; systemd:UNIT: a service unit"),
     Key("options", Kind("a mapping", RAW.read, variants=tuple(OPTIONS.items())), None, "what the agent needs to know"),
     Key("critical", BOOL, True, "a service that is not critical never moves its group"),
     Key("check", CHECK, None, "how it is checked"),
-    Key("start_timeout_ms", integer(10, DAY_MS), 20_000, "a start that takes longer has failed"),
-    Key("stop_timeout_ms", integer(10, DAY_MS), 20_000, "a stop that takes longer has failed"),
+    Key("start_timeout_ms", integer(10, DAY_MS), 20_000, "a start that takes longer has failed; ocf: default as its metadata says"),
+    Key("stop_timeout_ms", integer(10, DAY_MS), 20_000, "a stop that takes longer has failed; ocf: default as its metadata says"),
     Key("on_failure", ON_FAILURE, None, "what a failed service leads to"),
+    Key("endpoint", ENDPOINT, None, "what clients are told that ask where it is"),
 )
 
 FAILOVER_LIMIT = section(
@@ -215,6 +230,7 @@ NOTIFY = section(
     Key("min_severity", choice("info", "warning", "minor", "major", "critical"), "info",
         "what is less severe is not sent to it; the end of an alarm counts as the alarm"),
     Key("enabled", BOOL, True, "false: nothing is sent to it and nothing kept for it"),
+    Key("name", NAME, None, "how the MIB, the log and its backlog call it; default: as 192.0.2.50:162/3/inform"),
 )
 
 THROTTLE = section(
@@ -235,6 +251,28 @@ SNMP = section(
     Key("backlog", integer(10, 100_000), 10_000, "notifications kept for a receiver that is away; then the oldest give way"),
     Key("agentx", MASTER, "", "be a subagent of the host's snmpd (RFC 2741), beside `listen` or with listen: [] instead"),
     Key("agentx_access", choice("read", "operate"), "read", "operate: the master may SET, for whomever its own rules let"),
+)
+
+CLIENT_KEY = section(
+    Key("name", NAME, REQUIRED, "how datagrams and logs call the key"),
+    Key("key_files", list_of(HEARTBEAT_KEY, 1, 8, unique=True), REQUIRED,
+        "the key: all verify, and an answer is signed as its request was, so that keys roll without an outage"),
+    Key("from", list_of(NETWORK, 0, 64, unique=True), (), "networks that it may be used from; empty: anywhere"),
+    Key("report", list_of(NAME, 0, 1000, unique=True), (), "passive services that its holder may report up or down"),
+)
+CLIENTS = section(
+    Key("listen", list_of(LISTEN, 0, 16, unique=True), (), "where datagrams are answered; empty: nowhere"),
+    Key("keys", list_of(CLIENT_KEY, 0, 64), (), "who may ask, and report"),
+)
+
+HOOK_EVENTS = ("before_start", "before_stop", "after_stop", *(kind.name.lower() for kind in EventKind))
+HOOK = section(
+    Key("on", choice(*HOOK_EVENTS), REQUIRED,
+        "before_start, before_stop, after_stop: of a group, on this node; or an event's name, as takeover_completed"),
+    Key("run", COMMAND, REQUIRED, "the program; it is told by HASNMP_... in its environment, and JSON on standard input"),
+    Key("timeout_ms", integer(10, DAY_MS), 5000, "then it is ended, and has failed"),
+    Key("required", BOOL, False, "before_start, before_stop: a failure stops the transition"),
+    Key("groups", list_of(NAME, 1, 64, unique=True), (), "only for these groups; default: all"),
 )
 
 EVENTS = section(Key("keep", integer(10, 100_000), 1000, "events kept, over restarts too"))
@@ -263,7 +301,8 @@ FORM = (
     Key("fencing", FENCING, None, "how the fence devices are kept in view"),
     Key("watchdog", WATCHDOG, None, "resets this machine if the guardian fails; default: none"),
     Key("snmp", SNMP, None, "the agent"),
-    Key("hooks", absent("hooks are", "leave it out; a trap receiver can run programs"), None, ""),
+    Key("clients", CLIENTS, None, "who may ask by UDP who runs a service, and report on passive ones"),
+    Key("hooks", list_of(HOOK, 0, 256), (), "programs that are run at transitions and events, in this order"),
     Key("events", EVENTS, None, "the event ring"),
     Key("control", CONTROL, None, "the local socket"),
     Key("state_dir", DIRECTORY, "/var/lib/hasnmp", "what must survive a reboot: events, counters, decisions"),

@@ -16,7 +16,7 @@ SUBTREES = (
     "snmpNotificationMIB", "snmpUsmMIB", "snmpVacmMIB", "snmpCommunityMIB", "hasnmpMIB", "haNotifications", "haObjects",
     "haSystem", "haControl", "haCommandTable", "haNodeTable", "haLinkTable", "haGroupTable", "haServiceTable",
     "haArbiterTable", "haFenceTable", "haConfig", "haStatistics", "haEvents", "haEventTable", "haAlarms", "haAlarmTable",
-    "haNotify", "haReceiverTable",
+    "haNotify", "haReceiverTable", "haGroupWhyTable",
 )  # fmt: skip
 _OID = re.compile(r"[0-2](\.([0-9]{1,10}|\*)){1,127}")
 

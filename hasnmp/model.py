@@ -252,6 +252,10 @@ class Kind(StrEnum):
     STATE_SAVED = "stateSaved"
     COMMAND_GIVEN = "commandGiven"
     COMMAND_REFUSED = "commandRefused"
+    HOOK_FAILED = "hookFailed"
+    PROCESS_LOST = "processLost"
+    PROCESS_RESTORED = "processRestored"
+    ENGINE_ID_CHANGED = "engineIdChanged"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -275,6 +279,7 @@ ALARMS: dict[Kind, tuple[Severity, Kind]] = {
     Kind.CONFIG_REFUSED: (Severity.MAJOR, Kind.CONFIG_ACCEPTED),
     Kind.WATCHDOG_LOST: (Severity.CRITICAL, Kind.WATCHDOG_RESTORED),
     Kind.STATE_NOT_SAVED: (Severity.MAJOR, Kind.STATE_SAVED),
+    Kind.PROCESS_LOST: (Severity.MAJOR, Kind.PROCESS_RESTORED),
 }
 
 # The severity of what is neither an alarm nor a clear; INFO where a kind is not named.
@@ -286,6 +291,8 @@ SEVERITIES: dict[Kind, Severity] = {
     Kind.EVENTS_LOST: Severity.WARNING,
     Kind.FENCE_STARTED: Severity.WARNING,
     Kind.COMMAND_REFUSED: Severity.WARNING,
+    Kind.HOOK_FAILED: Severity.WARNING,
+    Kind.ENGINE_ID_CHANGED: Severity.WARNING,
 }
 
 CLEARS: frozenset[Kind] = frozenset(clear for _, clear in ALARMS.values())

@@ -6,6 +6,7 @@ Durations carry their unit in the name. Paths are absolute; addresses are in the
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,8 @@ class Arbiter:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How a service is checked. type: process (the program itself lives), command, tcp, http, report, address, filesystem."""
+    """How a service is checked. type: process (the program itself lives), command, tcp, http, sql, report, address, filesystem,
+    monitor (an OCF agent's own)."""
 
     type: str = "process"
     every_ms: int = 5000
@@ -72,10 +74,14 @@ class Check:
     host: str = ""  # tcp: an IP address, so that no name look-up can block the engine
     port: int = 0  # tcp
     send: str = ""  # tcp
-    expect: str = ""  # tcp, http: must occur in the answer
-    url: str = ""  # http
+    expect: str = ""  # tcp, http: must occur in the answer; sql: the first column of the first row, as text
+    url: str = ""  # http; sql: as SQLAlchemy reads it, without a password
     status: int = 0  # http: the status wanted; 0 = any of 200..399
+    query: str = ""  # sql
+    password: bytes = field(default=b"", repr=False)  # sql: out of password_file
+    user: str = ""  # sql: who the checker runs as; "" = the daemon's own user
     report_within_ms: int = 0  # passive
+    depth: int = 0  # monitor: OCF_CHECK_LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +95,48 @@ class OnFailure:
 class Service:
     name: str
     group: str
-    agent: str  # "exec" | "address" | "filesystem" | "passive"
+    agent: str  # "exec" | "address" | "filesystem" | "passive" | "ocf:PROVIDER:NAME" | "systemd:UNIT"
     options: dict[str, Any]  # validated and completed by config.py for the agent's kind; see there
     critical: bool = True
     check: Check = Check()
     start_timeout_ms: int = 20000
     stop_timeout_ms: int = 20000
     on_failure: OnFailure = OnFailure()
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)  # ocf: options out of files: `NAME_file` -> NAME
+    # ocf: the times that the file does not give ("start_timeout_ms", "check.every_ms"...): the agent's own metadata may
+    unset: tuple[str, ...] = ()
+    endpoint_port: int = 0  # told to clients that ask where it is; 0 = they know
+
+    @property
+    def kind(self) -> str:
+        """The agent's first word: ocf for "ocf:heartbeat:pgsql"."""
+        return self.agent.partition(":")[0]
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit that it is, with its suffix; "" if none."""
+        kind, _, name = self.agent.partition(":")
+        return "" if kind != "systemd" else name if name.endswith(".service") else f"{name}.service"
+
+    @property
+    def ip(self) -> str:
+        """The address that it puts on an interface, without a prefix length; "" if it puts none."""
+        option = {"address": "ip", "ocf:heartbeat:IPv6addr": "ipv6addr"}.get(self.agent)
+        if self.agent in ("ocf:heartbeat:IPaddr2", "ocf:heartbeat:IPaddr"):
+            option = "ip"
+        text = str(self.options.get(option or "", "")).partition("/")[0]
+        try:
+            return str(ipaddress.ip_address(text)) if text else ""
+        except ValueError:
+            return ""
+
+    @property
+    def mounts(self) -> tuple[str, str] | None:
+        """Device and folder of the file system that it mounts, None if it mounts none."""
+        if self.agent not in ("filesystem", "ocf:heartbeat:Filesystem") or "directory" not in self.options:
+            return None
+        directory = str(self.options["directory"])
+        return str(self.options.get("device", "")), directory.rstrip("/") or directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +152,7 @@ class Group:
     disk: bool = False
     accept_unfenced_disk: bool = False  # the administrator takes that risk: it is taken like a group without a disk
     on_stop_failure: str = "block"  # "block" | "fence": a node that can't stop it is fenced by the next one
-    # While `nodes` are being changed (Applying): who of the old and the new ones may not take it meanwhile.
+    # While its nodes are being changed (Config.webs): who of the old and the new ones may not take it meanwhile.
     also: tuple[str, ...] = ()
 
     def asked(self) -> tuple[str, ...]:
@@ -165,6 +206,7 @@ class Receiver:
     retries: int = 5  # after so many more the receiver counts as away
     min_severity: str = "info"  # "info" | "warning" | "minor" | "major" | "critical": what is less is not sent to it
     enabled: bool = True
+    name: str = ""  # how it is called; "": as its address, version and type make it
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +231,37 @@ class Snmp:
     agentx_access: str = "read"  # "read" | "operate": what that master may ask for, whoever asks it
     backlog: int = 10_000  # notifications kept for a receiver that is away
     authentication_traps: bool = False  # snmpEnableAuthenTraps
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """Who may ask by UDP who runs a service (wire_clients.py). networks: from; () = anywhere. report: the passive services
+    that its holder may report on."""
+
+    name: str
+    secrets: tuple[bytes, ...] = field(default=(), repr=False)  # all verify; an answer is signed as its request was
+    networks: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    listen: tuple[str, ...] = ()  # () = nobody is answered
+    keys: tuple[ClientKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A program that is run at a transition (before_start, before_stop, after_stop) or an event (takeover_completed, ...).
+
+    groups: only for these, where it concerns a group; () = all. required: a failure stops the transition.
+    """
+
+    on: str
+    run: tuple[str, ...]
+    timeout_ms: int = 5000
+    required: bool = False
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,16 +294,6 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True)
-class Applying:
-    """A change of groups' `nodes` is under way: the old and the new ones both count. by: the node that ends it when all have
-    come so far. before: group -> its nodes before, of every group that there was. target: the digest of what it leads to."""
-
-    by: str
-    before: dict[str, tuple[str, ...]]
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     cluster: str
     nodes: tuple[NodeSettings, ...]
@@ -241,16 +304,24 @@ class Config:
     fencing: Fencing = Fencing()
     watchdog: Watchdog = Watchdog()
     snmp: Snmp = Snmp()
+    clients: Clients = Clients()
+    hooks: tuple[Hook, ...] = ()
     control: Control = Control()
     events_keep: int = 1000
     state_dir: str = "/var/lib/hasnmp"
     run_dir: str = "/run/hasnmp"
     log: Log = Log()
     source: str = ""
-    applying: Applying | None = None
+    # Of groups whose `nodes` are just being changed: each set of nodes by which some node may still go, the file's own last.
+    webs: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     # 16 hex digits over what safety rests on: cluster, nodes, links, fence levels, heartbeat times, arbiter, watchdog, and
     # groups' names, nodes and disks
     digest: str = ""
+
+    def goes_with(self, digest: str) -> bool:
+        """Does a node of that digest have the same file, with its groups' nodes in force or just being changed? Between these two
+        leases are safe."""
+        return digest == self.digest or digest == beside(self.digest)
 
     def node(self, name: str) -> NodeSettings:
         """Raises KeyError: no such node."""
@@ -269,3 +340,12 @@ class Config:
     def services(self) -> tuple[Service, ...]:
         """Every service of every group, in the file's order."""
         return tuple(service for group in self.groups for service in group.services)
+
+
+_TURNED = dict(zip("0123456789abcdef", "1032547698badcfe", strict=True))
+
+
+def beside(digest: str) -> str:
+    """A file's digest while groups' nodes are being changed to what it says, from the one when they are, and back: the last bit
+    is turned."""
+    return digest[:-1] + _TURNED.get(digest[-1:], "")

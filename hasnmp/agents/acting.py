@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from hasnmp import settings
+from hasnmp.agents import ocf
 from hasnmp.agents.address import AddressAgent
 from hasnmp.agents.checks import Verdict
 from hasnmp.agents.exec import ExecAgent
 from hasnmp.agents.filesystem import FilesystemAgent
 from hasnmp.agents.host import Host
+from hasnmp.agents.ocf import OcfAgent
 from hasnmp.agents.passive import PassiveAgent
+from hasnmp.agents.systemd import SystemdAgent
 from hasnmp.core.events import Act, Action, Adopted, AgentResult, Outcome
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import HeldAddress, Purpose, Running
@@ -33,7 +37,8 @@ class Agent(Protocol):
 
 
 AGENTS: dict[str, type] = {
-    "exec": ExecAgent, "address": AddressAgent, "filesystem": FilesystemAgent, "passive": PassiveAgent,
+    "exec": ExecAgent, "address": AddressAgent, "filesystem": FilesystemAgent, "passive": PassiveAgent, "ocf": OcfAgent,
+    "systemd": SystemdAgent,
 }  # fmt: skip
 
 
@@ -42,8 +47,10 @@ class Agents:
 
     def __init__(self, services: tuple[settings.Service, ...], host: Host, log: Any) -> None:
         self._host, self._log = host, log
-        self._agents: dict[str, Agent] = {s.name: AGENTS[s.agent](s, host) for s in services}
+        self._agents: dict[str, Agent] = {s.name: AGENTS[s.kind](s, host) for s in services}
         self._tasks: set[asyncio.Task[None]] = set()
+        if any(s.kind == "ocf" for s in services):
+            ocf.make_folders(host)
 
     def adopt(
         self, running: tuple[Running, ...], addresses: tuple[HeldAddress, ...], groups: frozenset[str] = frozenset()
@@ -60,7 +67,12 @@ class Agents:
             if isinstance(agent, ExecAgent) and program.purpose is Purpose.SERVICE:
                 agent.adopt(program)
                 adopted.append(Adopted(program.service, program.pid, program.started_ns))
-            elif program.purpose is not Purpose.STOP:
+            elif isinstance(agent, OcfAgent) and program.purpose is Purpose.START and not program.run:
+                agent.adopt_up()
+                adopted.append(Adopted(program.service, 0, program.started_ns))
+            elif isinstance(agent, OcfAgent) and program.purpose in (Purpose.START, Purpose.STOP):
+                agent.adopt(program)
+            elif program.purpose is not Purpose.STOP and program.run:
                 self._log.warning("stray_program_ended", service=program.service, pid=program.pid)
                 self._host.end(self._host.adopt(program))
         for address in addresses:
@@ -68,6 +80,10 @@ class Agents:
             if isinstance(agent, AddressAgent):
                 agent.adopt(address)
                 adopted.append(Adopted(address.service, 0, address.since_ns))
+        up = {row.service for row in adopted}
+        for name, agent in self._agents.items():
+            if isinstance(agent, OcfAgent) and name not in up and agent.group not in groups:
+                self._keep(agent.end_what_has_no_lease())
         for name, mounted in self._agents.items():
             if isinstance(mounted, FilesystemAgent) and mounted.group in groups and mounted.mounted:
                 adopted.append(Adopted(name, 0, boottime_ns()))
@@ -81,7 +97,10 @@ class Agents:
             if verdict is not None:
                 self._answer(act, verdict, began_ns)
                 return
-        task = asyncio.get_running_loop().create_task(self._do(act))
+        self._keep(self._do(act))
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
@@ -119,6 +138,11 @@ class Agents:
         self._host.tell(
             AgentResult(act.attempt, act.service, verdict.outcome, verdict.message, took_us, verdict.pid)
         )  # fmt: skip
+
+    def outside(self, groups: frozenset[str]) -> tuple[str, ...]:
+        """What services of these groups may have set up that no force ends, a text each."""
+        agents = (agent for agent in self._agents.values() if isinstance(agent, OcfAgent) and agent.group in groups)
+        return tuple(agent.outside for agent in agents if agent.outside)
 
     def close(self) -> None:
         """End every task that is under way; nothing is told any more."""

@@ -4,7 +4,7 @@ it is announced to the neighbours, and the interface is checked.
 Options: ip ("192.0.2.100/24"), interface, reach (optional addresses). With `reach:` the check also wants an answer, by
 ARP or neighbour discovery, from *one* of the addresses named: it tells the loss of the clients' network from the loss
 of one router. A node that does not own the group does the same check without the address, so that the group only moves
-to where the clients are.
+to where the clients are. What is sent to the address after it has gone is kept for the next owner (holding.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from hasnmp import settings
 from hasnmp.agents import neighbours
 from hasnmp.agents.checks import Verdict
+from hasnmp.agents.holding import Holding
 from hasnmp.agents.host import Host
 from hasnmp.core.events import Act, Outcome
 from hasnmp.runtime.messages import AddressOp, HeldAddress
@@ -30,6 +31,7 @@ class AddressAgent:
         self._interface = str(service.options["interface"])
         self._reach = tuple(ipaddress.ip_address(str(ip)) for ip in service.options.get("reach") or ())
         self._neighbours = neighbours.Neighbours()
+        self._holding = Holding(self._ip)
         self._up = False
         self._announcements: list[asyncio.TimerHandle] = []
         self._had_carrier = True
@@ -42,6 +44,7 @@ class AddressAgent:
         self._announce()
 
     async def start(self, act: Act) -> Verdict:
+        self._holding.end()
         done = await self._host.address(self._service, AddressOp.ADD, str(self._ip), self._prefix, self._interface)
         if not done.ok:
             outcome = Outcome.REFUSED if done.text.startswith("refused") else Outcome.FAILED
@@ -51,10 +54,14 @@ class AddressAgent:
         return Verdict(Outcome.OK, f"{self._ip} is on {self._interface}")
 
     async def stop(self, act: Act) -> Verdict:
-        self._up = False
+        was_up, self._up = self._up, False
         self._stop_announcing()
+        if was_up:
+            self._hold()
         done = await self._host.address(self._service, AddressOp.REMOVE, str(self._ip), self._prefix, self._interface)
+        self._holding.forget()
         if not done.ok:
+            self._holding.end()
             return Verdict(Outcome.FAILED, f"{self._ip} on {self._interface}: {done.text}")
         return Verdict(Outcome.OK, f"{self._ip} is off {self._interface}")
 
@@ -110,6 +117,12 @@ class AddressAgent:
         except OSError as error:
             # The check says what is wrong with the interface; a lost announcement is repeated anyway.
             self._host.log.warning("announcement_failed", service=self._service.name, ip=str(self._ip), why=str(error))
+
+    def _hold(self) -> None:
+        try:
+            self._holding.begin(neighbours.interface(self._interface))
+        except OSError as error:
+            self._host.log.warning("frames_not_held", service=self._service.name, ip=str(self._ip), why=str(error))
 
     def _stop_announcing(self) -> None:
         for timer in self._announcements:

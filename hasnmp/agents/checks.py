@@ -1,22 +1,26 @@
-"""The checks that ask a service whether it works: tcp, http and command. Each gives a Verdict and never blocks.
+"""The checks that ask a service whether it works: tcp, http, command and sql. Each gives a Verdict and never blocks.
 
 Every one of them is bounded: what is read by MAX_ANSWER octets, and how long it takes by the caller, who cancels it at
-its time limit (acting.py). Names are never looked up, for a look-up would need a thread or would block the engine.
+its time limit (acting.py). Names are never looked up, for a look-up would need a thread or would block the engine. What a driver
+of a database does is beyond any such bound: that is asked in a process of its own (sql.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import ipaddress
 import os
 import socket
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from hasnmp import settings
 from hasnmp.agents.host import Host, NotRun, how_it_ended
+from hasnmp.agents.sql import SqlChecker
 from hasnmp.core.events import Outcome
 from hasnmp.runtime.messages import Purpose
 
@@ -61,17 +65,41 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
 
 
-async def ask(service: settings.Service, host: Host, timeout_ms: int) -> Verdict:
-    """Do the service's own check. Cancel it at the time limit; timeout_ms is for programs, which the guardian ends."""
-    match service.check.type:
-        case "tcp":
-            return await tcp(service.check)
-        case "http":
-            return await http(service.check)
-        case "command":
-            return await command(service, host, timeout_ms)
-        case other:
-            return Verdict(Outcome.OK, f"{other}: nothing to ask")
+class Asker:
+    """Does one service's own check."""
+
+    def __init__(self, service: settings.Service, host: Host) -> None:
+        self._service, self._host = service, host
+        self._sql = SqlChecker(service, host) if service.check.type == "sql" else None
+
+    def begin(self) -> None:
+        """The service is about to be started: load what its check needs meanwhile."""
+        if self._sql is not None:
+            self._sql.begin()
+
+    async def ask(self, timeout_ms: int) -> Verdict:
+        """Cancel it at the time limit; timeout_ms is for programs, which are ended by force."""
+        match self._service.check.type:
+            case "tcp":
+                return await tcp(self._service.check)
+            case "http":
+                return await http(self._service.check)
+            case "command":
+                return await command(self._service, self._host, timeout_ms)
+            case "sql" if self._sql is not None:
+                return Verdict(*await self._sql.ask(timeout_ms))
+            case other:
+                return Verdict(Outcome.OK, f"{other}: nothing to ask")
+
+    @contextlib.asynccontextmanager
+    async def closing(self) -> AsyncIterator[None]:
+        """While the service is stopped: end what it keeps running, too. The group is given up only when nothing is left."""
+        closing = asyncio.get_running_loop().create_task(self._sql.close()) if self._sql is not None else None
+        try:
+            yield
+        finally:
+            if closing is not None:
+                await closing
 
 
 async def command(service: settings.Service, host: Host, timeout_ms: int) -> Verdict:

@@ -1,6 +1,6 @@
 """The exec agent: a program in the foreground, run by the guardian, which ends all of it that outlives its stop.
 
-Options: command, env, cwd, user, stop_signal, stop_command (run in place of the signal). A started service is one whose program was executed
+Options: command, env, cwd, user, oom_score_adjust, stop_signal, stop_command (run in place of the signal). A started service is one whose program was executed
 and whose check passes; with the check `process`, one whose program still lives after SETTLE_S.
 """
 
@@ -31,8 +31,10 @@ class ExecAgent:
         self._env = {str(k): str(v) for k, v in (options.get("env") or {}).items()}
         self._cwd, self._user = str(options.get("cwd") or ""), str(options.get("user") or "")
         self._stop_signal = signal.Signals[f"SIG{options.get('stop_signal') or 'TERM'}"]
+        self._oom_score_adjust = int(options.get("oom_score_adjust") or 0)
         self._program: Program | None = None
         self._at_once = True  # its check may be answered at a glance
+        self._asker = checks.Asker(service, host)
 
     def adopt(self, running: Running) -> None:
         """Go on with a program from before this engine's start."""
@@ -41,11 +43,13 @@ class ExecAgent:
     async def start(self, act: Act) -> Verdict:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + _inner_s(act)
+        self._asker.begin()
         if self._program is None or not self._program.alive:
             try:
                 program = await self._host.run(
-                    self._service, self._command, Purpose.SERVICE, env=self._env, cwd=self._cwd, user=self._user
-                )
+                    self._service, self._command, Purpose.SERVICE, env=self._env, cwd=self._cwd, user=self._user,
+                    oom_score_adjust=self._oom_score_adjust,
+                )  # fmt: skip
             except NotRun as error:
                 return Verdict(error.outcome, str(error))
             self._program = program
@@ -73,7 +77,7 @@ class ExecAgent:
                 return Verdict(Outcome.TIMED_OUT, f"not up within {until_s - began_s:.1f} s; last check: {last}")
             try:
                 async with asyncio.timeout(min(left_s, self._service.check.timeout_ms / 1000)):
-                    verdict = await checks.ask(self._service, self._host, self._service.check.timeout_ms)
+                    verdict = await self._asker.ask(self._service.check.timeout_ms)
             except TimeoutError:
                 verdict = Verdict(Outcome.TIMED_OUT, "timed out")
             if verdict.outcome in (Outcome.OK, Outcome.MISSING):
@@ -84,6 +88,10 @@ class ExecAgent:
         return Verdict(Outcome.FAILED, last)
 
     async def stop(self, act: Act) -> Verdict:
+        async with self._asker.closing():
+            return await self._stop(act)
+
+    async def _stop(self, act: Act) -> Verdict:
         program = self._program
         if program is None or not program.alive:
             self._program = None
@@ -119,6 +127,8 @@ class ExecAgent:
                 note = f"; stop_command: {error}"
         if not self._stop_command or note:
             self._host.signal(program, self._stop_signal)  # also when the command went wrong: never leave it unasked
+            # One that was stopped by SIGSTOP hears of it only so: else it would cost the whole limit, and its end by force.
+            self._host.signal(program, signal.SIGCONT)
         await asyncio.wait((program.exited,), timeout=max(0.0, until_s - loop.time()))
         return note
 
@@ -140,7 +150,7 @@ class ExecAgent:
 
     async def check(self, act: Act) -> Verdict:
         pid = self._program.pid if self._program is not None else 0
-        verdict = await checks.ask(self._service, self._host, act.timeout_ms)
+        verdict = await self._asker.ask(act.timeout_ms)
         return verdict._replace(pid=pid)
 
     def _watch(self, program: Program) -> None:

@@ -29,6 +29,8 @@ class FilesystemAgent:
         self._service, self._host, self.group = service, host, service.group
         self._device, self._directory = str(service.options["device"]), str(service.options["directory"])
         self._type, self._options = str(service.options["fstype"]), str(service.options.get("options") or "")
+        self._fsck = service.options.get("fsck") == "preen"
+        self._kill = service.options.get("unmount") == "kill"
         self._probe: Program | None = None  # the last look at the disk
         self._probe_s = 0.0  # when it began, the loop's clock
 
@@ -44,6 +46,8 @@ class FilesystemAgent:
         if hindrance is not None:
             return hindrance
         already = self.mounted
+        if not already and self._fsck and (faulty := await self._check_it(until_s)) is not None:
+            return faulty
         if not already:
             options = ("-o", self._options) if self._options else ()
             said = await self._run(("mount", "-t", self._type, *options, self._device, self._directory), until_s)
@@ -62,6 +66,24 @@ class FilesystemAgent:
         if verdict.outcome is not Outcome.OK:
             return verdict
         return Verdict(Outcome.OK, f"{self._device} is mounted at {self._directory}" + (" already" if already else ""))
+
+    async def _check_it(self, until_s: float) -> Verdict | None:
+        """fsck -p: repairs what is safe to repair. None: it is in order now (fsck(8): 0 clean, 1 corrected)."""
+        left_s = max(0.05, until_s - asyncio.get_running_loop().time())
+        argv = ("fsck", "-T", "-p", "-t", self._type, device_path(self._device))
+        try:
+            exited = await self._host.output(self._service, argv, Purpose.STOP, int(left_s * 1000))
+        except NotRun as error:
+            return Verdict(error.outcome, str(error))
+        if exited.timed_out:
+            return Verdict(
+                Outcome.TIMED_OUT, f"fsck of {self._device}: no end within {left_s:.1f} s: give start_timeout_ms more"
+            )
+        if exited.signal or exited.code not in (0, 1):
+            return Verdict(
+                Outcome.FAILED, f"fsck -p of {self._device}: {how_it_ended(exited)}; it has to be run by hand"
+            )
+        return None
 
     def _hindrance(self) -> Verdict | None:
         """What speaks against mounting it."""
@@ -111,7 +133,7 @@ class FilesystemAgent:
         until_s = loop.time() + max(MARGIN_S, act.timeout_ms / 1000 - MARGIN_S)
         if not mounts_of(self._device, self._directory):
             return Verdict(Outcome.OK, "was not mounted")
-        tries = 0
+        tries, kill_at_s = 0, (loop.time() + until_s) / 2
         while mounts := mounts_of(self._device, self._directory):
             said = await self._run(("umount", mounts[0].directory), until_s)
             if said is None:
@@ -122,15 +144,20 @@ class FilesystemAgent:
             if until_s - loop.time() < PAUSE_S * 2:
                 who = await self._holders(mounts[0].directory, until_s)
                 return Verdict(Outcome.FAILED, f"{said.message}; tried {tries} times{who}")
+            if self._kill and loop.time() >= kill_at_s:
+                who = await self._holders(mounts[0].directory, until_s, kill=True)
+                self._host.log.warning(
+                    "holders_killed", service=self._service.name, directory=mounts[0].directory, who=who
+                )
             await asyncio.sleep(PAUSE_S)
         return Verdict(Outcome.OK, f"{self._device} is unmounted" + (f", at try {tries + 1}" if tries else ""))
 
-    async def _holders(self, directory: str, until_s: float) -> str:
+    async def _holders(self, directory: str, until_s: float, kill: bool = False) -> str:
         """ "; held open by nginx (812)", "" if that can't be found out in time."""
         left_s = until_s - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(max(0.05, left_s)):
-                argv = (*PROBE, "holders", directory)
+                argv = (*PROBE, "kill" if kill else "holders", directory)
                 exited = await self._host.output(self._service, argv, Purpose.CHECK, max(50, int(left_s * 1000)))
         except (TimeoutError, NotRun):
             return ""

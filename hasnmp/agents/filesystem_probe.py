@@ -2,12 +2,15 @@
 
     python -I -S filesystem_probe.py look DIRECTORY DEVICE     exit 0: the disk answers; else 1, and a line that says what does not
     python -I -S filesystem_probe.py holders DIRECTORY         prints who holds it open: "nginx (812), sh (97)"
+    python -I -S filesystem_probe.py kill DIRECTORY            the same, and kills them
 
 Stands alone: it imports nothing of this package, so that it starts in milliseconds. `holders` never touches the disk.
 """
 
+import contextlib
 import mmap
 import os
+import signal
 import stat
 import sys
 
@@ -36,7 +39,7 @@ def look(directory: str, device: str) -> None:
         raise OSError(error.errno, f"{what}: {error.strerror}") from None
 
 
-def holders(directory: str) -> list[str]:
+def holders(directory: str, kill: bool = False) -> list[str]:
     """By the names that the kernel gives: no file is touched."""
 
     def inside(path: str) -> bool:
@@ -57,6 +60,9 @@ def holders(directory: str) -> list[str]:
             if held:
                 with open(f"/proc/{pid}/comm") as name:
                     found.append(f"{name.read().strip()} ({pid})")
+                if kill:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
                 break
     with open("/proc/self/mountinfo") as mounts:
         below = [line.split()[4] for line in mounts if line.split()[4] != directory and inside(line.split()[4])]
@@ -64,8 +70,8 @@ def holders(directory: str) -> list[str]:
 
 
 def main() -> int:
-    if sys.argv[1] == "holders":
-        print(", ".join(holders(sys.argv[2])[:20]))
+    if sys.argv[1] in ("holders", "kill"):
+        print(", ".join(holders(sys.argv[2], sys.argv[1] == "kill")[:20]))
         return 0
     try:
         look(sys.argv[2], sys.argv[3])

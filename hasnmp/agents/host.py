@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hasnmp import settings
@@ -46,6 +47,15 @@ def how_it_ended(exited: Exited) -> str:
     return f"{end} after {exited.took_us / 1e6:.1f} s" + (f"; last output: {tail[-200:]}" if tail else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where agents work. nodes: of the whole cluster."""
+
+    node: str = ""
+    nodes: tuple[str, ...] = ()
+    run_dir: str = "/run/hasnmp"
+
+
 class Host:
     """The engine's side of the guardian, for the agents.
 
@@ -59,8 +69,9 @@ class Host:
         send: Callable[[messages.FromEngine], None],
         tell: Callable[[Event], None],
         log: Any,
+        here: Here = Here(),
     ) -> None:
-        self.tell, self.log = tell, log
+        self.tell, self.log, self.here = tell, log, here
         self._send = send
         self._next_run = next_run
         self._starting: dict[int, asyncio.Future[Program]] = {}
@@ -102,6 +113,8 @@ class Host:
         cwd: str = "",
         user: str = "",
         timeout_ms: int = 0,
+        stdin: str = "",
+        oom_score_adjust: int = 0,
     ) -> Program:
         """Start a program. Raises NotRun. Cancelled while it waits, it ends the program if it comes up after all."""
         # The guardian adds HASNMP_NODE, HASNMP_GROUP and HASNMP_RUN, by which it knows its own.
@@ -109,7 +122,8 @@ class Host:
         return await self._started(
             messages.Run(
                 run=self._number(), group=service.group, service=service.name, argv=argv, purpose=purpose,
-                env={**(env or {}), **names}, cwd=cwd, user=user, timeout_ms=timeout_ms,
+                env={**(env or {}), **names}, cwd=cwd, user=user, timeout_ms=timeout_ms, stdin=stdin,
+                oom_score_adjust=oom_score_adjust,
             )
         )  # fmt: skip
 
@@ -155,6 +169,18 @@ class Host:
         run = messages.Run(self._number(), "", "", argv, Purpose.FENCE, {"PATH": search_path()}, timeout_ms=timeout_ms,
                            stdin=stdin)  # fmt: skip
         return await self._to_its_end(await self._started(run))
+
+    async def hook(self, group: str, argv: tuple[str, ...], env: dict[str, str], stdin: str, timeout_ms: int) -> Exited:
+        """Run one of the administrator's own programs to its end. group: whose lease it needs, and with which it ends; "" =
+        none. Raises NotRun, MessageError (stdin is too long). Cancelled, it ends the program by force."""
+        run = messages.Run(
+            self._number(), group, "", argv, Purpose.HOOK, env, cwd="/", timeout_ms=timeout_ms, stdin=stdin
+        )  # fmt: skip
+        return await self._to_its_end(await self._started(run))
+
+    def token_of(self, group: str) -> int:
+        """Of the newest lease that went to the guardian, 0 for none."""
+        return self._tokens.get(group, 0)
 
     async def _to_its_end(self, program: Program) -> Exited:
         try:
@@ -212,9 +238,8 @@ class Host:
         program = self._programs.pop(message.run, None)
         if program is None:
             # It ended while no engine lived; what was not adopted is started again or not by the core's own rules.
-            how = (
-                how_it_ended(message) if message.purpose is not Purpose.FENCE else "a fence agent"
-            )  # which may tell secrets
+            secret = message.purpose in (Purpose.FENCE, Purpose.HOOK)
+            how = f"a {message.purpose} program" if secret else how_it_ended(message)  # which may tell secrets
             self.log.info("former_program_ended", service=message.service, how=how)
             return
         program.exited.set_result(message)

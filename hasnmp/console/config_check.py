@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from hasnmp.agents import fence_metadata
 from hasnmp.config import Places
 from hasnmp.config_fence import PILL, is_secret
+from hasnmp.console import ocf_check
 from hasnmp.errors import Fault
 from hasnmp.settings import Config, FenceLevel
 
@@ -41,6 +42,8 @@ def look(config: Config, places: Places) -> tuple[tuple[Fault, ...], tuple[Fault
             if not isinstance(said, str):
                 faults += (places.fault(text, *path, *where) for where, text in _options(level, said))
                 notes += (places.fault(text, *path, *where) for where, text in _old_names(level, said))
+    for faulty, fault in ocf_check.look(config, places):
+        (faults if faulty else notes).append(fault)
     return tuple(faults), tuple(notes)
 
 
@@ -83,7 +86,7 @@ def _pill(config: Config, node: str) -> Iterator[str]:
     """What a poison pill does not confirm: a victim's guardian knows of what it mounted itself, and of nothing else."""
     for group in config.groups:
         if group.disk and node in group.nodes:
-            own = [s.name for s in group.services if s.agent == "filesystem"]
+            own = [s.name for s in group.services if s.mounts]
             mounts = f"of {group.name} these: {', '.join(own)}" if own else f"and of {group.name} hasnmp mounts none"
             yield (
                 f"confirms only file systems that hasnmp mounts (agent filesystem), {mounts}; what is mounted otherwise may still "

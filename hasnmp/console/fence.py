@@ -6,8 +6,10 @@ import sys
 
 from hasnmp.agents import fence_metadata
 from hasnmp.agents.fence_metadata import MetadataError, Parameter
+from hasnmp.config_ocf import is_external
 from hasnmp.config_read import REQUIRED
 from hasnmp.config_schema import OPTIONS
+from hasnmp.console import ocf_agents
 from hasnmp.console.tables import Cell, Screen, clean, table, wrap
 from hasnmp.errors import Code, Refused
 
@@ -47,6 +49,7 @@ def listing(screen: Screen) -> list[str]:
     """Every agent that a configuration can name on this machine."""
     rows: list[list[Cell]] = [[name, text] for name, text in BUILT_IN.items() if name in OPTIONS]
     lines = table(screen, ["AGENT", "OF A SERVICE"], rows)
+    lines += ["", *ocf_agents.listing(screen), "", *ocf_agents.units(screen)]
     lines += ["", *table(screen, ["AGENT", "OF A FENCE LEVEL, BUILT IN"], [list(PILL)]), ""]
     found = fence_metadata.installed()
     if not found:
@@ -60,6 +63,8 @@ def show(name: str, screen: Screen) -> list[str]:
     """An agent's options. Raises Refused: there is none of this name, or it does not tell."""
     if name == PILL[0]:
         return [*wrap(f"pill: {PILL[1]}", screen.width, "  "), "", "it has no options"]
+    if is_external(name):
+        return ocf_agents.show(name, screen)
     if name in OPTIONS:
         rows: list[list[Cell]] = [
             [

@@ -1,13 +1,15 @@
 """`--host`: the same verbs over SNMP to any node's agent, in the place of the control socket (console/control.py).
 
 A command is a SET of HASNMP-MIB; what became of it is its row in that node's haCommandTable, so that the words and the
-exit status are those of a local command. What the MIB has no object for (why, report, fence, reload, apply) is refused.
+exit status are those of a local command. Only apply is refused: its file names programs that run as root, and no SET may
+write those (haConfigAction says so, too).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +17,17 @@ from hasnmp.console.control import ENDED
 from hasnmp.console.remote_rows import Rows, subtrees
 from hasnmp.errors import Code, Refused, Unreachable
 from hasnmp.model import TABLES, CommandRow, CommandState, EventRow, Verb, View
+from hasnmp.snmp.ha_objects import OBJECTS, SCALARS
+from hasnmp.snmp.ha_objects import TABLES as MIB_TABLES
 from hasnmp.snmp.manager import Answered, Credentials, Manager
-from hasnmp.snmp.objects import OBJECTS, SCALARS, Oid, Syntax, Value, text_index
-from hasnmp.snmp.objects import TABLES as MIB_TABLES
+from hasnmp.snmp.objects import Oid, Syntax, Value, text_index
+from hasnmp.snmp.whys import TEXT as WHY_TEXT
+from hasnmp.snmp.whys import lines
 
 SYS_UP_TIME = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 POLL_S = 0.1  # of a command's row: the engine tells its agent of a change within this
 LOOK_S = 1.0  # of everything, for watch
+BACK_S = 10.0  # an agent that begins anew answers within a second or two
 ROW_S = 2.0  # until a command's row is in the agent's table
 _OID = {scalar.name: (*scalar.oid, 0) for scalar in SCALARS} | {
     column.name: (*table.entry_oid, column.number) for table in MIB_TABLES for column in table.columns
@@ -35,11 +41,17 @@ Assignment = tuple[Oid, Syntax, int | bytes]
 
 def assign(name: str, value: int | str, row: str = "") -> Assignment:
     oid = (*_OID[name], *text_index(row)) if row else _OID[name]
-    return oid, OBJECTS[name].syntax, value.encode() if isinstance(value, str) else value
+    return oid, OBJECTS[name].syntax, _fitting(value, OBJECTS[name].size) if isinstance(value, str) else value
 
 
-def assignments(verb: Verb, target: str, to: str, reason: str) -> list[Assignment]:
-    """The SET that gives a command. Raises Refused: the MIB has no object for it."""
+def _fitting(text: str, size: int) -> bytes:
+    """A text as an object takes it: whole characters, as many as fit, none of them for the control of a terminal."""
+    plain = "".join(character if character.isprintable() else " " for character in text)
+    return plain.encode()[:size].decode(errors="ignore").encode()
+
+
+def assignments(verb: Verb, target: str, to: str, reason: str, up: bool, message: str) -> list[Assignment]:
+    """The SET that gives a command."""
     given: list[Assignment]
     if verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER) and target:
         given = [assign("haGroupAction", int(verb), target)]
@@ -55,11 +67,16 @@ def assignments(verb: Verb, target: str, to: str, reason: str) -> list[Assignmen
         given = [assign("haGroupFreeze", 1 if verb is Verb.FREEZE else 2, target)]
     elif Verb.SERVICE_START <= verb <= Verb.SERVICE_CLEAR:
         given = [assign("haServiceAction", verb - Verb.SERVICE_START + 2, target)]
+    elif verb is Verb.FENCE_TEST:
+        given = [assign("haNodeFenceAction", 2, target)]
+    elif verb is Verb.FENCE_CONFIRM:
+        given = [assign("haNodeFenceConfirm", target, target)]
+    elif verb is Verb.REPORT:
+        given = [assign("haServiceReport", 2 if up else 3, target)]
+        return given + ([assign("haServiceReportMessage", message, target)] if message else [])
     else:
-        name = verb.name.lower().replace("_", " ")
-        raise Refused(
-            Code.UNSUPPORTED, f"{name} can't be asked for over SNMP; run it on the node itself, without --host"
-        )
+        assert verb is Verb.RELOAD, verb  # apply has been refused before
+        given = [assign("haConfigAction", 2)]
     return given + ([assign("haActionReason", reason)] if reason else [])
 
 
@@ -106,12 +123,14 @@ class Remote:
         return {"type": "delta"}
 
     def why(self, group: str) -> list[str]:
-        raise Refused(
-            Code.UNSUPPORTED, f"why {group} can't be asked over SNMP; run it on the node itself, without --host"
-        )
-
-    def stage(self, document: str) -> None:
-        raise Refused(Code.UNSUPPORTED, "apply can't be asked for over SNMP; run it on a node itself, without --host")
+        try:
+            cells = self._manager.walk((*WHY_TEXT, *text_index(group)))
+        except Answered as error:
+            raise Refused(Code.NOT_ALLOWED, f"{self.path} refuses to be read: {error}") from None
+        if not cells:
+            raise Unreachable(f"{self.path} has nothing to say of {group} yet, or this user's view has no haGroupWhyTable; "
+                              f"try again, or on the node itself: hasnmp why {group}")  # fmt: skip
+        return lines(text.decode(errors="replace") for _, text in sorted(cells.items()) if isinstance(text, bytes))
 
     def _commands(self) -> list[CommandRow]:
         rows = self._look("commands").tables["commands"].values()
@@ -121,16 +140,18 @@ class Remote:
         self, verb: Verb, target: str, *, to: str = "", reason: str = "", up: bool = True, message: str = ""
     ) -> CommandRow:
         """Give a command by a SET. Returns its row of haCommandTable, accepted or refused."""
-        given = assignments(verb, target, to, reason)
+        given = assignments(verb, target, to, reason, up, message)
         last = max((row.id for row in self._commands()), default=0)
         error: Answered | None = None
         try:
             self._manager.set(given)
         except Answered as answered:
             error = answered
+        if verb is Verb.REPORT and error is None:  # it has no row: they come every few seconds
+            return CommandRow(0, "", "", verb, target, "", "", CommandState.DONE)
         row = self._row(verb, target, to, last, error)
         if row is not None:
-            return row
+            return replace(row, verb=verb, target=target) if verb is Verb.REPORT else row
         what = f"{verb.name.lower().replace('_', ' ')} {target}".strip()
         if error is None:
             raise Unreachable(f"{self.path} took {what}, and no row of haCommandTable says what became of it; this user's "
@@ -155,14 +176,22 @@ class Remote:
 
     def follow(self, row: CommandRow, timeout_s: float) -> Iterator[CommandRow | EventRow | None]:
         """What becomes of a command: its row at each change. None last: it had not ended within timeout_s."""
-        deadline = time.monotonic() + timeout_s
+        heard_s = time.monotonic()
+        deadline = heard_s + timeout_s
         yield row
         while row.state not in ENDED:
             if time.monotonic() >= deadline:
                 yield None
                 return
             time.sleep(POLL_S)
-            newest = next((new for new in self._commands() if new.id == row.id), None)
+            try:
+                newest = next((new for new in self._commands() if new.id == row.id), None)
+                heard_s = time.monotonic()
+            except Unreachable:
+                # A reload may have the agent begin anew, too.
+                if time.monotonic() - heard_s > BACK_S:
+                    raise
+                continue
             if newest is not None and newest != row and newest.state is not CommandState.ACCEPTED:
                 row = newest
                 yield row

@@ -14,8 +14,9 @@ from typing import Any, get_type_hints
 
 from hasnmp import protocol
 from hasnmp.model import TABLES, View
-from hasnmp.snmp.objects import KIND_NUMBERS, SCALARS, Oid, Scalar, Syntax, TableDef, Value
-from hasnmp.snmp.objects import TABLES as MIB_TABLES
+from hasnmp.snmp.ha_objects import KIND_NUMBERS, SCALARS
+from hasnmp.snmp.ha_objects import TABLES as MIB_TABLES
+from hasnmp.snmp.objects import Oid, Scalar, Syntax, TableDef, Value
 from hasnmp.snmp.oids import ROOT
 
 TICK_NS = 10_000_000

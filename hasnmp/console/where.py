@@ -65,13 +65,19 @@ def connect(args: Args, *tables: str) -> Control | Remote:
     return Control(socket_path(args), tables)
 
 
-def local(args: Args, what: str) -> Control:
-    """The engine of this machine, for what can't be asked over SNMP. Raises Refused: --host is given."""
+def local(args: Args) -> Control:
+    """The engine of this machine."""
+    return Control(socket_path(args))
+
+
+def not_remote(args: Args, what: str) -> None:
+    """Raises Refused: --host is given, for what can't be asked for over SNMP."""
     if getattr(args, "host", None):
         raise Refused(
-            Code.UNSUPPORTED, f"{what} can't be asked for over SNMP; run it on the node itself, without --host"
+            Code.UNSUPPORTED,
+            f"{what} can't be asked for over SNMP, for its file names programs that run as root; copy it to a node and "
+            f"give the command there, without --host",
         )
-    return Control(socket_path(args))
 
 
 def _remote(args: Args, tables: tuple[str, ...]) -> Remote:

@@ -8,15 +8,15 @@
 What may change like this is safe in any mixture of old and new (config_changes.py), so a node that misses the moment costs
 nothing but an alarm: its digest differs, nobody acquires, owners keep what they have.
 
-Another set of nodes for a group is not safe in a mixture: of two that may run it, each must ask the other. So it takes two
-steps, each of which is safe beside the next (config_changes.halfway):
+Another set of nodes for a group is not safe in a mixture by itself: of two that may run it, each must ask the other. So each
+node keeps, durably, every set by which it has gone since all were known to agree, and a lease respects them all
+(config_changes.in_force): old and new nodes are asked, and who is in all of the sets may take it. That is "halfway". It does
+not matter how the file came: by an apply, or by hand before a start.
 
-    before    -> halfway   every node, as above. Old and new nodes are asked for every lease; who is one of both may take it
-    halfway   -> after     first the node that was asked, when it hears every node to be halfway, and none of those that may
-                           not take the group to have it; then whoever hears that one to be there
-
-That node's own file is the decision, so there is one, whatever ends when. Before it, no node can be there; after it, none
-can be before halfway. A node that is cut off stays where it is, which is safe beside all that the others can reach.
+A node forgets the former sets when it hears every node to have its file, long enough that what was leased before is over or
+proven anew, and none of those that the file does not have for the group to run it. Nobody is by a former set alone then, nor can be later:
+whoever takes another file keeps this one's sets. A node that is cut off stays halfway, which is safe beside all that the
+others can reach.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ PARTS = 201  # at most: 100 KiB of a compressed file
 STAGE_MS = 40_000  # to send the file and to have it judged everywhere; a loader has 30 s
 TELL_MS = 2000  # how long the commit may take to reach the others
 AGAIN_MS = 5000  # until the second step is tried again, if it could not be made
+HALFWAY = "halfway: old and new nodes are asked for every lease, until all nodes are there and have come so far"
 
 
 def ident_of(whole: str) -> str:
@@ -52,10 +53,9 @@ class Mine:
 
     ident: str
     command: int
-    waiting: set[str]  # nodes that have not judged it yet
+    waiting: dict[str, int]  # nodes that have not judged it yet -> their incarnation when they were asked
     until_ns: int
     committed: bool = False
-    halfway: bool = False  # it changes groups' nodes
 
 
 @dataclass(slots=True)
@@ -80,12 +80,6 @@ class Apply:
         if state.leaving or self.mine is not None:
             why = f"{state.me} is stopping" if state.leaving else "another one is under way"
             raise Refused(Code.BUSY, f"apply refused: {why}; see: hasnmp commands")
-        if state.config.applying is not None and state.config.applying.by != state.me:
-            raise Refused(
-                Code.BUSY,
-                f"apply refused: groups' nodes are just being changed by {state.config.applying.by}; ask there: "
-                "with the same file it goes on",
-            )
         away = [p for p in state.peers.values() if not p.heard() or p.flags & NodeFlag.LEAVING]
         if away:
             last = f"last heard {state.seconds(away[0].heard_ns)} ago" if away[0].heard_ns else "never heard"
@@ -101,8 +95,13 @@ class Apply:
         for stream in state.streams.values():
             for number, part in enumerate(parts):
                 stream.put(f"x/{ident}/{number}", [len(parts), part])
-        self.mine = Mine(ident, row.id, {state.me, *state.peers}, state.ctx.now + STAGE_MS * MS)
-        state.ctx.emit(Stage(ident, document, state.me))
+        self.mine = Mine(
+            ident,
+            row.id,
+            {state.me: 0, **{p.name: p.incarnation for p in state.peers.values()}},
+            state.ctx.now + STAGE_MS * MS,
+        )
+        state.ctx.emit(Stage(ident, document))
         state.ctx.wake(self.mine.until_ns)
         text = f"being judged on {', '.join(n.name for n in state.config.nodes)}"
         return state.journal.update(state.ctx, row, CommandState.RUNNING, Code.DONE, text)
@@ -124,7 +123,7 @@ class Apply:
                     busy = f"an apply that was asked for there, on {self.state.me}, is under way"
                     self.state.streams[sender].put(f"y/{ident}", [int(Code.BUSY), busy])
                     return
-                self.state.ctx.emit(Stage(ident, whole.partition(":")[2], sender))
+                self.state.ctx.emit(Stage(ident, whole.partition(":")[2]))
         elif kind == "y":
             self._judged(sender, name, Code(value[0]), str(value[1]))
 
@@ -132,8 +131,6 @@ class Apply:
         """This node's loader has judged it."""
         if event.code == Code.DONE:
             self.staged_here = event.ident
-            if self.mine is not None and event.ident == self.mine.ident:
-                self.mine.halfway = event.halfway
         if event.ident in self.asker:
             self.state.streams[self.asker[event.ident]].put(f"y/{event.ident}", [event.code, event.text[:500]])
         self._judged(self.state.me, event.ident, Code(event.code), event.text)
@@ -146,16 +143,8 @@ class Apply:
         if code is not Code.DONE:
             self._fail(code, f"nothing was changed; {node}: {text}")
             return
-        mine.waiting.discard(node)
+        mine.waiting.pop(node, 0)
         if not mine.waiting:
-            differ = self.state.mismatched() if mine.halfway and self.state.config.applying is None else []
-            if differ:
-                self._fail(
-                    Code.FAILED,
-                    f"nothing was changed; the configuration of {', '.join(differ)} differs from ours, and groups' nodes change "
-                    "from one that all have; first apply the file that is in force here",
-                )
-                return
             mine.committed, mine.until_ns = True, self.state.ctx.now + TELL_MS * MS
             self.state.set_register(APPLY, "", ident)
             self.state.persist_at = 0
@@ -177,11 +166,13 @@ class Apply:
             return
         heard = [p.name for p in state.peers.values() if p.heard()]
         if not mine.committed:
-            lost = [n for n in mine.waiting if n != state.me and n not in heard]
+            lost = [
+                n for n, was in mine.waiting.items()
+                if n != state.me and (n not in heard or state.peers[n].incarnation != was)
+            ]  # fmt: skip
             if lost:
-                self._fail(
-                    Code.PEER_LOST, f"nothing was changed; {', '.join(lost)} fell silent before it had judged the file"
-                )
+                why = f"{', '.join(lost)} fell silent, or started anew, before it had judged the file"
+                self._fail(Code.PEER_LOST, f"nothing was changed; {why}; apply it again")
             elif ctx.now >= mine.until_ns:
                 names = ", ".join(sorted(mine.waiting))
                 self._fail(Code.TIMED_OUT, f"nothing was changed; no word of {names} within {STAGE_MS // 1000} s")
@@ -202,45 +193,45 @@ class Apply:
     # ------------------------------------------------------------------------------------------------------- halfway
 
     def _look_halfway(self) -> None:
-        """Make the second step when it is time for it here."""
-        state, ctx, applying = self.state, self.state.ctx, self.state.config.applying
-        if applying is None or state.leaving:
+        """Forget the former sets of nodes when it is time for it here."""
+        state, ctx = self.state, self.state.ctx
+        if not state.config.webs or state.leaving:
             return
-        if applying.by != state.me:
-            first = state.peers.get(applying.by)
-            if first is None or not first.heard() or first.digest != applying.target:
-                return
-        else:
-            if self._not_yet():
-                self.halfway_ns = 0
-                return
-            # What was leased before, and proven without the new nodes, is over or proven anew.
-            longest = max(state.config.heartbeat.dead_after_ms, state.config.arbiter.lease_ms)
-            self.halfway_ns = self.halfway_ns or ctx.now
-            due = self.halfway_ns + longest * MS * TAKER_PART // 100
-            if ctx.now < due:
-                ctx.wake(due)
-                return
-        if ctx.now < self.forward_at:
-            ctx.wake(self.forward_at)
+        waits = self._not_yet()
+        if waits:
+            self.halfway_ns = 0
+            self._tell(waits)
+            return
+        # What was leased before, and proven without the new nodes, is over or proven anew.
+        longest = max(state.config.heartbeat.dead_after_ms, state.config.arbiter.lease_ms)
+        self.halfway_ns = self.halfway_ns or ctx.now
+        due = max(self.halfway_ns + longest * MS * TAKER_PART // 100, self.forward_at)
+        if ctx.now < due:
+            ctx.wake(due)
             return
         self.forward_at = ctx.now + AGAIN_MS * MS
         ctx.wake(self.forward_at)
         ctx.emit(Forward(self.command))
 
     def _not_yet(self) -> str:
-        """Whom the second step waits for, "" when for nobody."""
-        state, applying = self.state, self.state.config.applying
-        come = (state.config.digest, applying.target if applying is not None else "")
+        """Why the former sets of nodes count still, "" when they need not."""
+        state = self.state
         for peer in state.peers.values():
-            if not peer.up() or peer.flags & NodeFlag.LEAVING or peer.digest not in come:
-                return peer.name
-        for group in state.config.groups:
-            for node in group.also:
-                if (
-                    state.owns(group.name)
-                    if node == state.me
-                    else not state.peers[node].flag(group.name, GroupFlag.CLEAN)
-                ):
-                    return node
+            if not peer.up() or peer.flags & NodeFlag.LEAVING:
+                return f"{peer.name} is not there"
+            if not state.config.goes_with(peer.digest):
+                return f"the configuration of {peer.name} is another one"
+        for name, webs in state.config.webs.items():
+            for node in state.config.group(name).also:
+                if node in webs[-1]:
+                    continue  # asked from here on as well
+                if state.owns(name) if node == state.me else not state.peers[node].flag(name, GroupFlag.CLEAN):
+                    return f"{node} has {name} still"
         return ""
+
+    def _tell(self, waits: str) -> None:
+        """The command that brought this engine halfway says what it waits for."""
+        row = self.state.journal.commands.get(self.command)
+        text = f"{HALFWAY}; {waits}"
+        if row is not None and row.state is CommandState.RUNNING and row.text != text:
+            self.state.journal.update(self.state.ctx, row, CommandState.RUNNING, Code.DONE, text)

@@ -15,11 +15,10 @@ from hasnmp.core.events import ArbiterAnswer
 from hasnmp.core.fencing import GONE_HOLDER
 from hasnmp.core.journal import ENDS, number_of
 from hasnmp.core.lease import OWNER_PART, Lease, Phase
-from hasnmp.core.state import State
+from hasnmp.core.state import ALARM_AFTER, State
 from hasnmp.model import ArbiterState, Kind, Reason
 from hasnmp.wire import Slot, SlotState
 
-ALARM_AFTER = 2  # failed calls in a row: one slow write is not an outage
 PROBE_MS = 2000  # how often a resting arbiter is looked at
 REST_MS = 500  # between two tries to write that this node has a group by promises
 PROVE_MS = 6000  # how often the slot of a group at rest is written again: a disk that can only be read is no arbiter

@@ -1,4 +1,4 @@
-"""The administrator's commands: tested at once, carried out by whoever owns the group, followed to their end.
+"""The administrator's commands: tested at once, carried out by whoever owns the group, followed to their end (following.py).
 
 Every command gets a row whose outcome and reason are kept. Registers (inhibit, freeze, standby, ...) are set here and
 travel; a failover goes to the group's owner; the node that was asked follows what the owner says until it is over.
@@ -6,7 +6,6 @@ travel; a failover goes to the group's owner; the node that was asked follows wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.core import fence_acts, placement
@@ -14,34 +13,15 @@ from hasnmp.core.apply import Apply
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
 from hasnmp.core.events import CommandIn
+from hasnmp.core.following import Follow, Following, patience
 from hasnmp.core.journal import clip
 from hasnmp.core.lease import Phase
 from hasnmp.core.reload import Reload
 from hasnmp.core.running import Stage
 from hasnmp.core.state import Move, Order, State
 from hasnmp.errors import Code, Refused
-from hasnmp.model import CommandRow, CommandState, GroupState, Kind, NodeState, Reason, ServiceState, Verb
+from hasnmp.model import CommandRow, CommandState, Kind, NodeState, Reason, Verb
 from hasnmp.settings import Service
-
-KEEP_MS = 3000  # how long a register may take to become durable before the command says that it is not
-
-
-@dataclass(slots=True)
-class Follow:
-    """A command that goes on after it was accepted."""
-
-    row: CommandRow
-    group: str = ""  # of a failover
-    to: str = ""
-    source: str = ""  # the owner when it was accepted
-    token: int = 0  # of the lease that is to be given up
-    node: str = ""  # of a standby: done when it owns nothing
-    asked: str = ""  # a peer whose answer is awaited
-    service: str = ""  # of a restart: done when it runs after more changes than `token`
-    fence: str = ""  # of a test: the node whose devices are asked
-    kept: int = 0  # of a register: done when the document of this version is on the disk
-    text: str = ""
-    until_ns: int = 0
 
 
 class Commands:
@@ -49,7 +29,7 @@ class Commands:
         self.state = state
         self.apply = Apply(state)
         self.reload = reload
-        self.follows: list[Follow] = []
+        self.followed = Following(state)
 
     # ------------------------------------------------------------------------------------------------------ asked
 
@@ -101,29 +81,6 @@ class Commands:
     def _done(self, row: CommandRow, text: str) -> CommandRow:
         return self.state.journal.update(self.state.ctx, row, CommandState.DONE, Code.DONE, text)
 
-    def _kept(self, row: CommandRow, text: str) -> CommandRow:
-        """A register is set and in force; the command is done once a restart can't undo it."""
-        state = self.state
-        state.persist_at = 0
-        follow = Follow(row, kept=state.persist_version + 1, text=text, until_ns=state.ctx.now + KEEP_MS * MS)
-        return self._running(row, f"{text}; being made durable", follow)
-
-    def _running(self, row: CommandRow, text: str, follow: Follow) -> CommandRow:
-        state = self.state
-        row = state.journal.update(state.ctx, row, CommandState.RUNNING, Code.DONE, text)
-        follow.row = row
-        follow.until_ns = follow.until_ns or state.ctx.now + self._patience(follow.group)
-        self.follows.append(follow)
-        state.ctx.wake(follow.until_ns)
-        return row
-
-    def _patience(self, group: str) -> int:
-        """How long a move may take: every stop, every start, and the lease's ways between them."""
-        hb, config = self.state.config.heartbeat, self.state.config
-        groups = [config.group(group)] if group else list(config.groups)
-        services = sum(s.start_timeout_ms + s.stop_timeout_ms for g in groups for s in g.services)
-        return (services + 4 * hb.dead_after_ms + 2 * config.arbiter.lease_ms + 2000) * MS
-
     def _known(self, name: str, names: list[str], what: str) -> str:
         if name not in names:
             raise Refused(Code.NOT_FOUND, f"no {what} {name!r}; there are: {', '.join(names)}")
@@ -152,12 +109,10 @@ class Commands:
         if not follows:
             raise not_moved[0]
         for follow in follows[1:]:
-            follow.row = row
-            follow.until_ns = state.ctx.now + self._patience(follow.group)
-            self.follows.append(follow)
+            self.followed.add(row, follow)
         text = ", ".join(f"{f.group} to {f.to or 'whoever can take it'}" for f in follows)
         text += "".join(f"; {refused.text}" for refused in not_moved)
-        return self._running(row, f"moving {text}", follows[0])
+        return self.followed.running(row, f"moving {text}", follows[0])
 
     def _begin(self, row: CommandRow, group: str) -> Follow:
         """Start one group's move, here or by asking the node that must."""
@@ -174,7 +129,9 @@ class Commands:
         else:
             to = row.to or next(iter([n for n in state.config.group(group).nodes if state.able(group, n)]), "")
             if not to:
-                raise Refused(Code.NO_TARGET, f"nobody runs {group} and no node is able to; {self._why(group)}")
+                raise Refused(
+                    Code.NO_TARGET, f"nobody runs {group} and no node is able to; {placement.why_nowhere(state, group)}"
+                )
             follow.to = to
             if to == state.me:
                 self._take_here(group, force, row.reason, row.requester)
@@ -183,11 +140,6 @@ class Commands:
                 follow.asked = to
                 state.streams[to].put(f"c/{row.id}/{group}", {**words, "to": to})
         return follow
-
-    def _why(self, group: str) -> str:
-        settings = self.state.config.group(group)
-        own = self.state.unable(group)
-        return "; ".join(x for x in (own, placement.why_not_others(self.state, settings)) if x)
 
     def _fit(self, group: str, to: str, force: bool) -> None:
         """Raises Refused: that node may not, or can't, take the group; with what to do about it."""
@@ -206,7 +158,7 @@ class Commands:
                 )
             if peer.state is NodeState.STARTING:
                 raise Refused(Code.STARTING, f"{what}{to} has just started and still listens; try again in a moment")
-            if peer.digest != state.config.digest:
+            if not state.config.goes_with(peer.digest):
                 raise Refused(
                     Code.CONFIG_MISMATCH,
                     f"{what}its configuration {peer.digest} is not ours ({state.config.digest}); make the files equal",
@@ -265,6 +217,7 @@ class Commands:
         if force:
             self._lift(group, to)
             state.streams[to].put(f"o/{group}", {"reason": int(kind), "text": clip(why)})
+        running.hooks.stays = (Reason.NONE, 0)  # who orders it wants it tried now
         placement.begin_move(state, settings, Move(to, kind, why, force=force))
         return to
 
@@ -290,7 +243,7 @@ class Commands:
             self._lift(group, state.me)
         text = f"ordered by {by}" + (f": {reason}" if reason else "")
         kind = Reason.OPERATOR_FORCED if force else Reason.OPERATOR
-        state.orders[group] = Order(kind, text, state.ctx.now + self._patience(group), force)
+        state.orders[group] = Order(kind, text, state.ctx.now + patience(state, group), force)
         state.board.groups[group].decided_ms = state.ctx.wall_ms()
         lease.retry_at = 0
         state.ctx.dirty = True
@@ -313,7 +266,7 @@ class Commands:
             state.ctx, Kind.INHIBIT_CHANGED, f"{word}, by {row.requester}" + (f": {row.reason}" if row.reason else ""),
             group=row.target, reason=Reason.OPERATOR, state=int(on) + 1,
         )  # fmt: skip
-        return self._kept(row, word)
+        return self.followed.kept(row, word)
 
     def _node(self, row: CommandRow) -> CommandRow:
         state, verb = self.state, row.verb
@@ -323,28 +276,28 @@ class Commands:
             if not registers.get(RECOVERING, node):
                 raise Refused(Code.NOT_RECOVERING, f"recover {node} refused: it is not recovering")
             state.set_register(RECOVERING, node, "")
-            return self._kept(row, f"{node} is recovered and may take groups again")
+            return self.followed.kept(row, f"{node} is recovered and may take groups again")
         if verb is Verb.ONLINE:
             if not registers.get(STANDBY, node):
                 raise Refused(Code.ALREADY_THERE, f"online {node} refused: it is not on standby")
             state.set_register(STANDBY, node, "")
-            return self._kept(row, f"{node} may take groups again")
+            return self.followed.kept(row, f"{node} may take groups again")
         if registers.get(STANDBY, node):
             raise Refused(Code.ALREADY_THERE, f"standby {node} refused: it is on standby already")
         state.set_register(STANDBY, node, row.reason or f"by {row.requester}")
         if not any(state.owner(g.name) == node for g in state.config.groups):
-            return self._kept(row, f"{node} is on standby; it ran no group")
-        return self._running(row, f"{node} moves its groups away", Follow(row, node=node))
+            return self.followed.kept(row, f"{node} is on standby; it ran no group")
+        return self.followed.running(row, f"{node} moves its groups away", Follow(row, node=node))
 
     def _fence(self, row: CommandRow) -> CommandRow:
         state = self.state
         node = self._known(row.target, [n.name for n in state.config.nodes], "node")
         if row.verb is Verb.FENCE_CONFIRM:
-            return self._kept(row, fence_acts.confirm(state, node, row.requester, row.reason))
+            return self.followed.kept(row, fence_acts.confirm(state, node, row.requester, row.reason))
         fence_acts.test(state, node)
         limit = sum(level.timeout_ms + fence_acts.GRACE_MS for level in state.config.node(node).fence)
         follow = Follow(row, fence=node, until_ns=state.ctx.now + 2 * limit * MS)
-        return self._running(row, f"asking the fence devices of {node}", follow)
+        return self.followed.running(row, f"asking the fence devices of {node}", follow)
 
     def _service(self, row: CommandRow) -> CommandRow:
         state, verb = self.state, row.verb
@@ -366,7 +319,7 @@ class Commands:
             state.set_register(LOCKED, service.name, (row.reason or f"by {row.requester}") if stop else "")
             if not stop:
                 self._tell_owner(owner, service.group, f"v/{service.name}", int(verb))
-            return self._kept(
+            return self.followed.kept(
                 row, f"service {service.name} " + ("is kept stopped" if stop else "is started with its group")
             )
         elif not owner:
@@ -387,7 +340,7 @@ class Commands:
         changes = state.board.services[service.name].transitions
         follow = Follow(row, token=changes, service=service.name, until_ns=until)
         self._tell_owner(owner, service.group, f"v/{service.name}", int(row.verb))
-        return self._running(row, f"restarting {service.name} on {owner}", follow)
+        return self.followed.running(row, f"restarting {service.name} on {owner}", follow)
 
     def _tell_owner(self, owner: str, group: str, key: str, value: Any) -> None:
         if owner == self.state.me:
@@ -438,6 +391,7 @@ class Commands:
                     to = self._move_away(
                         value["group"], value["to"], bool(value["force"]), value["reason"], value["by"]
                     )
+                    state.moves[value["group"]].asked = (sender, name)
                 else:
                     to = state.me
                     self._take_here(value["group"], bool(value["force"]), value["reason"], value["by"])
@@ -447,16 +401,12 @@ class Commands:
             state.streams[sender].put(f"a/{name}", answer)
         elif kind == "a":
             number, _, group = name.partition("/")
-            for follow in [f for f in self.follows if f.row.id == int(number) and f.group == group]:
-                follow.asked = ""
-                follow.to = follow.to or str(value[2])
-                if value[0] != Code.DONE:
-                    self._end(follow, CommandState.REFUSED, known(Code, value[0], Code.FAILED), str(value[1]))
+            self.followed.answered(int(number), group, value)
         elif kind == "o":
             state.orders[name] = Order(
                 known(Reason, value["reason"], Reason.OPERATOR),
                 str(value["text"]),
-                state.ctx.now + self._patience(name),
+                state.ctx.now + patience(state, name),
                 force=True,
             )
         elif kind == "v":
@@ -482,116 +432,3 @@ class Commands:
             state.running[service.group].reported(name, bool(value[0]), str(value[1]), state.ctx)
         else:
             self.apply.told(kind, name, value, sender)
-
-    # ---------------------------------------------------------------------------------------------------- outcome
-
-    def _end(self, follow: Follow, outcome: CommandState, code: Code, text: str) -> None:
-        self.follows.remove(follow)
-        others = [f for f in self.follows if f.row.id == follow.row.id]
-        if outcome is not CommandState.DONE:
-            for other in others:
-                self.follows.remove(other)
-        elif others:
-            return  # the last of its groups ends the command
-        self.state.journal.update(self.state.ctx, follow.row, outcome, code, text)
-
-    def look(self) -> None:
-        """End what has come to its end."""
-        for follow in list(self.follows):
-            if follow not in self.follows:
-                continue
-            if follow.kept:
-                self._look_kept(follow)
-            elif follow.fence:
-                self._look_fence(follow)
-            elif follow.service:
-                self._look_restart(follow)
-            elif follow.node:
-                self._look_standby(follow)
-            else:
-                self._look_failover(follow)
-
-    def _look_restart(self, follow: Follow) -> None:
-        facts = self.state.board.services[follow.service]
-        changed = facts.transitions > follow.token
-        if changed and facts.state is ServiceState.RUNNING:
-            self._end(follow, CommandState.DONE, Code.DONE, f"service {follow.service} was restarted on {facts.node}")
-        elif changed and facts.state in (ServiceState.FAILED, ServiceState.STOP_FAILED):
-            text = f"service {follow.service} on {facts.node}: {facts.message}"
-            self._end(follow, CommandState.FAILED, Code.FAILED, text)
-        elif self.state.ctx.now >= follow.until_ns:
-            text = f"service {follow.service} is {facts.state.name.lower().replace('_', ' ')}: {facts.message}"
-            self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
-        else:
-            self.state.ctx.wake(follow.until_ns)
-
-    def _look_fence(self, follow: Follow) -> None:
-        state = self.state
-        if fence_acts.testing(state, follow.fence) and state.ctx.now < follow.until_ns:
-            state.ctx.wake(follow.until_ns)
-            return
-        good, text = fence_acts.tested(state, follow.fence, follow.row.asked_wall_ms)
-        outcome = (CommandState.DONE, Code.DONE) if good else (CommandState.FAILED, Code.FENCE_FAILED)
-        self._end(follow, *outcome, text)
-
-    def _look_kept(self, follow: Follow) -> None:
-        if self.state.persisted_version >= follow.kept:
-            self._end(follow, CommandState.DONE, Code.DONE, follow.text)
-        elif self.state.ctx.now >= follow.until_ns:
-            text = f"{follow.text}; but not durable after {KEEP_MS} ms: the store does not answer, see its log"
-            self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
-        else:
-            self.state.ctx.wake(follow.until_ns)
-
-    def _look_standby(self, follow: Follow) -> None:
-        state, node = self.state, follow.node
-        left = [g.name for g in state.config.groups if state.owner(g.name) == node]
-        if not left:
-            self._end(follow, CommandState.DONE, Code.DONE, f"{node} is on standby and runs nothing")
-        elif not state.board.registers.get(STANDBY, node):
-            self._end(follow, CommandState.FAILED, Code.FAILED, f"{node} was set online again")
-        elif state.ctx.now >= follow.until_ns or self._stuck(follow, left):
-            text = f"{node} is on standby but still runs {', '.join(left)}: {self._why(left[0])}"
-            self._end(follow, CommandState.FAILED, Code.NO_TARGET, text)
-        else:
-            state.ctx.wake(follow.until_ns)
-
-    def _stuck(self, follow: Follow, left: list[str]) -> bool:
-        """Does nothing move, and is there nowhere to move to? Then there is nothing to wait for."""
-        state = self.state
-        patient_until = follow.row.asked_ns + 2 * state.config.heartbeat.dead_after_ms * MS
-        state.ctx.wake(patient_until)
-        waits = follow.node == state.me and state.ctx.now >= patient_until
-        return waits and not any(g in state.moves or state.candidates(g) for g in left)
-
-    def _look_failover(self, follow: Follow) -> None:
-        state, group = self.state, follow.group
-        owner, now_state = state.owner(group), state.group_state(group)
-        facts = state.board.groups[group]
-        up = now_state in (GroupState.RUNNING, GroupState.DEGRADED) and facts.owner == owner and owner != ""
-        if follow.asked:
-            if not state.peers[follow.asked].heard():
-                text = f"{follow.asked} fell silent before it answered; see: hasnmp why {group}"
-                self._end(follow, CommandState.FAILED, Code.PEER_LOST, text)
-                return
-        elif up and facts.token > follow.token:
-            if follow.to in ("", owner):
-                text = f"{group} runs on {owner} after {facts.duration_ms} ms"
-                self._end(follow, CommandState.DONE, Code.DONE, text)
-            else:
-                text = f"{group} runs on {owner}, not on {follow.to}: {facts.reason_text}"
-                self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, text)
-            return
-        elif now_state is GroupState.FAILED:
-            self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, f"{group} failed to start on every node")
-            return
-        elif now_state is GroupState.BLOCKED:
-            text = f"{group} is blocked on {owner}: a service could not be stopped; see: hasnmp why {group}"
-            self._end(follow, CommandState.FAILED, Code.BLOCKED, text)
-            return
-        if state.ctx.now >= follow.until_ns:
-            where = f"{group} is {now_state.name.lower()}" + (f" on {owner}" if owner else "")
-            text = f"not over after {self._patience(group) // (1000 * MS)} s: {where}; see: hasnmp why {group}"
-            self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
-        else:
-            state.ctx.wake(follow.until_ns)

@@ -6,7 +6,7 @@
     arbitration.py  when the arbiter is asked
     placement.py    who is wanted to run a group, and why                (rules 9 to 11)
     running.py      the services of a group on its owner
-    commands.py     the administrator's word
+    commands.py     the administrator's word; following.py: what came of it
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
     journal.py      what happened; durable.py what outlives an engine, and the orderly leave
     reload.py       a new configuration; apply.py one for all nodes at once
@@ -31,6 +31,7 @@ from hasnmp.core.events import (
     Exit,
     Extended,
     Fenced,
+    HookEnded,
     Persisted,
     Received,
     Rejected,
@@ -43,8 +44,10 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.core.exchange import Stream
+from hasnmp.core.hooks import Hooks, failed
 from hasnmp.core.journal import Journal, mapping
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Link, Peer, silence
@@ -79,7 +82,10 @@ class Engine:
             streams={n.name: Stream() for n in config.nodes if n.name != node},
             leases={g.name: Lease(g, node, tuple(n for n in g.asked() if n != node)) for g in config.groups},
             running={
-                g.name: Running(g, node, [Run(s, board.services[s.name]) for s in g.services], journal, board.registers)
+                g.name: Running(
+                    g, node, [Run(s, board.services[s.name]) for s in g.services], journal, board.registers,
+                    Hooks(g.name, node, config.hooks, journal),
+                )
                 for g in config.groups
             },
             board=board, journal=journal, services={s.name: s for s in config.services()},
@@ -160,6 +166,8 @@ class Engine:
                         running.exited(event.service, event.pid, event.message, ctx)
             case Fenced():
                 fence_acts.answered(state, event)
+            case HookEnded():
+                self._hook_ended(event)
             case CommandIn():
                 self.commands.asked(event)
                 ctx.dirty = True
@@ -175,6 +183,8 @@ class Engine:
                 self.reload.begin(event)
             case Staged():
                 self.commands.apply.staged(event)
+            case Troubled():
+                state.journal.process(ctx, event.name, event.text)
             case ReloadEnded():
                 self.reload.ended(event)
                 ctx.dirty = True
@@ -182,6 +192,13 @@ class Engine:
                 state.leaving = ctx.dirty = ctx.beat = True
                 state.leaving_ns = state.leaving_ns or ctx.now
                 self.durable.leave_at = self.durable.leave_at or ctx.now
+
+    def _hook_ended(self, event: HookEnded) -> None:
+        if (running := self.state.running.get(event.group)) is not None:
+            running.hooks.ended(event, self.ctx)
+            return
+        for failure in event.failures:
+            failed(self.state.journal, self.ctx, self.state.me, event.on, "", failure)
 
     # ------------------------------------------------------------------------------------------------------ start
 
@@ -272,7 +289,7 @@ class Engine:
             self._note_group(group.name, lease, running)
         self.state.grant()
         fence_acts.look(state)
-        self.commands.look()
+        self.commands.followed.look()
         self.commands.apply.look()
         arbitration.refresh(state)
         self._look_guardian()
@@ -307,7 +324,7 @@ class Engine:
                     f"{peer.name} is heard over another", of=f"{peer.name}/{link.name}", peer=peer.name, link=link.name,
                     previous=int(before), state=int(LinkState.DOWN), peer_state=int(peer.state), reason=Reason.LINK,
                 )  # fmt: skip
-            differs = peer.heard() and peer.digest != self.config.digest
+            differs = peer.heard() and not self.config.goes_with(peer.digest)
             if differs:
                 state.journal.happened(
                     ctx, Kind.CONFIG_MISMATCH,

@@ -243,13 +243,31 @@ class ReloadEnded:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What this node's loader thinks of Stage(ident): code DONE, or the first fault in `text`. halfway: it changes groups'
-    nodes, in two steps."""
+    """What this node's loader thinks of Stage(ident): code DONE, or the first fault in `text`."""
 
     ident: str
     code: int
     text: str
-    halfway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HookEnded:
+    """What came of Hook(attempt): all have ended, or a required one failed and the rest was not run (stopped). attempt 0: of
+    programs that only tell of an event, which nobody waited for. failures: a text each, of those that failed."""
+
+    attempt: int
+    group: str
+    on: str
+    failures: tuple[str, ...] = ()
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """A process of this node's stack hangs, or dies again and again, by its guardian's word; text "": it works (again)."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +292,8 @@ Event = (
     | Retire
     | ReloadEnded
     | Staged
+    | HookEnded
+    | Troubled
     | Shutdown
 )
 
@@ -355,6 +375,19 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """Run the configuration's hooks of this kind for the group, in order; comes back as HookEnded. before_start and
+    before_stop run as part of the group, by its lease; after_stop belongs to no group any more."""
+
+    attempt: int
+    group: str
+    on: str
+    reason: str = ""  # why the group is stopped, or was
+    text: str = ""
+    to: str = ""  # which node is to have it, "" = none is known
+
+
+@dataclass(frozen=True, slots=True)
 class Persist:
     """Make the document durable; only the newest matters. Comes back as Persisted."""
 
@@ -399,17 +432,15 @@ class Reload:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Have a file judged that is not yet any node's configuration, and keep it; Staged follows. by: who was asked."""
+    """Have a file judged that is not yet any node's configuration, and keep it; Staged follows."""
 
     ident: str
     document: str = field(repr=False)
-    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Write the staged file in place of the configuration, and reload it for this command; as after Reload. Where it changes
-    groups' nodes it goes halfway (config_changes.first_step)."""
+    """Write the staged file in place of the configuration, and reload it for this command; as after Reload."""
 
     ident: str
     command: int
@@ -417,7 +448,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """The configuration in force is halfway: go by what it leads to, as after Adopt."""
+    """Every node has the file by which this one goes: groups' nodes are as it says (config_changes.settled); as after Adopt."""
 
     command: int
 
@@ -436,6 +467,7 @@ Effect = (
     | ArbiterCall
     | Act
     | Fence
+    | Hook
     | Persist
     | Notify
     | Reply

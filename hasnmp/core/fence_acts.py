@@ -61,15 +61,16 @@ def _want(state: State) -> None:
         owner = state.owner(name)
         if owner == state.me and name in state.fencing.held and lease.alive(state.ctx) and may_fence(state, name):
             silent = [n for n in state.fencing.suspects.get(name, {}) if not state.peers[n].heard()]
-            turn, end = turn_of(state, silent) if silent and state.config.arbiter.type == "none" else (0, 0)
-            if turn > state.ctx.now:
-                state.ctx.wake(turn)  # there is no arbiter that would let only one of us get here
-                continue
             for node in state.fencing.suspects.get(name, {}):
                 # One that is heard may be about to say that it is clean: it has just promised, or withdrawn a claim.
                 patient_until = state.fencing.held[name] + SPOKEN_MS * MS
-                if state.peers[node].heard() and state.ctx.now < patient_until:
-                    state.ctx.wake(patient_until)
+                turn, end = state.ctx.now, 0
+                if state.peers[node].heard():
+                    turn = patient_until
+                elif state.config.arbiter.type == "none":  # there is no arbiter that would let only one of us get here
+                    turn, end = turn_of(state, node, silent)
+                if turn > state.ctx.now:
+                    state.ctx.wake(turn)
                     continue
                 state.fencing.wanted.setdefault(node, (f"it had {name} and may still write to its disk", DISK, end))
         elif owner == state.me and state.config.arbiter.type == "fence" and lease.alive(state.ctx):
@@ -95,13 +96,13 @@ def _defend(state: State, group: Group, lease: Lease) -> None:
         n for n in lease.others
         if state.peers[n].state is NodeState.LOST and n not in lease.left and n not in state.fencing.ended
     ]  # fmt: skip
-    turn, end = turn_of(state, silent) if silent else (0, 0)
-    if turn > state.ctx.now:
-        state.ctx.wake(turn)
-    else:
-        for node in silent:
-            why = f"{state.me} has {group.name}, and it is silent"
-            state.fencing.wanted.setdefault(node, (why, frozenset({"power"}) if concerns(group) else LIFE, end))
+    for node in silent:
+        turn, end = turn_of(state, node, silent)
+        if turn > state.ctx.now:
+            state.ctx.wake(turn)
+            continue
+        why = f"{state.me} has {group.name}, and it is silent"
+        state.fencing.wanted.setdefault(node, (why, frozenset({"power"}) if concerns(group) else LIFE, end))
 
 
 def _fits(state: State, node: str, level: int, at: int, end: int) -> int:
@@ -259,9 +260,17 @@ def confirm(state: State, node: str, by: str, reason: str) -> str:
             f"fence confirm {node} refused: it is not off, it was heard {state.seconds(peer.heard_ns)} ago; power it off first",
         )
     text = f"{node} is off for certain, by the word of {by}" + (f": {reason}" if reason else "")
+    had = [found[node].holder for found in state.fencing.suspects.values() if node in found]
+    holder = peer.holder or next(iter(had), "")
     ended(state, node, "confirmed")
-    for stream in state.streams.values():
-        stream.put(f"f/{node}", [peer.holder, "confirmed"])
+    if holder:
+        for stream in state.streams.values():
+            stream.put(f"f/{node}", [holder, "confirmed"])
+    elif others := [p.name for p in state.peers.values() if p.heard()]:
+        text += (
+            f"; {state.me} has not heard it since its start and can't tell the others which life of it is meant: "
+            f"run hasnmp fence confirm {node} on {', '.join(others)} too"
+        )
     state.journal.happened(
         state.ctx, Kind.FENCE_SUCCEEDED, text, of=node, peer=node, reason=Reason.OPERATOR, always=True
     )

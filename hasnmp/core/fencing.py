@@ -48,6 +48,14 @@ class Suspect:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whose turn it is, of this node and one that it can't hear: ours is the turn `slot` of each round, counted from since."""
+
+    since: int
+    slot: int
+
+
 @dataclass(slots=True)
 class Attempt:
     number: int
@@ -96,6 +104,7 @@ class Fencing:
     # node -> (its holder, what was cut), as another node told while this one still counted it as heard
     hearsay: dict[str, tuple[str, str]] = field(default_factory=dict)
     fenced: dict[str, tuple[int, str]] = field(default_factory=dict)  # node -> (attempt that fenced it, what it told)
+    places: dict[str, Place] = field(default_factory=dict)  # node that is not heard -> when we may fire at it
 
     def told_suspects(self) -> dict[str, dict[str, list[Any]]]:
         return {g: {n: [s.holder, s.token] for n, s in found.items()} for g, found in self.suspects.items() if found}
@@ -227,12 +236,14 @@ def heard(state: State, peer: Peer) -> None:
         state.ctx.dirty = state.journal.changed = True
     fencing.dead.get(peer.name, set()).discard(peer.holder)
     fencing.hearsay.pop(peer.name, None)
+    fencing.places.pop(peer.name, None)
     fencing.next_level.pop(peer.name, None)
     fencing.failures.pop(peer.name, None)
 
 
 def lost(state: State, peer: Peer) -> None:
     """A node fell silent: what another node told of it before is known to be true now."""
+    state.fencing.places[peer.name] = _place(state, peer.name, state.ctx.now)
     holder, cut = state.fencing.hearsay.pop(peer.name, ("", ""))
     if holder and peer.holder == holder:
         ended(state, peer.name, cut, holder)
@@ -374,47 +385,75 @@ def want_for(state: State, group: Group, nodes: list[str]) -> str:
             f"certain: hasnmp fence confirm {silent[0]}"
         )
     cuts = frozenset({"power"}) if concerns(group) else LIFE
-    turn, end = turn_of(state, nodes)
-    if ctx.now < turn:
-        ctx.wake(turn)
-        lost = max(state.peers[n].changed_ns for n in nodes)
-        silent_ms = (turn - lost) // MS  # no count of what is left: see holds_back()
-        return f"{', '.join(nodes)} is fenced {silent_ms} ms after it was lost: whoever has a group comes first"
+    waits: list[str] = []
     for node in nodes:
-        state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts, end))
+        turn, end = turn_of(state, node, nodes)
+        if ctx.now < turn:
+            ctx.wake(turn)
+            silent_ms = (turn - state.peers[node].changed_ns) // MS  # no count of what is left: see holds_back()
+            waits.append(f"{node} is fenced {silent_ms} ms after it was lost: whoever has a group comes first")
+        else:
+            state.fencing.wanted.setdefault(node, (f"to take {group.name}, and it is silent", cuts, end))
+    if len(waits) == len(nodes):
+        return "; ".join(waits)
     return f"{', '.join(nodes)} must be fenced first; if it is off for certain: hasnmp fence confirm {nodes[0]}"
 
 
-def turn_of(state: State, silent: list[str]) -> tuple[int, int]:
-    """When this node may begin to fire, now or later, and when that must have ended. Of those that can't hear each other the
-    owners come first, then the order of `nodes`; each has a turn as long as any node's levels may take, and begins only at
-    its start. What failed is tried again with what is left of the turn, if that is enough, and then in the next: so no two
-    ever shoot at each other (rule 7)."""
-    config = state.config
-    contenders = [n.name for n in config.nodes if n.name == state.me or n.name in silent]
-    has = {n: any(state.last_owner.get(g.name) == n for g in config.groups) for n in contenders}
-    contenders.sort(key=lambda n: not has[n])  # stable: the order of `nodes` within
-    longest = max(sum(level.timeout_ms for level in n.fence) for n in config.nodes)
-    since = max(state.started_ns, *(state.peers[n].changed_ns for n in silent))
-    step = (longest + PAUSE_MS + config.heartbeat.dead_after_ms) * MS
-    # Of a group that we handed to one of them, or promised it, we can't know whether it has it: it may fire at once, as the
-    # owner, or in its turn after us. So we come after both.
+def _rounds(state: State) -> int:
+    """How many turns a round has for two nodes that know which of them has a group; then as many for when they don't."""
+    return 2 if len(state.config.nodes) == 2 else 3
+
+
+def _place(state: State, node: str, since: int) -> Place:
+    """Our place beside that node, of the two alone and as things stand when they lose each other: so both find the same.
+
+    Neither learns then what the other takes or loses, or whom it fences: a place that changed with that, or with a third
+    node's, could come to be the other's, and each would fire at the other in its own turn. Who has a group comes first, then
+    the order of `nodes`. Where neither has one a third node may, and its turn comes before both.
+    """
+    names = [n.name for n in state.config.nodes]
+    has = {n: any(state.last_owner.get(g.name) == n for g in state.config.groups) for n in (state.me, node)}
+    behind = (not has[state.me], names.index(state.me)) > (not has[node], names.index(node))
+    slot = int(behind) + (len(names) > 2 and not any(has.values()))
+    # Of a group that we handed to it, or promised it, we can't know whether it has it: it may fire at once, as the owner, or in
+    # its turn after us. So we come after both.
     unsure = any(
         lease.phase is Phase.NONE
-        and (state.handed.get(g, (0, ""))[1] in silent
-             or (lease.promised_node in silent and lease.promised_token > lease.token_seen))
+        and (state.handed.get(g, (0, ""))[1] == node
+             or (lease.promised_node == node and lease.promised_token > lease.token_seen))
         for g, lease in state.leases.items()
     )  # fmt: skip
-    mine = contenders.index(state.me) + (len(contenders) if unsure else 0)
-    turn, passed = divmod(state.ctx.now - since, step)
-    ahead = (mine - turn) % (2 * len(contenders))
-    begin = since + turn * step
+    return Place(since, slot + (_rounds(state) if unsure else 0))
+
+
+def turn_of(state: State, node: str, silent: list[str]) -> tuple[int, int]:
+    """When this node may begin to fire at that one, of all that are silent; now or later; and when that must have ended.
+
+    Turns are as long as any node's levels may take, and fire is opened only at the start of one. What failed is tried again
+    with what is left of the turn, if that is enough, and then in the next round: so no two ever shoot at each other (rule 7).
+    """
+    config, fencing = state.config, state.fencing
+    longest = max(sum(level.timeout_ms for level in n.fence) for n in config.nodes)
+    step = (longest + PAUSE_MS + config.heartbeat.dead_after_ms) * MS
+    rounds = _rounds(state)
+    at = state.ctx.now
+    for other in silent:
+        if other not in fencing.places:
+            fencing.places[other] = _place(state, other, max(state.started_ns, state.peers[other].changed_ns))
+        place = fencing.places[other]
+        # One of them that has a group, or may have one, is let fire before we fire at any: it may serve, and we not.
+        if place.slot >= rounds or any(state.last_owner.get(g.name) == other for g in config.groups):
+            at = max(at, place.since + place.slot * step)
+    place = fencing.places[node]
+    turn, passed = divmod(at - place.since, step)
+    ahead = (place.slot - turn) % (2 * rounds)
+    begin = place.since + turn * step
     end = begin + (OPEN_MS + longest) * MS
     # The next level of what was begun in this turn, or all of them once more.
-    begun = any(state.fencing.next_level.get(n) or state.fencing.failed_at.get(n, 0) >= begin for n in silent)
-    if ahead == 0 and (passed <= OPEN_MS * MS or (begun and state.ctx.now < end)):
-        return state.ctx.now, end
-    return begin + (ahead or 2 * len(contenders)) * step, 0
+    begun = bool(fencing.next_level.get(node)) or fencing.failed_at.get(node, 0) >= begin
+    if ahead == 0 and (passed <= OPEN_MS * MS or (begun and at < end)):
+        return at, end
+    return begin + (ahead or 2 * rounds) * step, 0
 
 
 def ended(state: State, node: str, cut: str, holder: str = "") -> None:

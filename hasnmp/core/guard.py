@@ -6,6 +6,7 @@ that were acknowledged here. Kept apart from runtime/guardian.py so that the sim
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hasnmp.core.events import HeldLease
@@ -21,6 +22,8 @@ class Guard:
     leases: dict[str, HeldLease] = field(default_factory=dict)
     ending: set[str] = field(default_factory=set)  # being killed: nothing may start, nothing may be extended
     last_token: dict[str, int] = field(default_factory=dict)  # of every lease that ended here, in whatever way
+    # Told (group, token, until_ns) of each lease as it is taken, and (group, 0, 0) before anybody else may have it.
+    show: Callable[[str, int, int], None] = lambda group, token, until_ns: None
 
     def extend(self, lease: HeldLease, now_ns: int) -> bool:
         """Take a new lease, or a longer expiry for a live one. False: too late, or older than what has ended here."""
@@ -36,6 +39,7 @@ class Guard:
         elif lease.until_ns < held.until_ns:
             return True  # an older, shorter expiry that arrives late changes nothing
         self.leases[lease.group] = lease
+        self.show(lease.group, lease.token, lease.until_ns)
         return True
 
     def may_run(self, group: str, now_ns: int) -> bool:
@@ -52,11 +56,14 @@ class Guard:
         """The groups to end by force now. They count as ending from here on; the engine is to be killed first."""
         groups = tuple(g for g, held in self.leases.items() if held.until_ns - self.kill_ns <= now_ns)
         self.ending.update(groups)
+        for group in groups:
+            self.show(group, 0, 0)
         return groups
 
     def ended(self, group: str) -> None:
         """Nothing of the group runs here any more, seen and confirmed."""
         held = self.leases.pop(group, None)
+        self.show(group, 0, 0)
         if held is not None:
             self.last_token[group] = max(held.token, self.last_token.get(group, 0))
         self.ending.discard(group)

@@ -126,6 +126,13 @@ class Journal:
         self._keep(event)
         ctx.emit(Notify(event))
 
+    def process(self, ctx: Context, name: str, trouble: str) -> None:
+        """A process of this node's stack is in trouble, or ("") works."""
+        if trouble:
+            self.happened(ctx, Kind.PROCESS_LOST, trouble, of=name, reason=Reason.GUARDIAN)
+        else:
+            self.clear(ctx, Kind.PROCESS_RESTORED, name, f"process {name} works again", reason=Reason.GUARDIAN)
+
     def _keep(self, event: EventRow) -> None:
         self.events[event.id] = event
         while len(self.events) > self.keep:

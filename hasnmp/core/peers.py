@@ -50,6 +50,7 @@ class Peer:
     retired: list[int] = field(default_factory=list)  # incarnations that were followed by another
     holder: str = ""
     digest: str = ""
+    same: bool = False  # it was heard, in this life, to have our file
     flags: NodeFlag = NodeFlag(0)
     said: tuple[GroupEntry, ...] = ()  # by its newest heartbeat
     groups: dict[str, GroupEntry] = field(default_factory=dict)  # the same, by group
@@ -128,6 +129,7 @@ def take_in(peer: Peer, link: str, datagram: Datagram, incarnation: int, ctx: Co
         peer.echo = (datagram.incarnation, datagram.seq)
         if (peer.holder, peer.digest) != (datagram.holder, datagram.digest):
             peer.holder, peer.digest = datagram.holder, datagram.digest
+            peer.same |= ctx.config.goes_with(peer.digest)
             ctx.dirty = True
     if datagram.kind is DatagramKind.ANSWER and asked.heartbeat:
         asked.answered.add(link)

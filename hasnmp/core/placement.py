@@ -11,6 +11,7 @@ from hasnmp.core.context import MS
 from hasnmp.core.lease import UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.running import Running, Stage
 from hasnmp.core.state import Move, Order, State
+from hasnmp.errors import Code
 from hasnmp.model import Failback, GroupState, Kind, NodeState, Reason, ServiceState
 from hasnmp.settings import Group
 
@@ -135,6 +136,10 @@ def _taking(state: State, group: Group, lease: Lease) -> None:
         lease.abandon(ctx, f"{owner} has it")
         state.decided(name, f"gave way: {owner} has it")
         return
+    if out_of_reach := state.out_of_reach(name):
+        lease.abandon(ctx, state.arbiter.error)
+        state.decided(name, f"gave way: {out_of_reach}")
+        return
     if lease.outbid():
         lease.bid_again(state.ceiling, ctx)
     patience = (4 * hb.dead_after_ms + 2 * arbiter.lease_ms + 4 * arbiter.io_timeout_ms) * MS
@@ -168,13 +173,17 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         state.handed.pop(name, None)
         state.journal.changed = True
         state.persist_at = 0  # at once: a node that dies now must know afterwards that it had the group
-        running.start(ctx, state.adopted.pop(name, {}))
+        facts = state.board.groups[name]
+        running.start(ctx, state.adopted.pop(name, {}), facts.reason, facts.reason_text)
         running.announced = (running.announced or name in state.kept) and name not in state.untold
         state.kept.discard(name)
         state.untold.discard(name)
         return
     move = state.moves.get(name)
     if running.stage is Stage.STOPPING:
+        if running.hooks.keeps(ctx, move):
+            _stay(state, group, running)
+            return
         if running.stopped() and lease.phase is Phase.HELD and name not in state.retiring:
             lease.release(ctx)
         return
@@ -267,7 +276,7 @@ def why_not(state: State, group: Group, node: str) -> str:
         return f"recovering ({registers.get(RECOVERING, node)}); when it is sound: hasnmp recover {node}"
     if registers.get(STANDBY, node):
         return f"on standby; to take it back: hasnmp online {node}"
-    if peer.digest != state.config.digest:
+    if not state.config.goes_with(peer.digest):
         return "has another configuration"
     return "says that it is not able: its interface or `reach:` check"
 
@@ -276,6 +285,12 @@ def why_not_others(state: State, group: Group) -> str:
     """What keeps each other node from taking the group."""
     reasons = {n: why_not(state, group, n) for n in group.nodes if n != state.me}
     return "; ".join(f"{n}: {why}" for n, why in reasons.items() if why) or "every other node is able"
+
+
+def why_nowhere(state: State, group: str) -> str:
+    """What keeps each node, this one included, from taking the group."""
+    others = why_not_others(state, state.config.group(group))
+    return "; ".join(x for x in (state.unable(group), others) if x)
 
 
 def _drain(state: State, group: Group) -> None:
@@ -330,11 +345,28 @@ def _fail_back(state: State, group: Group) -> None:
     begin_move(state, group, Move(home, Reason.FAILBACK, f"{home} is its home and has been able for {steady // MS} ms"))
 
 
+def _stay(state: State, group: Group, running: Running) -> None:
+    """A required hook does not let the group go; nothing of it was stopped."""
+    name, why = group.name, running.hooks.refused
+    move, facts = state.moves.pop(name), state.board.groups[name]
+    facts.decided_ms, (facts.reason, facts.reason_text) = 0, move.before
+    state.decided(name, f"stays on {state.me} although {move.text}: {why}")
+    state.stayed[name] = (state.ctx.now, why)
+    if move.asked:  # by another node: its follower waits for the outcome
+        state.streams[move.asked[0]].put(
+            f"a/{move.asked[1]}", [int(Code.FAILED), f"{name} stays on {state.me}: {why}", ""]
+        )
+    running.stay(state.ctx)
+
+
 def begin_move(state: State, group: Group, move: Move) -> None:
     """Stop the group here for another node to take. Nothing is given up before all of it is stopped."""
     ctx, name = state.ctx, group.name
+    if state.running[name].hooks.waits(ctx, move):
+        return
     facts = state.board.groups[name]
     state.moves[name] = move
+    move.before = (facts.reason, facts.reason_text)
     facts.reason, facts.reason_text, facts.decided_ms = move.reason, move.text, ctx.wall_ms()
     state.decided(name, f"moving it to {move.to or 'whoever can take it'}: {move.text}")
     state.journal.happened(
@@ -343,7 +375,7 @@ def begin_move(state: State, group: Group, move: Move) -> None:
         reason=move.reason,
     )  # fmt: skip
     state.journal.count("switchovers" if move.reason in PLANNED else "failovers")
-    state.running[name].stop(ctx)
+    state.running[name].stop(ctx, move.reason, move.text, move.to)
 
 
 def released(state: State, group: str) -> None:
@@ -352,6 +384,8 @@ def released(state: State, group: str) -> None:
     move = state.moves.pop(group, None)
     lease.released(ctx)
     state.running[group].gone(ctx)
+    why = (move.reason, move.text, move.to) if move is not None else ()
+    state.running[group].hooks.begin(ctx, "after_stop", *why)
     state.owned.pop(group, None)
     state.fencing.held.pop(group, None)
     state.journal.changed = True
@@ -469,4 +503,9 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
     lines.append(f"moves for a failed service: {used} of {group.failover_limit} within {group.failover_within_s} s")
     if lease.conflict:
         lines.append(f"arbiter: {lease.conflict}")
+    for node in [n for n in lease.unreadable if n in lease.others and not state.peers[n].heard()]:
+        lines.append(
+            f"arbiter: the slot of {node} can't be used ({lease.unreadable[node]}), and nothing is claimed beside it; {node} "
+            f"writes it anew when it starts; if it is gone for certain: hasnmp arbiter clear {name} --node {node} --force --config FILE"
+        )
     return tuple(lines)

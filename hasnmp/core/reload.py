@@ -9,6 +9,7 @@ with the old file can take it up meanwhile. A stop that fails ends the reload, a
 
 from __future__ import annotations
 
+from hasnmp.core.apply import HALFWAY
 from hasnmp.core.context import MS
 from hasnmp.core.durable import Durable
 from hasnmp.core.events import Exit, GiveUp, ReloadEnded, Retire, Started
@@ -198,11 +199,10 @@ class Reload:
             self._accepted(text)
         else:
             state.journal.note(ctx, Kind.CONFIG_ACCEPTED, text, reason=Reason.CONFIGURATION)
-        if state.config.applying is None:
+        if not state.config.webs:
             self._end(event.reload_command, CommandState.DONE, Code.DONE, event.reloaded)
         else:
-            text = f"halfway: the old and the new nodes are asked for every lease, until all have come so far; {event.reloaded}"
-            self._end(event.reload_command, CommandState.RUNNING, Code.DONE, text)
+            self._end(event.reload_command, CommandState.RUNNING, Code.DONE, f"{HALFWAY}; {event.reloaded}")
         # What is held already is not taken over by anybody: its services that are new start without a word of that.
         state.kept = {held.group for held in event.leases if held.group in state.leases}
         self._forget()

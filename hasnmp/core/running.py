@@ -15,6 +15,7 @@ from enum import Enum
 from hasnmp.core.board import LOCKED, Registers, ServiceFacts
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import Act, Action, AgentResult, Outcome
+from hasnmp.core.hooks import Hooks
 from hasnmp.core.journal import Journal, clip
 from hasnmp.model import GroupState, Kind, Reason, ServiceState
 from hasnmp.settings import Group, Service
@@ -70,6 +71,7 @@ class Running:
     runs: list[Run]
     journal: Journal
     registers: Registers
+    hooks: Hooks
     stage: Stage = Stage.IDLE
     stage_ns: int = 0
     blocked: bool = False
@@ -122,8 +124,9 @@ class Running:
 
     # ------------------------------------------------------------------------------------------------------ start
 
-    def start(self, ctx: Context, adopted: dict[str, int]) -> None:
-        """The lease is held. adopted: service -> pid of what runs already (an engine that was restarted)."""
+    def start(self, ctx: Context, adopted: dict[str, int], reason: Reason = Reason.NONE, text: str = "") -> None:
+        """The lease is held. adopted: service -> pid of what runs already (an engine that was restarted). reason, text: for the
+        hooks."""
         self.stage, self.stage_ns, self.blocked = Stage.STARTING, ctx.now, False
         self.start_failed = self.move_wanted = ""
         self.announced = bool(adopted)
@@ -136,10 +139,18 @@ class Running:
                 self._up(run, ctx, "adopted")
             else:
                 self._become(run, ServiceState.STOPPED, ctx)
+        self.hooks.cancel()
+        if not adopted:
+            self.hooks.begin(ctx, "before_start", reason, text)
         self._start_next(ctx)
 
     def _start_next(self, ctx: Context) -> None:
         """Start the next in order, or find that all are up."""
+        if self.hooks.refused:
+            self.start_failed, self.start_failed_of, self.hooks.refused = self.hooks.refused, "", ""
+            ctx.dirty = True
+        if self.hooks.on or self.start_failed:
+            return
         for run in self.runs:
             if not run.idle() or self.start_failed or run.facts.state is ServiceState.STOP_FAILED:
                 return
@@ -170,19 +181,29 @@ class Running:
 
     # ------------------------------------------------------------------------------------------------------- stop
 
-    def stop(self, ctx: Context) -> None:
-        """Stop everything in reverse order; `stopped()` tells when that is done."""
+    def stop(self, ctx: Context, reason: Reason = Reason.NONE, text: str = "", to: str = "") -> None:
+        """Stop everything in reverse order; `stopped()` tells when that is done. reason, text, to: for the hooks."""
         if self.stage is not Stage.STOPPING:
+            self.hooks.cancel()
+            if self.stage is Stage.RUNNING:
+                self.hooks.begin(ctx, "before_stop", reason, text, to)
             self.stage, self.stage_ns = Stage.STOPPING, ctx.now
             self.start_failed = self.move_wanted = ""
             for run in self.runs:
                 run.restarting = False
         ctx.dirty = True
 
+    def stay(self, ctx: Context) -> None:
+        """A hook keeps the group from being stopped: nothing was, yet."""
+        self.stage, self.stage_ns, self.hooks.refused = Stage.RUNNING, ctx.now, ""
+        ctx.dirty = True
+
     def stopped(self) -> bool:
-        return all(r.facts.state is ServiceState.STOPPED and r.action is None for r in self.runs)
+        return not self.hooks.on and all(r.facts.state is ServiceState.STOPPED and r.action is None for r in self.runs)
 
     def _stop_next(self, ctx: Context) -> None:
+        if self.hooks.on or self.hooks.refused:
+            return
         for run in reversed(self.runs):
             if run.action in (Action.START, Action.STOP):
                 return  # a start and a stop of one service never overlap: its answer, or its time limit, comes first
@@ -202,6 +223,7 @@ class Running:
     def gone(self, ctx: Context) -> None:
         """The lease is over and the guardian confirmed that nothing runs."""
         self.stage, self.stage_ns, self.blocked = Stage.IDLE, ctx.now, False
+        self.hooks.cancel()
         for run in self.runs:
             run.action = None
             run.facts.pid = 0
@@ -444,6 +466,7 @@ class Running:
         """What time, and what changed, ask for. alive: the lease counts now."""
         if self.stage is not Stage.IDLE and not alive:
             return
+        self.hooks.look(ctx)
         for run in self.runs:
             if run.action is not None:
                 if ctx.now < run.deadline:

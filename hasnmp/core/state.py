@@ -18,6 +18,7 @@ from hasnmp.settings import Config, Service
 from hasnmp.wire import GroupFlag, NodeFlag
 
 LINGER_MS = 6000  # how long at most a node that stops goes on serving for a peer that is just starting
+ALARM_AFTER = 2  # calls of the arbiter that failed in a row: one slow write is not an outage
 EPOCH_MS = 1_577_836_800_000  # 2020-01-01, so that a token of the time fits an Unsigned32 until 2053
 
 
@@ -40,6 +41,8 @@ class Move:
     text: str
     yielding: bool = True  # do not take it back at once
     force: bool = False
+    before: tuple[Reason, str] = (Reason.NONE, "")  # of the group, before it was decided
+    asked: tuple[str, str] | None = None  # by which node, and under which key its answer goes back
 
 
 @dataclass(slots=True)
@@ -99,6 +102,9 @@ class State:
     foreign_token: int = 0  # the highest asked for of groups that we do not have: the ceiling must cover it as well
     orders: dict[str, Order] = field(default_factory=dict)
     moves: dict[str, Move] = field(default_factory=dict)
+    stayed: dict[str, tuple[int, str]] = field(
+        default_factory=dict
+    )  # group -> (when, why): a hook kept a move from happening
     handed: dict[str, tuple[int, str]] = field(default_factory=dict)  # group -> (token, to): released for that node
     services: dict[str, Service] = field(default_factory=dict)  # name -> settings
     unable_why: dict[str, str] = field(default_factory=dict)  # group -> unable(), as of the last look
@@ -169,7 +175,7 @@ class State:
 
     def mismatched(self) -> list[str]:
         """Nodes that are heard with another configuration of what safety rests on."""
-        return [p.name for p in self.peers.values() if p.heard() and p.digest != self.config.digest]
+        return [p.name for p in self.peers.values() if p.heard() and not self.config.goes_with(p.digest)]
 
     def unable(self, group: str, force: bool = False) -> str:
         """Why this node may not take the group now, "" when it may. The ABLE flag of our heartbeats is this.
@@ -191,7 +197,7 @@ class State:
             silent = ", ".join(self.unheard())
             return (
                 f"{self.me} has lost its state file, so it does not know what it may have promised, and the lease disk is not known to be "
-                f"new: it takes nothing before it has heard {silent}; start {silent}, or if it is off for certain: "
+                f"new: it takes nothing before it has heard {silent} with the same file; start {silent}, or if it is off for certain: "
                 f"hasnmp fence confirm {silent}"
             )
         if group in self.unclean:
@@ -210,6 +216,8 @@ class State:
                 f"{silent} must be fenced first, and {self.me} has not heard it since its start, so it fences nobody: start {silent}, "
                 f"or if it is off for certain: hasnmp fence confirm {unfenced[0]}"
             )
+        if out_of_reach := self.out_of_reach(group):
+            return out_of_reach
         if force:
             return ""
         if registers.get(RECOVERING, self.me):
@@ -227,9 +235,25 @@ class State:
             return f"{self.me} can't run it: {unfit}"
         return ""
 
+    def out_of_reach(self, group: str) -> str:
+        """Why this node leaves the group to another: it could only take it by the lease disk, and can't use that; "" when it
+        could, or nobody else is there. It asks for nothing then: whoever promised us the group would be bound."""
+        lease, arbiter = self.leases[group], self.arbiter
+        failing = arbiter.failing.get(group, 0) >= ALARM_AFTER and not lease.damaged  # our own slot is written anew
+        if self.config.arbiter.type != "disk" or not failing or self.owns(group):
+            return ""
+        silent = [n for n in lease.others if not self.peers[n].heard() and n not in lease.left]
+        others = [n for n in lease.others if self.peers[n].up()]
+        if not silent or not others:
+            return ""
+        return (
+            f"{self.me} can't use the lease disk ({arbiter.error}), and without {', '.join(silent)} it is needed: "
+            f"left to {' or '.join(others)} until that is mended"
+        )
+
     def unheard(self) -> list[str]:
-        """The other nodes that this life has never heard, and that are not known to be off either."""
-        return [p.name for p in self.peers.values() if not p.heard_ns and p.name not in self.fencing.ended]
+        """The other nodes that this life has never heard to have our file, and that are not known to be off either."""
+        return [p.name for p in self.peers.values() if not p.same and p.name not in self.fencing.ended]
 
     def able(self, group: str, node: str) -> bool:
         """Could that node take the group, by its own fresh word? (For this node: by our own knowledge.)"""
@@ -280,7 +304,7 @@ class State:
                 return name, glance
             # Up for a moment only: its first document is not durable yet, or its first check has not come back.
             fresh = peer.state is NodeState.STARTING or now < peer.changed_ns + 2 * hb.dead_after_ms * MS
-            if peer.heard() and fresh and not left and peer.digest == self.config.digest and now < bound:
+            if peer.heard() and fresh and not left and self.config.goes_with(peer.digest) and now < bound:
                 return name, bound
         return "", 0
 

@@ -170,7 +170,7 @@ class Talk:
         state, ctx = self.state, self.ctx
         self.seq += 1
         seq, promises = self.seq, []
-        same = d.digest == self.config.digest
+        same = self.config.goes_with(d.digest)
         for entry in d.groups:
             lease = state.leases.get(entry.group)
             if lease is None and entry.flags & GroupFlag.ASK and entry.flags & GroupFlag.OWNER:

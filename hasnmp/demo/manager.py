@@ -21,8 +21,9 @@ from hasnmp.demo.stage import RECEIVER, Stage
 from hasnmp.errors import HasnmpError
 from hasnmp.model import Kind
 from hasnmp.snmp import ber
+from hasnmp.snmp.ha_objects import SCALARS, TABLES
 from hasnmp.snmp.notices import NOTICES
-from hasnmp.snmp.objects import SCALARS, TABLES, Oid, text_index
+from hasnmp.snmp.objects import Oid, text_index
 from hasnmp.snmp.oids import ROOT
 
 # What HASNMP-MIB imports from; Debian has these texts only in its erlang-snmp package (with another file name).

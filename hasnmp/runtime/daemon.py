@@ -10,11 +10,12 @@ import argparse
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, pills, processes, store
+from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, members, pills, processes, store
+from hasnmp.runtime.lease_board import LeaseBoard
 
 
 def _store(config: settings.Config, node: str, sock: socket.socket) -> int:
@@ -25,12 +26,19 @@ def _lease_io(config: settings.Config, node: str, sock: socket.socket) -> int:
     return lease_io.main(sock, config, node)
 
 
-def _snmp(config: settings.Config, node: str, warm: bool) -> int:
+def _snmp(config: settings.Config, node: str, warm: bool, beat: Callable[[], None]) -> int:
     # Imported in its own process: neither the guardian nor the engine carries SNMP code.
     from hasnmp.snmp import agent
 
     log.set_up(config.log, node, "snmp")
-    return agent.main(config, node, warm=warm)
+    return agent.main(config, node, warm=warm, beat=beat)
+
+
+def _clients(config: settings.Config, node: str, board: LeaseBoard) -> int:
+    from hasnmp.runtime import clients
+
+    log.set_up(config.log, node, "clients")
+    return clients.main(config, node, board)
 
 
 def _node(wanted: str, config: settings.Config) -> str:
@@ -72,23 +80,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.rehearse:
         # By now all that the daemon needs has been imported but this.
+        from hasnmp.runtime import clients  # noqa: F401
         from hasnmp.snmp import agent  # noqa: F401
 
         return 0 if arguments.rehearse == handover.FORM else 2
     if arguments.handover:
         given = len(sys.argv if argv is None else argv) - (argv is None)
         program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - given]]
+        try:
+            loaded, _, _ = members.go_by(loaded, members.path_of(loaded, node))
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
         return handover.ask(loaded, node, program, arguments.config)
     try:
         loader.make_folders(loaded)
+        loaded = members.begin(loader.complete(loaded), node)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,
             store=_store,
             snmp=_snmp,
             pills=pills.main if pills.used(loaded) else None,
+            clients=_clients,
         )
         return guardian.run(loaded, node, children)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"hasnmpd: {error.filename or 'start'}: {error.strerror}", file=sys.stderr)
         return 1

@@ -17,6 +17,7 @@ from hasnmp.runtime.group_addresses import GroupAddresses
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.programs import Programs
+from hasnmp.runtime.units import GroupUnits
 from hasnmp.settings import Config
 
 MS = 1_000_000
@@ -41,9 +42,11 @@ class Ending:
     programs: Programs
     addresses: GroupAddresses
     mounts: GroupMounts
+    units: GroupUnits
     alarm: Callable[[str], None]
     certain: frozenset[str]
     ended: Callable[[str], None] = lambda group: None
+    outside: Callable[[str], list[str]] = lambda group: []  # what of the group no force ends, a text each
     restart: Callable[[], str] = field(default_factory=lambda: kernel.restart_machine)
     until: dict[str, int] = field(default_factory=dict)  # group -> when its lease ends
     why: dict[str, str] = field(default_factory=dict)
@@ -55,6 +58,7 @@ class Ending:
         """SIGKILL to all of its programs. Then call go_on()."""
         self.until[group], self.why[group] = until_ns, why
         self.programs.end_group(group)
+        self.units.kill(group)
 
     def begin_found(self, group: str, now: int) -> None:
         """What a former guardian left of it did not end, not even by SIGKILL: nothing of it starts here until it has.
@@ -67,9 +71,10 @@ class Ending:
 
     def left_of(self, group: str) -> list[str]:
         """What of the group is still here, a text each; [] = verified, nothing. The programs first: they could mount."""
-        left = self.programs.leftovers(group)
+        left = self.programs.leftovers(group) + self.units.left(group)
         left += [f"address {address.ip} ({address.service})" for address in self.addresses.of(group)]
-        return left + self.mounts.left(group)
+        left += self.mounts.left(group)
+        return left + self.outside(group) if group in self.certain else left
 
     def go_on(self, now: int) -> None:
         """Look whether all has ended, and try again what has not."""
@@ -84,6 +89,7 @@ class Ending:
                 self._ended(group, until)
                 continue
             self.programs.end_group(group)
+            self.units.kill(group)
             late_ms = (boottime_ns() - until) // MS
             if late_ms < 0 or (now < self.loud_at_ns and group not in self.certain - self.found):
                 continue
@@ -102,6 +108,7 @@ class Ending:
             self.retry_at_ns = boottime_ns() + (FIRST_RETRY_NS if recent else RETRY_NS)
 
     def _ended(self, group: str, until: int) -> None:
+        outside = self.outside(group)
         self.guard.ended(group)
         self.mounts.settle(group)
         del self.until[group]
@@ -111,6 +118,8 @@ class Ending:
         text = f"group {group} was ended by force: {self.why.pop(group, LATE)}"
         if (late_ms := (boottime_ns() - until) // MS) > 0:
             text += f"; {late_ms} ms too late"
+        if outside:
+            text += f"; of it may be left, and nobody looks: {', '.join(outside)}"
         self.alarm(text)
 
     def overdue(self, now: int) -> bool:

@@ -22,7 +22,8 @@ from typing import Any, Protocol
 from hasnmp import __version__, model, settings
 from hasnmp.agents.acting import Agents
 from hasnmp.agents.fencing import Fencing
-from hasnmp.agents.host import Host
+from hasnmp.agents.hooks import Hooks
+from hasnmp.agents.host import Here, Host
 from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
     Act,
@@ -37,7 +38,10 @@ from hasnmp.core.events import (
     Extend,
     Extended,
     Fence,
+    Forward,
     GiveUp,
+    Hook,
+    HookEnded,
     Notify,
     Outcome,
     Persist,
@@ -57,6 +61,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.runtime import log as logs
 from hasnmp.runtime import messages, programs, store
@@ -126,9 +131,11 @@ class Loop:
         self._writing = False
         self._leases = LeaseIoClient(self._loop, lease_sock, config.arbiter.io_timeout_ms, self.tell)
         self._store = StoreClient(self._loop, store_sock, self._persisted)
-        self._host = Host(hello.next_run, self._to_guardian, self.tell, log)
+        here = Here(node, tuple(each.name for each in config.nodes), config.run_dir)
+        self._host = Host(hello.next_run, self._to_guardian, self.tell, log, here)
         self._agents = Agents(config.services(), self._host, log)
         self._fencing = Fencing(config, node, self._host, log)
+        self._hooks = Hooks(config, node, self._host, log)
         self._links = Links(self._loop, config, node, self.tell)
         self.server = Server(
             lambda: core.view(now_ns(), wall_ms()), lambda group: core.why(group, now_ns()), self.tell, log
@@ -224,8 +231,10 @@ class Loop:
                     self._said[datagram.sender] = datagram.groups  # who owns what, by its own word
                     return True
                 return bool(datagram.payload)
-            case Tick() | Sent() | Rejected() | Extended() | Send() | Extend() | ArbiterCall():
+            case Tick() | Sent() | Rejected() | Extended() | Send() | Extend() | ArbiterCall() | Hook():
                 return False
+            case HookEnded():
+                return True
             case ArbiterAnswer(error=error):
                 return bool(error)
         return True
@@ -248,6 +257,8 @@ class Loop:
                 self._agents.act(effect)
             case Fence():
                 self._fencing.fence(effect)
+            case Hook():
+                self._hooks.run(effect)
             case Persist(version, document):
                 self._store.persist(version, document)
             case Notify():
@@ -259,7 +270,7 @@ class Loop:
                     self._end_by_force()
                 self._log.log(logging.CRITICAL if force else logging.INFO, "engine_left", why=text)
                 self._finish(RETIRED if retired else int(force))
-            case Reload() | GiveUp() | Stage() | Adopt():
+            case Reload() | GiveUp() | Stage() | Adopt() | Forward():
                 self._to_guardian(effect)
 
     def _notify(self, effect: Notify) -> None:
@@ -272,6 +283,7 @@ class Loop:
         name = "".join("_" + c.lower() if c.isupper() else c for c in event.kind.value)
         self._log.log(logs.SEVERITY_LEVELS[event.severity], name, message=event.message, id=event.id, **about)
         self.server.notify(effect)
+        self._hooks.happened(event)
 
     # ---------------------------------------------------------------------------------------------------------- time
 
@@ -343,7 +355,7 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
-                case Retire() | ReloadEnded() | Staged():
+                case Retire() | ReloadEnded() | Staged() | Troubled():
                     self.tell(message)
                 case messages.Alarm(text):
                     self._log.error("guardian_alarmed", text=text)
@@ -363,7 +375,7 @@ class Loop:
         groups = certain(self._config)
         until = min((ns for group, ns in self._host.held() if group in groups), default=0)
         within_ms = max(20, (until - now_ns()) // 1_000_000) if until else 5000
-        left = programs.end_everything(self._config, self._node, within_ms)
+        left = (*programs.end_everything(self._config, self._node, within_ms), *self._agents.outside(groups))
         self._log.critical("services_ended", left=left)
         if left and until:
             self._log.critical("machine_restarts", why="what is left writes to a disk without a lease", left=left)
@@ -397,13 +409,15 @@ class Loop:
         self._stored.clear()
         if not self._store.idle():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stored.wait(), LAST_WRITE_S)
+                async with asyncio.timeout(LAST_WRITE_S):
+                    await self._stored.wait()
         for repeat in self._repeats:
             repeat.cancel()
         self._loop.remove_reader(self._timer.fileno())
         self._timer.close()
         self._agents.close()
         self._fencing.close()
+        self._hooks.close()
         self.server.close()
         self._links.close()
         self._leases.close()

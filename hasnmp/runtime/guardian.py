@@ -29,11 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
-from hasnmp.core.events import (
-    Released,
-    ReloadEnded,
-    Staged,
-)
+from hasnmp.core.events import Released, ReloadEnded, Staged, Troubled
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime import handover, leftovers
 from hasnmp.runtime.cgroups import open_cgroups
@@ -53,6 +49,7 @@ from hasnmp.runtime.kernel import (
     start_time,
 )
 from hasnmp.runtime.kernel_address import KernelAddresses
+from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.runtime.messages import (
     AddressLost,
     Alarm,
@@ -61,6 +58,7 @@ from hasnmp.runtime.messages import (
     FromGuardian,
     Hello,
     MessageError,
+    Purpose,
     Running,
     Stop,
     channel_pair,
@@ -71,6 +69,8 @@ from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.reload import Reloader
+from hasnmp.runtime.units import GroupUnits
+from hasnmp.runtime.vigil import Vigil
 from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
 
@@ -115,6 +115,7 @@ class Guardian:
     children: Children
     lock: int = -1  # the descriptor that is locked while this node has its guardian
     guard: Guard = field(init=False)
+    board: LeaseBoard = field(default_factory=LeaseBoard)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
     addresses: GroupAddresses = field(init=False)
@@ -129,6 +130,7 @@ class Guardian:
     obey: Callable[[Any], None] = field(init=False)  # what is done with each of its messages
     handover: Handover = field(init=False)
     family: Family = field(init=False)
+    vigil: Vigil = field(init=False)
     pills: PillBox | None = None
     orders: Orders = field(init=False)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -149,10 +151,11 @@ class Guardian:
         config, node = self.config, self.node
         self.orders, self.handover = Orders(self), Handover(self)
         self.obey = self.orders.obey
-        self.guard = Guard(config.heartbeat.kill_ms * MS)
+        self.guard = Guard(config.heartbeat.kill_ms * MS, show=self.board.show)
         set_name("hasnmpd")
         adopt_orphans()
-        self.family = Family.make(config, node, self.children)
+        self.vigil = Vigil(self)
+        self.family = Family.make(config, node, self.children, self.board, self.vigil.beat)
         if not handed:
             leftovers.end_former_engine(self)
         cgroups = open_cgroups(config, node)
@@ -164,10 +167,20 @@ class Guardian:
         self.feeder = Feeder(self)
         self.family.close_in_child.append(self.watchdog.forget)
         self.mounts = GroupMounts(config)
-        cleaned = [] if handed else [*leftovers.clean(self), *self.mounts.cut_all(5000)[0]]
+        cleaned = (
+            [] if handed else [*leftovers.clean(self), *GroupUnits(config).kill_all(), *self.mounts.cut_all(5000)[0]]
+        )
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(
-            self.guard, self.programs, self.addresses, self.mounts, self._alarm, certain(config), self._ended
+            self.guard,
+            self.programs,
+            self.addresses,
+            self.mounts,
+            GroupUnits(config),
+            self._alarm,
+            certain(config),
+            self._ended,
+            lambda group: self.programs.outside(group, self.config),
         )
         self.reload = Reloader(self, self._tell)
         cleaned += self._open_addresses(handed=bool(handed))
@@ -195,7 +208,8 @@ class Guardian:
             return
         self._take_pills()
         for child in self.family.others:
-            self.family.fork(child)
+            if child.wanted():
+                self.family.fork(child)
         self._fork_engine()
         self.feeder.notify("READY=1")
         self.feeder.feed(boottime_ns())
@@ -220,7 +234,7 @@ class Guardian:
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from here on (reload.py has seen to it that nothing contradicts it)."""
-        self.config = self.mounts.config = config
+        self.config = self.mounts.config = self.ending.units.config = config
         self.guard.kill_ns = config.heartbeat.kill_ms * MS
         self.ending.certain = certain(config)
         for line in self._open_addresses():
@@ -251,7 +265,9 @@ class Guardian:
         hello = Hello(
             self.holder, self.boot, tuple(lease for group, lease in self.guard.leases.items() if group not in self.guard.ending),
             tuple(Running(p.run.run, p.run.group, p.run.service, p.run.purpose, p.pid, p.started_ns)
-                  for p in self.programs.running.values() if p.status is None and not p.silent),
+                  for p in self.programs.running.values() if p.status is None and not p.silent)
+            + tuple(Running(0, up.group, service, Purpose.START, 0, up.since_ns)
+                    for service, up in self.programs.up.items() if up.well),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.orders.next_run, self.engine_deaths,
             self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
@@ -355,7 +371,7 @@ class Guardian:
 
     def _start_what_is_due(self, now: int) -> None:
         for child in self.family.others:
-            if not child.pid and child.start_at_ns <= now:
+            if not child.pid and child.start_at_ns <= now and child.wanted():
                 self.family.fork(child)
         engine = self.family.engine
         waits = self.ending.holds_up(now) or self.reload.holds()
@@ -370,7 +386,7 @@ class Guardian:
         if self.channel and not self.channel.send(message):
             self._kill_engine("it does not read")
         if self.channel is None:
-            if isinstance(message, Exited | Alarm | ReloadEnded | Staged):
+            if isinstance(message, Exited | Alarm | ReloadEnded | Staged | Troubled):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one
         elif self.channel.waiting:
             self._want_writable(self.channel, True)
@@ -479,6 +495,7 @@ class Guardian:
             self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
+            self.vigil.poll(now)
             self.feeder.poll(now)
             self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())
@@ -497,7 +514,7 @@ class Guardian:
         if self.orders.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():
-            if not child.pid:
+            if not child.pid and child.wanted():
                 waits = child is self.family.engine and (self.ending.until or (self.pills and self.pills.pending))
                 at = min(at, now + RETRY_NS if waits else child.start_at_ns)
         return min(at, self.heard_ns + SILENT_NS) if self.channel else at

@@ -37,8 +37,9 @@ from hasnmp.runtime.kernel import boot_id, boottime_ns
 from hasnmp.runtime.kernel_address import Live
 from hasnmp.runtime.messages import Channel, HeldAddress, Message, Purpose, Run, decode, encode
 from hasnmp.runtime.orders import PendingRelease
+from hasnmp.runtime.proc import is_dead
 from hasnmp.runtime.processes import MS, S, log
-from hasnmp.runtime.programs import Program, is_dead
+from hasnmp.runtime.programs import Program, Up
 from hasnmp.settings import Config
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ REHEARSAL_NS = 30 * S  # what the new code may take to read the configuration
 PAUSE_NS = 300 * MS  # between the renewals of two processes
 PATIENCE_NS = 5 * S  # how long the engine's renewal waits for what it has under way; and any other process to end
 ASK_S = 90.0  # what `hasnmpd --handover` waits
-ORDER = ("lease_io", "store", "pills", "engine", "snmp")
+ORDER = ("lease_io", "store", "pills", "engine", "snmp", "clients")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -98,6 +99,7 @@ def picture(guardian: Guardian, said: Sequence[Message]) -> dict[str, Any]:
         "found": sorted(g.ending.found), "why": g.ending.why,
         "releases": {group: [pending.token, pending.until_ns] for group, pending in g.orders.releases.items()},
         "programs": [_program(program) for program in g.programs.running.values()],
+        "up": {service: [up.group, up.since_ns, up.well] for service, up in g.programs.up.items()},
         "next_run": g.orders.next_run, "engine_deaths": g.engine_deaths, "cleaned": g.cleaned, "stopping": g.stopping,
         "family": {child.name: [child.pid, child.started_ns, child.start_at_ns] for child in g.family.all()},
         "pairs": {name: [sock.fileno() for sock in pair] for name, pair in g.family.pairs.items()},
@@ -137,10 +139,15 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
         g.programs.take_over(
             Program(run=run, folder=Path(folder) if folder else None, tail=tail, **_known(Program, row))
         )
+    g.programs.up = {service: Up(group, since, well) for service, (group, since, well) in values.get("up", {}).items()}
     g.orders.next_run, g.engine_deaths, g.stopping = values["next_run"], values["engine_deaths"], values["stopping"]
     g.cleaned = tuple(values["cleaned"])
     for child in g.family.all():
         child.pid, child.started_ns, child.start_at_ns = values["family"].get(child.name, (0, 0, 0))
+        if child.name == "clients" and child.pid:
+            os.kill(
+                child.pid, signal.SIGKILL
+            )  # what it reads of leases is the former code's: nobody wipes it out any more
     for name, numbers in values["pairs"].items():
         for sock, number in zip(g.family.pairs.get(name, ()), numbers, strict=False):
             os.dup2(number, sock.fileno(), inheritable=False)  # the object stays the same for whoever has it
@@ -376,7 +383,9 @@ class Handover:
     def _renew(self, name: str, now: int) -> None:
         g = self.guardian
         child = next(c for c in g.family.all() if c.name == name)
-        busy = g.orders.releases or any(p.run.purpose is Purpose.STOP for p in g.programs.running.values())
+        busy = g.orders.releases or any(
+            p.run.purpose in (Purpose.START, Purpose.STOP) for p in g.programs.running.values()
+        )
         if name == "engine" and busy and now < self.until_ns:
             return  # its answer is awaited by this engine; the next one would ask again
         del self.to_renew[0]

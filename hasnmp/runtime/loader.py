@@ -12,13 +12,15 @@ import os
 import pickle
 import selectors
 import signal
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hasnmp import config as files
-from hasnmp.config_changes import Changes, compare
-from hasnmp.errors import ConfigError
+from hasnmp.agents import ocf_metadata
+from hasnmp.arbiters.disk import Blocks
+from hasnmp.config_changes import Changes, compare, nobody, settled
+from hasnmp.errors import ConfigError, WireError
+from hasnmp.runtime import members
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.processes import SOFTWARE, Child, Family, S, log
 from hasnmp.settings import Config
@@ -37,13 +39,26 @@ class Loaded:
     faults: tuple[str, ...] = ()
 
 
-def load(path: str, old: Config, node: str) -> Loaded:
-    """Read and judge a file, and make the folders that it names. Every fault goes to the log as well."""
+def complete(config: Config) -> Config:
+    """With the times that the file leaves to OCF agents. Runs them, if what they said is not kept from before."""
+    config, notes = ocf_metadata.complete(config)
+    for note in notes:
+        log("agent_tells_nothing", logging.WARNING, why=note)
+    return config
+
+
+def load(path: str, old: Config, node: str, applying: bool = False) -> Loaded:
+    """Read and judge a file, and make the folders that it names. Every fault goes to the log as well. applying: every node
+    has judged it. What is to be gone by is known to members.py before."""
+    members_path = members.path_of(old, node)
     try:
-        new = files.load(path)
+        new, webs, known = members.go_by(complete(files.load(path)), members_path)
         changes = compare(old, new)
         if not changes.needs_apply and node in [n.name for n in new.nodes]:
             make_folders(new)
+        goes = bool(changes.lines) and not changes.needs_stop and not changes.needs_restart
+        if goes and (applying or not changes.needs_apply) and not known:
+            members.save(members_path, webs)
     except ConfigError as error:
         faults = tuple(str(fault) for fault in error.faults)
         for fault in faults:
@@ -55,17 +70,29 @@ def load(path: str, old: Config, node: str) -> Loaded:
 
 
 def judge(text: str, path: str, old: Config, node: str) -> Loaded:
-    """What would `text` be in place of the file at `path`? Nothing is written."""
+    """What would be gone by with `text` in place of the file at `path`? Nothing is written. A node that the file does not have
+    stays as it is (`old` itself)."""
     try:
-        new = files.parse(text, path, os.path.dirname(path))
+        new, _, _ = members.go_by(complete(files.parse(text, path, os.path.dirname(path))), members.path_of(old, node))
     except ConfigError as error:
         return Loaded(faults=tuple(str(fault) for fault in error.faults))
     changes = compare(old, new)
     if refused := (*changes.needs_stop, *changes.needs_restart):
         names = ", ".join(refused)
+        why = "; first a file in which the nodes that come or go are of no group" if "nodes" in refused else ""
+        if any(name.endswith(".links") for name in refused):
+            why = "; or one link after the other, so that any two nodes keep one that stays as it is"
         return Loaded(
-            faults=(f"{names} can't change while hasnmpd runs: stop it on every node, and start it with the new file",)
+            faults=(
+                f"{names} can't change while hasnmpd runs: stop it on every node, and start it with the new file{why}",
+            )
         )
+    if node not in [n.name for n in new.nodes]:
+        return Loaded(old)
+    if why := _no_place(old, new):
+        return Loaded(faults=(why,))
+    if why := nobody(new):
+        return Loaded(faults=(why,))
     now, then = old.heartbeat.keys, new.heartbeat.keys
     if now and (then[0] not in now or now[0] not in then):
         return Loaded(
@@ -76,37 +103,57 @@ def judge(text: str, path: str, old: Config, node: str) -> Loaded:
     return Loaded(new, changes)
 
 
+def _no_place(old: Config, new: Config) -> str:
+    """Which node of a group could not write to the lease disk, "" when all can: without its slot no other could claim."""
+    device = new.arbiter.device
+    asked = {g.name: g.asked() for g in old.groups} if device == old.arbiter.device else {}
+    more = [(g.name, n) for g in new.groups for n in g.asked() if n not in asked.get(g.name, ())]
+    if new.arbiter.type != "disk" or not more:
+        return ""
+    try:
+        blocks = Blocks(device, os.O_RDONLY)
+        try:
+            header = blocks.header()
+        finally:
+            blocks.close()
+        for group, node in more:
+            header.block(group, node)
+    except OSError as error:
+        return f"arbiter.device: {device} can't be read ({error.strerror}), and every node of a group needs a place there: bring it back first"
+    except WireError as error:
+        return f"arbiter.device: {device}: {error.detail or error}"
+    if header.cluster != new.cluster:
+        return (
+            f"arbiter.device: {device} is foreign: it is the lease disk {header.uuid} of the cluster {header.cluster}"
+        )
+    return ""
+
+
 def adopt(text: str, path: str, old: Config, node: str) -> Loaded:
     """Write `text` in place of the file, which is kept as FILE.before, and load that."""
     loaded = judge(text, path, old, node)
-    if loaded.config is None:
+    if loaded.config is None or loaded.config is old:
         return loaded
     try:
-        _replace(path, text.encode())
+        # First the file: whoever dies before members.py knows of it, learns of it from the file at its start.
+        members.put(path, text.encode(), keep=f"{path}.before")
     except OSError as error:
         return Loaded(faults=(f"{path} can't be written: {error.strerror}",))
-    return load(path, old, node)
+    return load(path, old, node, applying=True)
 
 
-def _replace(path: str, octets: bytes) -> None:
-    """At once and for good: after a power cut it is the old or the new one, with the same owner and mode. Raises OSError."""
-    status = os.stat(path)
-    draft, before = f"{path}.new", f"{path}.before"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(octets)
-        os.fchown(file.fileno(), status.st_uid, status.st_gid)
-        os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
-        file.flush()
-        os.fsync(file.fileno())
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(before)
-    os.link(path, before)  # a second name, not a rename: the file itself never ceases to exist
-    os.replace(draft, path)
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def settle(old: Config, node: str) -> Loaded:
+    """Every node has the file that is in force, halfway: its own nodes alone count from here on, whatever becomes of this reload."""
+    path = members.path_of(old, node)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        known = members.load(path)
+        new, webs = settled(old, known)
+        members.save(path, webs)
+    except ConfigError as error:
+        return Loaded(faults=tuple(str(fault) for fault in error.faults))
+    except OSError as error:
+        return Loaded(faults=(f"{path} can't be written: {error.strerror}",))
+    return Loaded(new, compare(old, new))
 
 
 def make_folders(config: Config) -> None:

@@ -14,8 +14,9 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     Reload(command)               Retire(...) or ReloadEnded(...); without a Reload, too (SIGHUP)
     Stage(ident, document)        Staged(ident, code, text)
     Adopt(ident, command)         as after Reload
+    Forward(command)              as after Reload
     GiveUp(text)                  -
-                                  Alarm(text), Stop()
+                                  Alarm(text), Troubled(name, text), Stop()
 
 Extend, Release, Extended, Released, and those of a reload are the very effects and events of the core. What an engine must know at its start
 comes as a Hello, which is handed over by fork and never sent:
@@ -39,6 +40,7 @@ from hasnmp.core.events import (
     Adopt,
     Extend,
     Extended,
+    Forward,
     GiveUp,
     HeldLease,
     Outcome,
@@ -49,6 +51,7 @@ from hasnmp.core.events import (
     Retire,
     Stage,
     Staged,
+    Troubled,
 )
 from hasnmp.errors import HasnmpError
 
@@ -64,9 +67,13 @@ class MessageError(HasnmpError):
 
 class Purpose(StrEnum):
     SERVICE = "service"  # runs as long as the service does; needs a live lease
-    STOP = "stop"  # a command that starts or stops a service and ends by itself (mount too); needs a live lease
+    START = "start"  # starts a service and ends; what it leaves running is the service. Needs a live lease and a control group
+    STOP = "stop"  # a command that ends by itself, with all that it started: stop, mount; needs a live lease
     CHECK = "check"  # asks only, changes nothing; needs no lease
     FENCE = "fence"  # a fence agent: of no group (group ""), needs no lease, outlives the end of any group
+    HOOK = (
+        "hook"  # the administrator's own program; of a group it needs a live lease, of none (group "") it needs nothing
+    )
 
 
 class AddressOp(StrEnum):
@@ -83,7 +90,7 @@ class Run:
 
     run: chosen by the engine, Hello.next_run or more, used once. argv[0] is looked up in PATH. env is added to the
     guardian's own environment. cwd, user: "" = the guardian's. timeout_ms: 0 = none; then it is ended by force.
-    stdin: what it reads on standard input, then end of file; never logged (passwords).
+    stdin: what it reads on standard input, then end of file; never logged (passwords). oom_score_adjust: of proc(5).
     """
 
     run: int
@@ -96,6 +103,7 @@ class Run:
     user: str = ""
     timeout_ms: int = 0
     stdin: str = field(default="", repr=False)
+    oom_score_adjust: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +209,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A program that the guardian runs from before this engine's start."""
+    """A program that the guardian runs from before this engine's start; run 0, pid 0: a service that is up because an action
+    of purpose START ended well."""
 
     run: int
     group: str
@@ -249,7 +258,7 @@ class Hello:
     reload_command: int = 0
 
 
-FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp | Stage | Adopt
+FromEngine = Extend | Release | Run | Signal | End | Address | Alive | Reload | GiveUp | Stage | Adopt | Forward
 FromGuardian = (
     Extended
     | Released
@@ -263,6 +272,7 @@ FromGuardian = (
     | Retire
     | ReloadEnded
     | Staged
+    | Troubled
 )
 Message = FromEngine | FromGuardian
 
@@ -271,7 +281,7 @@ _CLASSES: dict[str, Any] = {
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
         Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
-        Reload, GiveUp, Stage, Adopt, Retire, ReloadEnded, Staged,
+        Reload, GiveUp, Stage, Adopt, Forward, Retire, ReloadEnded, Staged, Troubled,
     )
 }  # fmt: skip
 _NAMES = {name: tuple(f.name for f in fields(cls)) for name, cls in _CLASSES.items()}
@@ -280,9 +290,9 @@ _CONVERT: dict[str, Any] = {
     **dict.fromkeys(("argv", "services", "groups", "keys"), lambda words: tuple(str(word) for word in words)),
     "env": lambda env: {str(k): str(v) for k, v in env.items()},
     "purpose": Purpose, "op": AddressOp, "outcome": Outcome,
-    "ok": bool, "timed_out": bool, "halfway": bool,
+    "ok": bool, "timed_out": bool,
     "run": int, "pid": int, "code": int, "token": int, "prefix": int, "took_us": int, "timeout_ms": int, "signal": int,
-    "command": int, "stop_ms": int,
+    "command": int, "stop_ms": int, "oom_score_adjust": int,
 }  # fmt: skip
 
 

@@ -176,8 +176,7 @@ class GroupMounts:
 
     def of(self, group: str) -> list[Mount]:
         """What is mounted now of the group."""
-        places = [(str(s.options["device"]), str(s.options["directory"])) for s in self.config.services()
-                  if s.group == group and s.agent == "filesystem"]  # fmt: skip
+        places = [s.mounts for s in self.config.services() if s.group == group and s.mounts]
         if not places:
             return []
         among = mounted()

@@ -10,7 +10,19 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hasnmp.core.events import Adopt, Extend, Extended, GiveUp, HeldLease, Outcome, Release, Released, Reload, Stage
+from hasnmp.core.events import (
+    Adopt,
+    Extend,
+    Extended,
+    Forward,
+    GiveUp,
+    HeldLease,
+    Outcome,
+    Release,
+    Released,
+    Reload,
+    Stage,
+)
 from hasnmp.core.guard import NEVER
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Address, AddressDone, AddressOp, Alive, End, Purpose, Run, RunFailed, Signal
@@ -19,6 +31,10 @@ from hasnmp.runtime.processes import MS, log
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
+NO_CGROUP_TO_LEAVE = (
+    "what it starts could not be ended with certainty: hasnmpd can write no control group (version 2) here; run it as root, or "
+    "use the agent exec"
+)
 RELEASE_NS = 200 * MS  # how long a release waits for what is just dying
 
 
@@ -60,6 +76,8 @@ class Orders:
                 self.guardian.reload.stage(ident, document)
             case Adopt(ident, command):
                 self.guardian.reload.adopt(ident, command)
+            case Forward(command):
+                self.guardian.reload.forward(command)
             case GiveUp(text):
                 self.guardian.reload.given_up(text)
             case _:
@@ -84,7 +102,9 @@ class Orders:
     def _run(self, message: Run) -> None:
         self.next_run = max(self.next_run, message.run + 1)
         group, fence = message.group, message.purpose is Purpose.FENCE
-        free = fence or message.purpose is Purpose.CHECK  # it needs no lease
+        free = (
+            fence or message.purpose is Purpose.CHECK or (message.purpose is Purpose.HOOK and not group)
+        )  # of a lease
         refusal = ""
         if message.run in self.guardian.programs.running:
             refusal = f"run {message.run} is in use"
@@ -96,6 +116,9 @@ class Orders:
             refusal = f"no live lease of group {group}"
         if refusal:
             self.guardian._tell(RunFailed(message.run, Outcome.REFUSED, refusal))
+            return
+        if message.purpose is Purpose.START and not self.guardian.programs.cgroups:
+            self.guardian._tell(RunFailed(message.run, Outcome.FAILED, NO_CGROUP_TO_LEAVE))
             return
         if message.purpose is Purpose.SERVICE and self.guardian.programs.occupied(group, message.service):
             text = f"a program of {message.service} still runs"

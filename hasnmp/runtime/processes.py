@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from hasnmp.runtime import log as logs
 from hasnmp.runtime.kernel import boottime_ns, die_with, set_name, set_oom_score
+from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.runtime.messages import Channel, Hello
 from hasnmp.settings import Config, Log
 
@@ -54,15 +55,18 @@ class Children:
     """What runs in the other processes: each a function that returns its exit status. None: there is no such process.
 
     engine(config, node, hello, guardian, lease_io, store); `guardian` a Channel, the last two SOCK_SEQPACKET sockets
-    lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node, warm)
+    lease_io(config, node, socket)     store(config, node, socket)     snmp(config, node, warm, beat)
     pills(config, node, socket): a SOCK_SEQPACKET socket to the guardian itself (pills.py)
+    clients(config, node, board): only where the configuration has `clients.listen`
     """
 
     engine: Callable[[Config, str, Hello, Channel, socket.socket, socket.socket], int]
     lease_io: Callable[[Config, str, socket.socket], int] | None = None
     store: Callable[[Config, str, socket.socket], int] | None = None
-    snmp: Callable[[Config, str, bool], int] | None = None  # warm: it ran before, under this guardian
+    # warm: it ran before, under this guardian. The last: to be called again and again while it works (vigil.py)
+    snmp: Callable[[Config, str, bool, Callable[[], None]], int] | None = None
     pills: Callable[[Config, str, socket.socket], int] | None = None
+    clients: Callable[[Config, str, LeaseBoard], int] | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +82,7 @@ class Child:
     deaths: int = 0  # in a row, each before it was steady
     warm: bool = False  # one ran before, under this guardian
     longest_ns: int = BACK_OFF_NS[1]
+    wanted: Callable[[], bool] = lambda: True  # by the configuration of this moment
 
     def died(self, now: int) -> None:
         self.pid, self.warm = 0, True
@@ -98,7 +103,7 @@ class Family:
     close_in_child: list[Callable[[], None]] = field(default_factory=list)  # what is the guardian's alone
 
     @classmethod
-    def make(cls, config: Config, node: str, children: Children) -> Family:
+    def make(cls, config: Config, node: str, children: Children, board: LeaseBoard, beat: Callable[[], None]) -> Family:
         pairs = {
             name: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             for name in ("lease_io", "store", *["pills"] * bool(children.pills))
@@ -117,8 +122,12 @@ class Family:
             others.append(Child("pills", "hasnmp-pills", lambda: pills(family.config, node, pairs["pills"][1])))
         if snmp := children.snmp:
             agent = Child("snmp", "hasnmp-snmp", lambda: SOFTWARE)
-            agent.main = lambda: snmp(family.config, node, agent.warm)
+            agent.main = lambda: snmp(family.config, node, agent.warm, beat)
             others.append(agent)
+        if clients := children.clients:
+            desk = Child("clients", "hasnmp-clients", lambda: clients(family.config, node, board))
+            desk.wanted = lambda: bool(family.config.clients.listen)
+            others.append(desk)
         return family
 
     def configure(self, config: Config, restart: Iterable[str]) -> None:

@@ -8,38 +8,29 @@ from it, or bears its mark in the environment; that is all that can be known the
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import selectors
-import signal
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
 
+from hasnmp.config_ocf import outlives
 from hasnmp.core.events import Outcome
+from hasnmp.runtime import proc
+from hasnmp.runtime.becoming import become, filled
 from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
-from hasnmp.runtime.kernel import (
-    F_SETPIPE_SZ,
-    FIONREAD,
-    be_ordinary,
-    boottime_ns,
-    die_with,
-    fork_into,
-    hurried_children,
-    set_oom_score,
-)
+from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, fork_into, hurried_children
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.messages import Exited, Purpose, Run, RunFailed, RunStarted
 from hasnmp.runtime.mounts import GroupMounts
+from hasnmp.runtime.units import GroupUnits
 from hasnmp.settings import Config
 
 MS = 1_000_000
 PIPE_SIZE = 1 << 20
-MAX_STDIN = 1 << 16  # octets that a program can be given on standard input: what a pipe holds
 DRAIN_EVERY_NS = 50 * MS  # so a program can write 20 MB a second; then its own pipe slows it down, and nobody else
 TAIL = 1024
 REMAINS_NS = 500 * MS  # how long a program's end waits for what it left behind, before it is told anyway
@@ -51,63 +42,6 @@ _MISSING = (2, 8, 13, 20)  # ENOENT ENOEXEC EACCES ENOTDIR
 def mark_of(config: Config, node: str) -> str:
     """What the environment of every program of this node bears as HASNMP_NODE."""
     return folder_name(config, node)
-
-
-def marked(mark: str) -> list[int]:
-    """Every process (that this user may look at) whose environment bears the mark."""
-    wanted = f"HASNMP_NODE={mark}".encode()
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if wanted in _environment(pid)]
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-def _comm(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "?"
-
-
-def is_dead(pid: int) -> bool:
-    """Has it ended, whether it was waited for or not?"""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _tree(pid: int) -> Iterator[int]:
-    for child in _children(pid):
-        yield child
-        yield from _tree(child)
-
-
-def _kill(pid: int, number: int = signal.SIGKILL) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
-
-
-def _kill_group(pgid: int, number: int = signal.SIGKILL) -> bool:
-    """False: there is no such process group."""
-    try:
-        os.killpg(pgid, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 @dataclass(slots=True)
@@ -130,6 +64,16 @@ class Program:
 
 
 @dataclass(slots=True)
+class Up:
+    """A service that an action of purpose START began. well: that action ended well, so the service is up."""
+
+    group: str
+    since_ns: int
+    well: bool = False
+    run: int = 0  # the action
+
+
+@dataclass(slots=True)
 class Programs:
     """All programs of one node. Messages for the engine come out of `tell`."""
 
@@ -140,6 +84,7 @@ class Programs:
     close_in_child: Callable[[], None] = lambda: None
     children: bool = True  # they are this process's own; False: a deputy looks after another's
     running: dict[int, Program] = field(default_factory=dict)  # run -> program, until its Exited
+    up: dict[str, Up] = field(default_factory=dict)  # service -> its start, until a stop of it ended well
     _by_pid: dict[int, Program] = field(default_factory=dict)
     _null: int = -1
 
@@ -156,9 +101,9 @@ class Programs:
         run, stdin = replace(run, stdin=""), run.stdin  # what it is given may be a password: not kept
         folder = None
         if self.cgroups:
-            leaf = run.service if run.purpose is Purpose.SERVICE else f"+{run.run}"
+            leaf = run.service if run.purpose in (Purpose.SERVICE, Purpose.START) else f"+{run.run}"
             folder = self.cgroups.make(run.group, leaf)
-        given = self._filled(stdin.encode()) if stdin else self._null
+        given = filled(stdin.encode()) if stdin else self._null
         output, output_in = os.pipe2(os.O_CLOEXEC)
         errors, errors_in = os.pipe2(os.O_CLOEXEC)
         try:
@@ -166,7 +111,7 @@ class Programs:
             with hurried_children():
                 pid, there = fork_into(folder) if folder else (os.fork(), True)
                 if pid == 0:
-                    self._become(run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
+                    become(self.mark, run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
         except OSError:
             os.close(output)
             os.close(errors)
@@ -182,31 +127,11 @@ class Programs:
         os.set_blocking(errors, False)
         deadline = now + run.timeout_ms * MS if run.timeout_ms else NEVER
         program = Program(run, pid, now, deadline, output, errors, folder)
+        if run.purpose is Purpose.START:
+            self.up.setdefault(run.service, Up(run.group, now, run=run.run)).well = False
         self.running[run.run] = self._by_pid[pid] = program
         self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
         self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))
-
-    @staticmethod
-    def _filled(data: bytes) -> int:
-        """The read end of a pipe that holds all this, then end of file: nothing is left to do, whether it is read or not.
-
-        Raises OSError: it is longer than a pipe may hold (an ordinary user with many pipes gets smaller ones).
-        """
-        if len(data) > MAX_STDIN:
-            raise OSError(errno.EMSGSIZE, f"{len(data)} octets for standard input, {MAX_STDIN} are possible")
-        there, fill = os.pipe2(os.O_CLOEXEC)
-        try:
-            os.set_blocking(fill, False)
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(fill, F_SETPIPE_SZ, MAX_STDIN)
-            if os.write(fill, data) != len(data):
-                raise OSError(errno.EMSGSIZE, f"a pipe of this user does not hold {len(data)} octets")
-        except OSError:
-            os.close(there)
-            raise
-        finally:
-            os.close(fill)
-        return there
 
     def take_over(self, program: Program) -> None:
         """Go on with one that former code of this very process started, and with its pipes."""
@@ -223,64 +148,7 @@ class Programs:
 
     def _lives(self, program: Program) -> bool:
         """Whoever is not its parent hears nothing of its end, but sees that it is dead and waited for."""
-        return program.status is None and (self.children or not is_dead(program.pid))
-
-    def _become(
-        self, run: Run, parent: int, not_after_ns: int, folder: Path | None, stdin: int, output: int, errors: int
-    ) -> NoReturn:
-        """In the child: turn into the program. folder: the control group to go to, None: it is there."""
-        what = "not started"
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT,
-                           signal.SIGPIPE, signal.SIGXFSZ):  # fmt: skip
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            os.setsid()
-            if folder:
-                what = "its control group"
-                (folder / "cgroup.procs").write_text("0")
-            set_oom_score(0)  # the guardian is exempt, its programs are not
-            os.dup2(stdin, 0)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            own = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
-            env = {key: value for key, value in os.environ.items() if key not in own} | run.env
-            env |= {"HASNMP_NODE": self.mark, "HASNMP_GROUP": run.group, "HASNMP_RUN": str(run.run)}
-            if run.user:
-                what = f"user {run.user}"
-                self._become_user(run.user, env)
-            die_with(parent)
-            if run.cwd:
-                what = f"directory {run.cwd}"
-                os.chdir(run.cwd)
-            what = "an ordinary priority"
-            be_ordinary()
-            what = run.argv[0] if run.argv else "an empty command"
-            # The guardian looked at the lease before the fork. If the machine stalled since, this is the last look.
-            if boottime_ns() >= not_after_ns:
-                raise TimeoutError(0, "its lease ended meanwhile")
-            os.execvpe(run.argv[0], list(run.argv), env)
-        except BaseException as error:
-            code = error.errno or 0 if isinstance(error, OSError) else 0
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            os.write(errors, f"{code} {what}: {text}".encode()[:4000])
-        finally:
-            os._exit(127)
-
-    @staticmethod
-    def _become_user(user: str, env: dict[str, str]) -> None:
-        import pwd  # here, not in the guardian: a look-up may ask a directory service, and take its time
-
-        try:
-            entry = pwd.getpwnam(user)
-        except KeyError:
-            raise OSError(0, "no such user") from None
-        if os.geteuid() != entry.pw_uid:
-            os.initgroups(user, entry.pw_gid)
-            os.setgid(entry.pw_gid)
-            os.setuid(entry.pw_uid)
-        env |= {"HOME": entry.pw_dir, "USER": user, "LOGNAME": user}
+        return program.status is None and (self.children or not proc.is_dead(program.pid))
 
     def _executed(self, program: Program) -> None:
         if program.errors < 0:
@@ -326,8 +194,8 @@ class Programs:
     def signal(self, run: int, number: int) -> None:
         """To the program's process group; nothing if it has ended."""
         program = self.running.get(run)
-        if program and program.status is None and not _kill_group(program.pid, number):
-            _kill(program.pid, number)  # it has not got its own process group yet
+        if program and program.status is None and not proc.kill_group(program.pid, number):
+            proc.kill(program.pid, number)  # it has not got its own process group yet
 
     def end(self, run: int) -> None:
         """SIGKILL the program and what it started; Exited follows."""
@@ -338,15 +206,18 @@ class Programs:
         program.ending = True
         if program.status is None:
             if not self.cgroups:  # those that left the process group are found before their parent dies
-                for pid in tuple(_tree(program.pid)):
-                    _kill(pid)
-            _kill(program.pid)  # it may not have reached its control group yet
-        if program.folder:
+                for pid in tuple(proc.tree(program.pid)):
+                    proc.kill(pid)
+            proc.kill(program.pid)  # it may not have reached its control group yet
+        if program.run.purpose is Purpose.START:
+            if program.status is None:  # the action alone: what it started already is for the service's stop to end
+                proc.kill_group(program.pid)
+        elif program.folder:
             self.cgroups.kill(program.folder)  # type: ignore[union-attr]
         else:
-            _kill_group(program.pid)
+            proc.kill_group(program.pid)
             for pid in self._strays_of(program):
-                _kill(pid)
+                proc.kill(pid)
 
     def _strays(self, variable: str, thorough: bool = True) -> list[int]:
         """Processes of ours that lost their parents, so that they became the guardian's children.
@@ -354,12 +225,12 @@ class Programs:
         The kernel's list of children may leave one out while another ends (proc(5)): thorough looks at every process.
         """
         wanted, node = variable.encode(), f"HASNMP_NODE={self.mark}".encode()
-        pids = map(int, filter(str.isdigit, os.listdir("/proc"))) if thorough else _children(os.getpid())
+        pids = map(int, filter(str.isdigit, os.listdir("/proc"))) if thorough else proc.children(os.getpid())
         found = []
         for pid in pids:
             if pid not in self._by_pid:
-                environment = _environment(pid)
-                if wanted in environment and node in environment:
+                found_in = proc.environment(pid)
+                if wanted in found_in and node in found_in:
                     found.append(pid)
         return found
 
@@ -367,7 +238,7 @@ class Programs:
         """The process has ended but keeps its number until it is waited for: end what it left behind."""
         program = self._by_pid.get(pid)
         if program and not program.folder:
-            _kill_group(pid)
+            proc.kill_group(pid)
 
     def reaped(self, pid: int, status: int, now: int) -> None:
         """Tell what waitpid said."""
@@ -376,11 +247,33 @@ class Programs:
             self._executed(program)
             program.status, program.ended_ns = status, now
             self._end(program)
+            self._note_what_is_up(program)
             self._settle(program, now)
+
+    def _note_what_is_up(self, program: Program) -> None:
+        """A start that ended well leaves a service; after a stop that did so (exit status 0, or 7: it did not run) there is none,
+        and what may be left of it ends by force."""
+        run, code = program.run, os.waitstatus_to_exitcode(program.status or 0)
+        up = self.up.get(run.service)
+        if up is None:
+            return
+        if program.failure:
+            if up.run == run.run:
+                del self.up[run.service]  # nothing was executed
+            return
+        if run.purpose is Purpose.START:
+            up.well = code == 0
+        elif run.purpose is Purpose.STOP and code in (0, 7):
+            del self.up[run.service]
+            if self.cgroups:
+                self.cgroups.kill(self.cgroups.group(run.group) / run.service)
+                self.cgroups.remove(self.cgroups.group(run.group) / run.service)
 
     def _gone(self, program: Program) -> bool:
         if program.status is None:
             return False
+        if program.run.purpose is Purpose.START:
+            return True  # what it left is the service
         if program.folder:
             return not self.cgroups.populated(program.folder)  # type: ignore[union-attr]
         return not self._strays_of(program)
@@ -453,24 +346,24 @@ class Programs:
         return [p for p in self.running.values() if p.run.group == group and p.run.purpose in purposes]
 
     def end_checks(self, group: str) -> None:
-        """End the checks of a group."""
-        for program in self._of(group, (Purpose.CHECK,)):
+        """End the checks of a group, and hooks that nobody waits for any more."""
+        for program in self._of(group, (Purpose.CHECK, Purpose.HOOK)):
             self._end(program)
 
     def end_questions(self) -> None:
-        """End, without an Exited, what answers to the engine only, and that has died: checks and fence agents.
+        """End, without an Exited, what answers to the engine only, and that has died: checks, hooks and fence agents.
 
         A fence agent left to itself would go on in the middle of what the next engine asks of the same device, and might
         switch off a machine long after it was back in service.
         """
         for program in tuple(self.running.values()):
-            if program.run.purpose in (Purpose.CHECK, Purpose.FENCE):
+            if program.run.purpose in (Purpose.CHECK, Purpose.HOOK, Purpose.FENCE):
                 program.silent = True
                 self._end(program)
 
     def end_group(self, group: str) -> None:
         """SIGKILL to everything of the group: agent programs first, then the services."""
-        for program in self._of(group, (Purpose.CHECK, Purpose.STOP)):
+        for program in self._of(group, (Purpose.CHECK, Purpose.START, Purpose.STOP, Purpose.HOOK)):
             self._end(program)
         for program in self._of(group, (Purpose.SERVICE,)):
             self._end(program)
@@ -478,7 +371,7 @@ class Programs:
             self.cgroups.kill(self.cgroups.group(group))
         else:
             for pid in self._strays(f"HASNMP_GROUP={group}"):
-                _kill(pid)
+                proc.kill(pid)
 
     def leftovers(self, group: str) -> list[str]:
         """What of the group still lives, a text each; [] = verified: nothing."""
@@ -486,13 +379,20 @@ class Programs:
         if self.cgroups:
             if self.cgroups.populated(self.cgroups.group(group)):
                 for pid in self.cgroups.pids(self.cgroups.group(group)) or [0]:
-                    found.setdefault(pid, _comm(pid))
+                    found.setdefault(pid, proc.comm(pid))
         else:
             for pid in self._strays(f"HASNMP_GROUP={group}"):
-                found.setdefault(pid, _comm(pid))
+                found.setdefault(pid, proc.comm(pid))
         return [f"process {pid} ({what})" for pid, what in found.items()]
 
+    def outside(self, group: str, config: Config) -> list[str]:
+        """What services of the group may have set up that is neither a process, nor a mount or an address of ours."""
+        agents = {s.name: s.agent for s in config.services() if s.group == group and not s.mounts and outlives(s.agent)}
+        return [f"what {service} ({agents[service]}) set up" for service in self.up if service in agents]
+
     def group_folder_removed(self, group: str) -> None:
+        """Nothing of the group is here any more, seen and confirmed."""
+        self.up = {service: up for service, up in self.up.items() if up.group != group}
         if self.cgroups:
             self.cgroups.remove(self.cgroups.group(group))
 
@@ -511,15 +411,15 @@ class Programs:
         """
         if self.cgroups:
             pids = self.cgroups.pids(self.cgroups.root)
-            lines = [f"process {pid} ({_comm(pid)})" for pid in pids]
+            lines = [f"process {pid} ({proc.comm(pid)})" for pid in pids]
             self.cgroups.kill(self.cgroups.root)
             if not pids:
                 self.cgroups.remove(self.cgroups.root)
         else:
-            pids = [pid for pid in marked(self.mark) if pid != os.getpid()]
-            lines = [f"process {pid} ({_comm(pid)})" for pid in pids]
+            pids = [pid for pid in proc.marked(self.mark) if pid != os.getpid()]
+            lines = [f"process {pid} ({proc.comm(pid)})" for pid in pids]
             for pid in pids:
-                _kill(pid)
+                proc.kill(pid)
         return lines
 
     def close_all(self) -> None:
@@ -538,7 +438,7 @@ def address_tag(config: Config, node: str) -> str:
 
 def virtual_addresses(config: Config) -> tuple[str, ...]:
     """Every address that any service of the cluster may put up, without its prefix length."""
-    return tuple(str(s.options["ip"]).partition("/")[0] for s in config.services() if s.agent == "address")
+    return tuple(s.ip for s in config.services() if s.ip)
 
 
 def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[str, ...]:
@@ -550,7 +450,8 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
         mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None
     )
     deadline = time.monotonic() + within_ms / 1000
-    left: list[str] = programs.clean()
+    units = GroupUnits(config)
+    left: list[str] = [*programs.clean(), *units.kill_all()]
     if addresses := virtual_addresses(config):
         problem = ""
         try:
@@ -564,6 +465,6 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
     _, mounts = GroupMounts(config).cut_all(max(0, int((deadline - time.monotonic()) * 1000)))
     while left and time.monotonic() < deadline:
         time.sleep(0.002)
-        left = programs.clean()
+        left = [*programs.clean(), *units.kill_all()]
     os.close(programs._null)
     return (*left, *mounts, *((problem,) if problem else ()))

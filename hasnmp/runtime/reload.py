@@ -22,7 +22,7 @@ from hasnmp.core.events import ReloadEnded, Retire, Staged
 from hasnmp.core.guard import NEVER
 from hasnmp.errors import Code
 from hasnmp.runtime.kernel import boottime_ns
-from hasnmp.runtime.loader import Loaded, Loader, adopt, judge, load
+from hasnmp.runtime.loader import Loaded, Loader, adopt, judge, load, settle
 from hasnmp.runtime.messages import FromGuardian
 from hasnmp.runtime.processes import MS, log, set_up_log
 from hasnmp.settings import Config
@@ -137,6 +137,14 @@ class Reloader:
         log("file_adopted", ident=ident, source=config.source)
         self._applying = True
         self._read(command, lambda: adopt(staged[1], config.source, config, guardian.node))
+
+    def forward(self, command: int) -> None:
+        """Every node has the file that is in force."""
+        guardian, config = self._guardian, self._guardian.config
+        if self.busy() or guardian.handover.busy() or not config.webs:
+            return  # the engine asks again
+        self._applying = True
+        self._read(command, lambda: settle(config, guardian.node))
 
     def _loaded(self, loaded: Loaded) -> None:
         self._loader, command = None, self._command
@@ -290,9 +298,14 @@ def unpack(document: str) -> str:
 def _stale(old: Config, new: Config) -> list[str]:
     """The processes beside the engine that go by what has changed."""
     stale = []
-    names = [(g.name, g.nodes) for g in old.groups], [(g.name, g.nodes) for g in new.groups]
-    if names[0] != names[1]:
+    names = [([g.name for g in c.groups], [n.name for n in c.nodes]) for c in (old, new)]
+    moved = old.arbiter.device != new.arbiter.device
+    if names[0] != names[1] or moved:
         stale.append("lease_io")
+    if moved:
+        stale.append("pills")
     if any(getattr(old, one) != getattr(new, one) for one in ("snmp", "control", "events_keep", "log")):
         stale.append("snmp")
+    if any(getattr(old, one) != getattr(new, one) for one in ("clients", "control", "groups", "log")):
+        stale.append("clients")
     return stale

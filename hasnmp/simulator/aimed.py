@@ -24,6 +24,22 @@ class Aimed(Faults):
         """Nobody hears anybody, for longer than it takes to fence, to start anew and to come to one's turn. Rule 7."""
         self.cut_all(self.world.between(9000 * MS, 12_000 * MS))
 
+    def long_duel(self) -> None:
+        """Nobody hears anybody for nine turns of fencing, and the devices of two fail until after the fourth. Rule 7."""
+        machines, between = list(self.world.machines.values()), self.world.between
+        heartbeat, nodes = machines[0].config.heartbeat, machines[0].config.nodes
+        step = (max(sum(level.timeout_ms for level in n.fence) for n in nodes) + 2000 + heartbeat.dead_after_ms) * MS
+        together = self.world.rng.random() < 0.7
+        for i, a in enumerate(machines):
+            for b in machines[:i]:
+                at = 0 if together else between(0, 2 * step)
+                self.later(at, self.cut, self.ways(a, b) | self.ways(b, a), 10 * step - at)
+        for machine in self.world.rng.sample(machines, 2):
+            for level in range(len(machine.config.node(machine.name).fence)):
+                self.world.power.mode[machine.name, level] = "broken"
+                self.later(between(4 * step, 8 * step), self.world.power.mend, machine.name, level)
+        self.world.run_until(self.world.now + 9 * step)
+
     def late_words(self) -> None:
         """An owner that has nothing but promises, gets the last of them late, and no more. Rules 2 and 8."""
         owner = self.owner()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from hasnmp.config_changes import compare
+from hasnmp.config_changes import compare, in_force, strangers
 from hasnmp.core.events import (
     Adopt,
     CommandIn,
@@ -32,6 +32,7 @@ from hasnmp.simulator.crash import Doom
 from hasnmp.simulator.machine import Machine
 from hasnmp.simulator.malice import Malice
 from hasnmp.simulator.reloader import digest_of
+from hasnmp.simulator.storage import Disk
 from hasnmp.simulator.world import MS, Broken, world_choice
 from hasnmp.wire import Slot, SlotState
 
@@ -65,7 +66,11 @@ class Changes(Malice):
         self.written += 1
         name = f"file-{self.written}{LONG}"
         self.world.documents[name] = new
-        for disk in (self.world.disk, *(m.disk for m in self.world.machines.values() if m.disk is not None)):
+        for disk in (
+            self.world.disk,
+            *self.world.moved.values(),
+            *(m.disk for m in self.world.machines.values() if m.disk is not None),
+        ):
             for group in new.groups:
                 for node in disk.nodes:
                     disk.slots.setdefault((group.name, node), Slot(group.name, node, 0, SlotState.IDLE, "0" * 16, 0, 0))
@@ -81,9 +86,8 @@ class Changes(Malice):
         self.world.post(MS, chosen.engine, chosen.engine.command, command)
 
     def reload_file(self, machine: Machine, new: Config) -> None:
-        """The file is written, and the daemon told by SIGHUP or by a command. An operator who writes by hand, on one machine,
-        what all have to change at once, and then lets the machine start by it, can't be helped: so nobody does."""
-        if not machine.powered or machine.file.applying is not None or compare(machine.file, new).needs_stop:
+        """The file is written, and the daemon told by SIGHUP or by a command."""
+        if not machine.powered:
             return
         machine.file = new
         self.world.count("reloads asked for")
@@ -129,6 +133,119 @@ class Changes(Malice):
         self.later(at, self.cut_node, self.machine(), long)
         if rng.random() < 0.4:
             self.later(at + self.world.between(0, long), self.power_cycle, self.machine())
+
+    def nodes_change(self) -> None:
+        """A node is taken out of all groups, goes, and comes back later, with the state that it had or without."""
+        rng, meant, every = self.world.rng, self.meant, self.first.nodes
+        names = [n.name for n in meant.nodes]
+        kept = {g.nodes[0] for g in self.first.groups}
+        idle = [n for n in names if not any(n in g.nodes for g in meant.groups)]
+        missing = [n.name for n in every if n.name not in names]
+        if missing:
+            self.return_node(missing[0], rng.random() < 0.5)
+        elif idle:
+            self.put_in_force(replace(meant, nodes=tuple(n for n in every if n.name != idle[0])))
+        elif free := [n for n in names if n not in kept]:
+            gone = rng.choice(free)
+            groups = tuple(replace(g, nodes=tuple(n for n in g.nodes if n != gone)) for g in meant.groups)
+            self.put_in_force(replace(meant, groups=groups))
+
+    def return_node(self, name: str, anew: bool) -> None:
+        self.world.count("nodes that came back")
+        machine = self.world.machines[name]
+        others = [self.world.machines[n.name] for n in self.meant.nodes]
+        self.apply_file(self.write(replace(self.meant, nodes=self.first.nodes)), self.world.rng.choice(others))
+        if anew:
+            machine.power_off()
+            machine.store.document, machine.webs = None, {}
+        self.later(self.world.between(0, 1500 * MS), self.copy_file, machine, self.meant)
+
+    def disk_moved(self) -> None:
+        """Another lease disk, by an apply."""
+        world = self.world
+        device = f"/dev/lease-{len(world.moved) + 2}"
+        world.moved[device] = Disk(world, tuple(g.name for g in self.meant.groups), world.disk.nodes, device)
+        self.put_in_force(replace(self.meant, arbiter=replace(self.meant.arbiter, device=device)))
+
+    def disk_moved_cut(self) -> None:
+        """The same, and a node is cut off at some moment of it, or starts anew then."""
+        self.disk_moved()
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 4 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        at = self.world.between(0, 4500 * MS)
+        self.later(at, self.cut_node, self.machine(), long)
+        if self.world.rng.random() < 0.4:
+            self.later(at + self.world.between(0, long), self.power_cycle, self.machine())
+
+    def members_held(self) -> None:
+        """A group's owner is to be none of its nodes, and nobody takes it over, for the others are on standby. Then it is cut off,
+        with the lease disk, and they are taken back."""
+        world, owner = self.world, self.owner()
+        group = next((g.name for g in self.meant.groups if world.truth.runs(owner, g.name)), "")
+        others = tuple(n.name for n in self.meant.nodes if n.name != owner.name)
+        groups = tuple(replace(g, nodes=others) if g.name == group else g for g in self.meant.groups)
+        for name in others:
+            self.order(owner, Verb.STANDBY, name)
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 2 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        self.later(300 * MS, self.apply_file, self.write(replace(self.meant, groups=groups)))
+        self.later(300 * MS + long, self.cut_node, owner, 3 * long)
+        for name in others:
+            self.later(350 * MS + long, self.order, world.machines[name], Verb.ONLINE, name)
+
+    def members_forgotten(self) -> None:
+        """A node starts without its state, with a file that nobody else has and in which a group's owner is none of its nodes. It hears
+        all, and then nobody."""
+        world, owner = self.world, self.owner()
+        machine = self.other(owner)
+        others = tuple(n.name for n in self.meant.nodes if n.name != owner.name)
+        self.write(self.meant)  # by a name, so that it can be applied in the end
+        self.write(replace(self.meant, groups=tuple(replace(g, nodes=others) for g in self.meant.groups)))
+        file, self.written = self.meant, self.written - 1  # which is not meant
+        machine.power_off()
+        machine.store.document, machine.webs, machine.file = None, {}, file
+        world.post(50 * MS, None, machine.power_on)
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        self.later(1000 * MS, self.cut_node, machine, 4 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS)
+
+    def members_by_hand(self) -> None:
+        """The same by hand: the file is copied to some machines, which start anew with it, while another is cut off."""
+        rng, machines = self.world.rng, list(self.world.machines.values())
+        self.write(self.regrouped(self.meant))
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 4 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        cut = self.owner() if rng.random() < 0.5 else self.machine()
+        self.cut_node(cut, long)
+        for machine in rng.sample(machines, rng.choice((1, 2, 2, 3))):
+            if machine is not cut or rng.random() < 0.3:
+                self.later(self.world.between(0, long // 3), self.copy_file, machine, self.meant)
+
+    def copy_file(self, machine: Machine, new: Config) -> None:
+        if machine.name not in [n.name for n in new.nodes] or strangers(in_force(new, machine.webs)[0]):
+            return  # it would not start with it
+        self.world.count("files copied by hand")
+        machine.file = new
+        self.power_cycle(machine)
+
+    def members_anew(self) -> None:
+        """A group is taken away by reloads and comes back with other nodes, while a node that may have it is cut off."""
+        rng = self.world.rng
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 6 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+        gone, *rest = self.meant.groups  # a file's order of groups is no change, so it stays
+        others = tuple(rest)
+        if not others:
+            others = self.more_groups(self.meant).groups[1:]
+        cut = self.owner() if rng.random() < 0.6 else self.machine()
+        self.cut_node(cut, long)
+        back = self.regrouped(replace(self.meant, groups=(gone,))).groups
+        at = 0
+        for groups in (others, (*back, *others)):
+            self.write(replace(self.meant, groups=groups))
+            for machine in self.world.machines.values():
+                if machine is not cut:
+                    self.later(at + self.world.between(0, 300 * MS), self.reload_file, machine, self.meant)
+            at += self.world.between(500 * MS, 1500 * MS)
 
     def put_in_force(self, new: Config) -> None:
         before, rng = self.meant, self.world.rng
@@ -264,7 +381,8 @@ class Changes(Malice):
         rng.shuffle(names)
         owner = self.world.truth.owner(groups[at].name)
         # A file that has none of the nodes in force would be refused, and no apply before that needs to have worked.
-        kept = owner.name if self.profile.keep and owner is not None else self.first.group(groups[at].name).nodes[0]
+        first = next((g for g in self.first.groups if g.name == groups[at].name), groups[at])
+        kept = owner.name if self.profile.keep and owner is not None else first.nodes[0]
         nodes = [n for n in names if n == kept or rng.random() < 0.5]
         groups[at] = replace(groups[at], nodes=tuple(nodes))
         return replace(config, groups=tuple(groups))
@@ -282,11 +400,17 @@ class Changes(Malice):
     def agree(self, administer: Callable[[Machine], None]) -> None:
         """After everything healed, an operator applies what is meant until it is in force; it must be, everywhere, soon."""
         world = self.world
+        machines = list(world.machines.values())
+        if len(self.meant.nodes) < len(machines):  # one that had gone is taken back
+            self.write(replace(self.meant, nodes=self.first.nodes))
+            for machine in machines:
+                if machine.name not in [n.name for n in machine.file.nodes]:
+                    raise Broken("agrees", f"{machine.name} has a file without itself")
+                self.copy_file(machine, self.meant)
         deadline, name = (
             world.now + AGREED_MS * MS,
             next(n for n, c in reversed(world.documents.items()) if c is self.meant),
         )
-        machines = list(world.machines.values())
         at = 0
         while amiss := [m.name for m in machines if m.config != self.meant or m.file != self.meant]:
             if world.now > deadline:
@@ -298,14 +422,7 @@ class Changes(Malice):
                     if machine.stopped:
                         machine.start_stack()
                     administer(machine)
-                begun = next((m.config.applying for m in machines if m.config.applying is not None), None)
-                if begun is None:
-                    self.apply_file(name, machines[at // 8 % len(machines)])
-                else:  # what was begun is brought to its end first
-                    self.apply_file(
-                        next(n for n, c in world.documents.items() if c.digest == begun.target),
-                        world.machines[begun.by],
-                    )
+                self.apply_file(name, machines[at // 8 % len(machines)])
             at += 1
             world.run_until(world.now + 500 * MS)
         world.truth.groups = tuple(g.name for g in self.meant.groups)

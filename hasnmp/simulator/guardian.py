@@ -20,6 +20,7 @@ from hasnmp.core.events import (
     Forward,
     GiveUp,
     HeldLease,
+    Hook,
     Outcome,
     Release,
     Released,
@@ -27,6 +28,7 @@ from hasnmp.core.events import (
     ServiceExited,
     Stage,
 )
+from hasnmp.simulator import hooked
 from hasnmp.simulator.reloader import Reloader
 from hasnmp.simulator.world import MS, NEVER, Decisions, NewGuard, Process, World
 
@@ -56,7 +58,7 @@ class Guardian(Process):
         self.begin()
         world, machine = self.world, self.machine
         self.holder = f"{world.rng.getrandbits(64):016x}"
-        machine.take(machine.file)
+        machine.read_file()
         self.reloader = Reloader(self)
         self.guard = self.new_guard(machine.kill_ns)
         self.timer_at = NEVER
@@ -142,13 +144,17 @@ class Guardian(Process):
 
     # ------------------------------------------------------------------------------------------ the engine's words
 
-    def obey(self, effect: Extend | Release | Act | Reload | Stage | Adopt | Forward | GiveUp, life: int) -> None:
+    def obey(
+        self, effect: Extend | Release | Act | Hook | Reload | Stage | Adopt | Forward | GiveUp, life: int
+    ) -> None:
         """A message of the engine of that life; it may be dead by now, and its words still in the socket."""
         self.end_due()
         if isinstance(effect, Extend):
             self.extend(effect, life)
         elif isinstance(effect, Release):
             self.check_release(effect, life)
+        elif isinstance(effect, Hook):
+            hooked.run(self, effect, life)
         elif not isinstance(effect, Act):
             self.reloader.obey(effect)
         elif effect.action is Action.START:

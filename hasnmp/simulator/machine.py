@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hasnmp.config_changes import Webs, in_force
 from hasnmp.core.events import (
     Act,
     Adopt,
@@ -18,6 +19,7 @@ from hasnmp.core.events import (
     Forward,
     GiveUp,
     HeldLease,
+    Hook,
     Notify,
     Persist,
     Persisted,
@@ -34,6 +36,7 @@ from hasnmp.core.events import (
 )
 from hasnmp.model import View
 from hasnmp.settings import Config
+from hasnmp.simulator import hooked
 from hasnmp.simulator.crash import Doom
 from hasnmp.simulator.guardian import Guardian
 from hasnmp.simulator.storage import Disk, LeaseIo, Store
@@ -136,7 +139,7 @@ class EngineProcess(Process):
                 world.network.send(effect.datagram, effect.link)
                 if effect.receipt:
                     world.post(15_000, self, self.sent, effect.datagram.seq)
-            elif isinstance(effect, (Extend, Release, Act, Reload, Stage, Adopt, Forward, GiveUp)):
+            elif isinstance(effect, (Extend, Release, Act, Hook, Reload, Stage, Adopt, Forward, GiveUp)):
                 at_ns = world.now + 20_000 + int(world.rng.random() * 150_000)
                 self.channel = at_ns = max(at_ns, self.channel + 1)
                 world.post_at(at_ns, machine.guardian, machine.guardian.obey, effect, self.epoch)
@@ -228,7 +231,9 @@ class Machine:
     def __init__(self, world: World, config: Config, name: str, new_core: NewCore, new_guard: NewGuard) -> None:
         self.world = world
         self.name = name
+        self.disk: Disk | None = None  # the lease disk that this machine finds, where it is not the one of all
         self.file = config  # what lies on its disk; config: what is in force
+        self.webs: Webs = {}  # beside it: by which nodes of each group it may have gone
         self.refuses = False  # a secret that a new file names is not there
         self.take(config)
         self.takes_ns: dict[str, int] = {}  # service -> how long its start takes; not named: a moment, drawn
@@ -246,9 +251,10 @@ class Machine:
         self.armed = False
         self.fed_at = 0
         self.bad: dict[str, str] = {}  # service -> what is wrong with it here: start, stop, check, hang
+        self.bad_hooks: dict[str, str] = {}  # kind -> fail, hang, late
+        self.prepared: set[tuple[str, int]] = set()  # groups and tokens for which before_start ended well here
         self.guardian = Guardian(world, self, new_guard)
         self.engine = EngineProcess(world, self, new_core)
-        self.disk: Disk | None = None  # the lease disk that this machine finds, where it is not the one of all
         self.asleep = False  # a virtual machine that is paused
         self.woken = 0  # how often it was put to sleep
         self.lease_io = LeaseIo(world, self)
@@ -264,10 +270,21 @@ class Machine:
         # Run and watched by others: no program here.
         self.passive = tuple(s.name for s in config.services() if s.agent == "passive")
         self.disks = frozenset(g.name for g in config.groups if g.disk)
+        if self.world.moved:
+            self.disk = self.world.moved.get(config.arbiter.device)
+
+    def read_file(self) -> None:
+        """Go by what lies on the disk."""
+        config, self.webs = in_force(self.file, self.webs)
+        self.take(config)
 
     def configure(self, config: Config) -> None:
         """Another configuration is in force from here on, under the same guardian."""
+        moved = config.arbiter.device != self.config.arbiter.device
         self.take(config)
+        if moved and self.lease_io.alive:
+            self.lease_io.die()
+            self.world.post(20 * MS, self.guardian, self.begin_lease_io)
         self.guardian.guard.kill_ns = self.kill_ns
 
     # ------------------------------------------------------------------------------------------ clock
@@ -374,6 +391,7 @@ class Machine:
 
     def spawn(self, service: str, token: int, holder: str) -> Program:
         self.pids += 1
+        hooked.check_start(self, self.group_of[service], token)
         program = Program(service, self.group_of[service], self.pids, token, holder, self.world.now)
         self.programs[service] = program
         self.world.tell(self.name, f"runs {service} (pid {program.pid}, token {token})")

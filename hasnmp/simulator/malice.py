@@ -141,6 +141,8 @@ class Malice(Aimed):
         self.world.count("state lost" if document is None else "state rolled back")
         machine.power_off()
         machine.store.document = document
+        if document is None:
+            machine.webs = {}
         self.world.post(self.some(), None, machine.power_on)
 
     def state_lost_cut(self) -> None:
@@ -173,6 +175,17 @@ class Malice(Aimed):
             machine.bad[service] = "check"
             self.later(self.some() * 3, self.good_again, machine, service)
 
+    def hook_bad(self) -> None:
+        """The administrator's programs fail for a while, on one machine."""
+        machine = self.owner() if self.world.rng.random() < 0.6 else self.machine()
+        on = world_choice(self.world.rng, ("before_start", "before_stop"))
+        machine.bad_hooks[on] = world_choice(self.world.rng, ("fail", "hang", "late"))
+        self.world.tell("FAULT", f"{on} is bad on {machine.name}: {machine.bad_hooks[on]}")
+        self.later(self.some() * 3, self.hook_good, machine, on)
+
+    def hook_good(self, machine: Machine, on: str) -> None:
+        machine.bad_hooks.pop(on, None)
+
     # ------------------------------------------------------------------------------------------ the end of all that
 
     def heal(self) -> None:
@@ -180,6 +193,7 @@ class Malice(Aimed):
         disk.tearing, disk.linger_ns = 0.0, disk.LINGER_NS
         for machine in self.world.machines.values():
             machine.engine.doom = None
+            machine.bad_hooks.clear()
             machine.wake(machine.woken)
             if machine.disk is not None:
                 self.right_disk(machine)

@@ -27,6 +27,7 @@ class Power:
     def __init__(self, world: World) -> None:
         self.world = world
         self.mode: dict[tuple[str, int], str] = {}  # (node, level) -> how its device is; "" = good
+        self.shots: dict[tuple[str, str], int] = {}  # (who fires, at whom) -> when it strikes
 
     def fence(self, machine: Machine, effect: Fence) -> None:
         """The engine of that machine uses a device. What it sets off happens, whatever becomes of the engine."""
@@ -44,10 +45,18 @@ class Power:
         if mode == "late":
             took = limit + limit // 2
         if mode != "broken":
+            self.fires(machine.name, effect.node, world.now + min(limit, took * 3 // 4))
             again = machine.config.node(effect.node).fence[effect.level].action == "reboot"
             world.post(took * 3 // 4, None, self.switch_off, victim, again)
         good = mode in ("", "slow", "late")
         world.post(took, None, self.answer, machine, machine.engine.epoch, effect, good, took)
+
+    def fires(self, shooter: str, victim: str, strikes: int) -> None:
+        """Of two that fire at each other each is switched off, and nothing is left that works. A device that acts after its
+        time limit is the administrator's fault, and not counted."""
+        if self.shots.get((victim, shooter), -1) >= self.world.now:
+            raise Broken("no death match", f"{shooter} fires at {victim}, which is firing at {shooter}")
+        self.shots[shooter, victim] = strikes
 
     def switch_off(self, victim: Machine, again: bool) -> None:
         self.world.tell("POWER", f"{victim.name} is switched off by its fence device")

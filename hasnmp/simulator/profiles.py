@@ -23,11 +23,14 @@ class Profile:
     early: float = 0.2  # the share of runs whose faults begin before the cluster has found itself
     keep: bool = False  # nothing may interrupt any group
     taken: bool = False  # one owner fails for good, in whatever way, and its groups must be taken soon
+    pathless: bool = False  # with `taken`: meanwhile another node can't reach the lease disk
+    duel: bool = False  # nobody hears anybody for many turns of fencing
     rolled: bool = False  # one node is restarted in order, and the owner right after it
     drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
     mixed: float = 0.0  # the share of runs whose nodes have different lease times
     intervals: tuple[int, int] = (18, 48)  # length of the safety phase, in heartbeats
     passive: float = 0.0  # the share of runs whose groups have a passive service each
+    hooks: float = 0.0  # the share of runs with programs before and after each start and stop
 
 
 def _aimed(faults: dict[str, float], strikes: tuple[int, int] = (1, 2), **more: Any) -> Profile:
@@ -102,6 +105,8 @@ PROFILES: dict[str, Profile] = {
     # Long enough that a node which was fenced starts anew, hears nobody, and comes to its turn.
     "long fence": Profile({"cut_long": 1}, (1, 1), rough=0.0, early=0.0, intervals=(110, 130), keep=True, nodes=(2,), groups=(1,),
                           arbiter="fence", disk=True),
+    "long duel": _aimed({}, (0, 0), duel=True, nodes=(3,), arbiter="fence"),
+    "taken pathless": _aimed({}, (0, 0), taken=True, pathless=True, nodes=(3,)),
     "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
     # One fault class that must interrupt nothing.
     "kept arbiter": _kept({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, (3, 10)),
@@ -143,6 +148,11 @@ PROFILES |= {
         {"outside_bad": 6, "program_bad": 1, "pause_engine": 1, "kill_engine": 1, "operator": 1, "power_cycle": 1},
         rough=0.1, passive=1.0, intervals=(25, 65),
     ),
+    "hooks": Profile(
+        {"hook_bad": 8, "operator": 4, "move_under_fire": 2, "kill_engine": 2, "program_dies": 1, "power_cycle": 2, "leave": 2,
+         "isolate_owner": 1, "crash_at_effect": 1},
+        rough=0.1, hooks=1.0, intervals=(30, 70),
+    ),
     "lingers": _aimed({"disk_lingers": 1}, (1, 2)),
     "state lost": _aimed({"state_lost": 1, "state_older": 1}, (1, 1)),
     "kept torn": _kept({"disk_torn_reads": 1}, (1, 3)),
@@ -154,7 +164,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 4), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
-    ("rolled", 2), ("long fence", 1),
+    ("rolled", 2), ("long fence", 1), ("long duel", 1), ("taken pathless", 1), ("hooks", 4),
 )  # fmt: skip
 
 # What changes.py adds.
@@ -184,5 +194,23 @@ PROFILES |= {
     ),
     "members cut": _aimed({"members_cut": 1}, (1, 3), nodes=(3,), groups=(1,)),
     "kept members": _kept({"members": 1}, (1, 1), nodes=(3,)),
+    "members by hand": _aimed({"members_by_hand": 2, "members_cut": 1}, (1, 3), nodes=(3,)),
+    "members anew": _aimed({"members_anew": 1}, (1, 2), nodes=(3,)),
+    "nodes": Profile(
+        {"nodes_change": 6, "members_cut": 2, "members": 1, "cut_node": 1, "power_cycle": 1}, (3, 7), nodes=(3,), rough=0.1,
+        intervals=(60, 120),
+    ),
+    "moved disk": _aimed({"disk_moved_cut": 2, "disk_moved": 1}, (1, 3), nodes=(2, 3)),
+    "kept moved disk": _kept({"disk_moved": 1}, (1, 2)),
+    "members forgotten": _aimed({"members_forgotten": 1}, (1, 1), nodes=(3,)),
+    "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
-MIX += (("members", 3), ("members cut", 2), ("kept members", 1))
+MIX += (
+    ("members", 3),
+    ("members cut", 2),
+    ("kept members", 1),
+    ("members by hand", 2),
+    ("members anew", 1),
+    ("members held", 0.5),
+    ("members forgotten", 0.5),
+)

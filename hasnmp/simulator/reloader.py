@@ -1,7 +1,8 @@
 """The guardian's part in reload and apply on the simulated machines: acts as runtime/reload.py and runtime/loader.py do.
 
 A file is a Config that lies on the machine's disk (Machine.file), whole or not at all: it is replaced at once, by the
-operator or by an apply. What is in force (Machine.config) is the guardian's own; a guardian that starts anew reads the file.
+operator or by an apply. Beside it lies what it was before (Machine.webs). What is in force (Machine.config) is the guardian's own;
+a guardian that starts anew reads both.
 What goes between nodes for an apply is a name in World.documents.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hasnmp.config_changes import Changes, compare, first_step, no_way
+from hasnmp.config_changes import Changes, Webs, compare, in_force, nobody, settled, strangers
 from hasnmp.core.events import Adopt, Effect, Event, Forward, GiveUp, ReloadEnded, Retire, Stage, Staged
 from hasnmp.core.events import Reload as AskReload
 from hasnmp.errors import Code
@@ -56,7 +57,7 @@ class Reloader:
     def __init__(self, guardian: Guardian) -> None:
         self.guardian, self.machine, self.world = guardian, guardian.machine, guardian.world
         self.loading = False
-        self.staged: tuple[str, Config | None, str] = ("", None, "")
+        self.staged: tuple[str, Config | None] = ("", None)
         self.next: int | None = None
         self.pending: Pending | None = None
         self.reloaded = ("", 0)
@@ -69,8 +70,8 @@ class Reloader:
         match effect:
             case AskReload(command):
                 self.ask(command)
-            case Stage(ident, document, by):
-                self.stage(ident, document, by)
+            case Stage(ident, document):
+                self.stage(ident, document)
             case Adopt(ident, command):
                 self.adopt(ident, command)
             case Forward(command):
@@ -98,7 +99,15 @@ class Reloader:
         self.loading = True
         self.world.post(self.world.between(5 * MS, 120 * MS), self.guardian, self.guardian.at_point, "load", fn, *args)
 
-    def loaded(self, new: Config, command: int, applying: bool) -> None:
+    def loaded(self, file: Config, command: int, applying: bool) -> None:
+        new, webs = in_force(file, self.machine.webs)
+        if gone := strangers(new):
+            self.loading = False
+            self.over(command, Code.CONFIG_INVALID, f"{gone} is gone")
+        else:
+            self.go_by(new, webs, command, applying)
+
+    def go_by(self, new: Config, webs: Webs, command: int, applying: bool) -> None:
         self.loading = False
         changes = compare(self.machine.config, new)
         if changes.needs_stop:
@@ -110,6 +119,7 @@ class Reloader:
         elif not changes.lines:
             self.over(command, Code.DONE, "nothing differs")
         else:
+            self.machine.webs = webs
             self.pending = Pending(new, changes, command)
             self.world.tell(self.guardian.name, f"retires its engine for: {changes.text()}")
             self.world.post((changes.stop_ms + SLACK_MS) * MS, self.guardian, self.expire, self.pending)
@@ -117,72 +127,62 @@ class Reloader:
 
     # ------------------------------------------------------------------------------------------ apply
 
-    def stage(self, ident: str, document: str, by: str) -> None:
+    def stage(self, ident: str, document: str) -> None:
         if self.busy():
             self.tell(Staged(ident, Code.BUSY, "a reload is under way there"))
         else:
-            self.read(self.judged, ident, document, by)
+            self.read(self.judged, ident, document)
 
-    def judged(self, ident: str, document: str, by: str) -> None:
+    def judged(self, ident: str, document: str) -> None:
         self.loading = False
-        old, new = self.machine.config, self.world.documents.get(document)
-        fault = "that is no file" if new is None else no_way(old, new)
-        step = first_step(old, new, by) if new is not None else None
-        fault = fault or (self.fault(step) if step is not None else "")
+        file = self.world.documents.get(document)
+        fault = self.fault(file) if file is not None else "that is no file"
         if not fault:
-            self.staged = (ident, new, by)
-        halfway = step is not None and step.applying is not None
-        self.tell(Staged(ident, Code.CONFIG_INVALID if fault else Code.DONE, fault or "good", halfway))
+            self.staged = (ident, file)
+        self.tell(Staged(ident, Code.CONFIG_INVALID if fault else Code.DONE, fault or "good"))
         self.go_on()
 
-    def fault(self, new: Config) -> str:
+    def fault(self, file: Config) -> str:
         if self.machine.refuses:
             return "a secret that it names is not there"
+        new, _ = in_force(file, self.machine.webs)
         changes = compare(self.machine.config, new)
-        refused = (*changes.needs_stop, *changes.needs_restart)
-        return f"{', '.join(refused)} can't change while hasnmpd runs" if refused else ""
+        if refused := (*changes.needs_stop, *changes.needs_restart):
+            return f"{', '.join(refused)} can't change while hasnmpd runs"
+        return strangers(new) or nobody(new)
 
     def adopt(self, ident: str, command: int) -> None:
-        staged, self.staged = self.staged, ("", None, "")
+        staged, self.staged = self.staged, ("", None)
         if staged[0] != ident or staged[1] is None or self.busy():
             self.over(command, Code.BUSY, "the staged file could not be taken: another reload came first")
         else:
-            self.read(self.step, staged[1], staged[2], command)
+            self.read(self.write, staged[1], command)
 
-    def step(self, new: Config, by: str, command: int) -> None:
-        if fault := no_way(self.machine.config, new):
-            self.loading = False
-            self.over(command, Code.CONFIG_INVALID, fault)
-        else:
-            self.write(first_step(self.machine.config, new, by), command)
-
-    def forward(self, command: int) -> None:
-        """What the file in force, which is halfway, leads to."""
-        if self.busy():
-            self.over(command, Code.BUSY, "a reload is under way")
-        else:
-            self.read(self.arrive, command)
-
-    def arrive(self, command: int) -> None:
-        applying = self.machine.config.applying
-        new = self.world.plain(applying.target) if applying is not None else None
-        if new is None or self.machine.file.applying not in (applying, None):
-            self.loading = False
-            self.over(command, Code.CONFIG_INVALID, "the file was exchanged meanwhile")
-        else:
-            self.world.count("changes of nodes ended")
-            self.write(new, command)
-
-    def write(self, new: Config, command: int) -> None:
+    def write(self, file: Config, command: int) -> None:
         """In place of the file; then what was read is what is there."""
-        if fault := self.fault(new):
+        if fault := self.fault(file):
             self.loading = False
             self.over(command, Code.CONFIG_INVALID, fault)
             return
+        if self.machine.name not in [n.name for n in file.nodes]:
+            self.loading = False
+            self.over(command, Code.DONE, "this is none of its nodes")
+            return
         self.world.count("files adopted")
         self.world.tell(self.guardian.name, "wrote the staged file")
-        self.machine.file = new
-        self.read(self.loaded, new, command, True)
+        self.machine.file = file
+        self.read(self.loaded, file, command, True)
+
+    def forward(self, command: int) -> None:
+        """All have the file."""
+        if not self.busy() and self.machine.config.webs:
+            self.read(self.arrive, command)
+
+    def arrive(self, command: int) -> None:
+        self.world.count("changes of nodes ended")
+        new, webs = settled(self.machine.config, self.machine.webs)
+        self.machine.webs = webs  # from here on, whatever becomes of this reload
+        self.go_by(new, webs, command, True)
 
     # ------------------------------------------------------------------------------------------ retire and swap
 

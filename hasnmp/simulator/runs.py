@@ -23,6 +23,7 @@ from hasnmp.settings import (
 )
 from hasnmp.simulator.changes import Changes
 from hasnmp.simulator.faults import Faults
+from hasnmp.simulator.hooked import with_hooks
 from hasnmp.simulator.invariants import Truth
 from hasnmp.simulator.machine import Machine
 from hasnmp.simulator.outside import attend, with_passive
@@ -30,7 +31,7 @@ from hasnmp.simulator.power import Power
 from hasnmp.simulator.profiles import MIX, PROFILES, Profile
 from hasnmp.simulator.reloader import digest_of
 from hasnmp.simulator.storage import Disk
-from hasnmp.simulator.world import MS, Broken, Network, NewCore, NewGuard, Say, World
+from hasnmp.simulator.world import MS, Broken, Network, NewCore, NewGuard, Say, World, world_choice
 
 LINKS = ("lan", "cross")
 
@@ -136,6 +137,8 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     config = make_config(rng, profile)
     if profile.passive and rng.random() < profile.passive:
         config = with_passive(config)
+    if profile.hooks and rng.random() < profile.hooks:
+        config = with_hooks(config)
     names, groups = tuple(n.name for n in config.nodes), tuple(g.name for g in config.groups)
     interval = config.heartbeat.interval_ms * MS
     world.tell("WORLD", f"{config.heartbeat}, {config.arbiter}, {names}, {groups}")
@@ -176,17 +179,20 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     early = rng.random() < profile.early
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
-    if profile.keep or profile.taken or profile.rolled:
+    if profile.keep or profile.taken or profile.rolled or profile.duel:
         while truth.unsettled() and world.now < 50 * interval:
             world.run_until(world.now + interval)
         start, end = world.now, world.now + end - start
     if profile.keep:
         truth.keep_all()
     if profile.taken:
-        _must_be_taken(world, config, faults)
+        _must_be_taken(world, config, faults, profile.pathless)
         end = world.now
     if profile.rolled:
         _must_roll(world, config)
+        end = world.now
+    if profile.duel:
+        faults.long_duel()
         end = world.now
     faults.schedule(start, end - 5 * interval)
     world.run_until(end)
@@ -207,13 +213,21 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     _settle(world, config, profile)
 
 
-def _must_be_taken(world: World, config: Config, faults: Changes) -> None:
-    """An owner fails for good: every group of it runs elsewhere after the lease has ended and another was claimed."""
+def _must_be_taken(world: World, config: Config, faults: Changes, pathless: bool) -> None:
+    """An owner fails for good: every group of it runs elsewhere after the lease has ended and another was claimed.
+
+    pathless: another node, which may come first, can't reach the lease disk: it has to find that out, and its promises to lapse.
+    """
     owner = faults.owner()
     groups = [g for g in world.truth.groups if world.truth.runs(owner, g)]
-    faults.fail_for_good(owner)
     heartbeat, arbiter = config.heartbeat, config.arbiter
     bound = 2 * heartbeat.dead_after_ms + arbiter.lease_ms + 4 * arbiter.io_timeout_ms + 1000
+    if pathless:
+        mode = world_choice(world.rng, ("failing", "frozen"))
+        world.disk.mode[faults.other(owner).name] = mode
+        world.run_until(world.now + world.between(0, 3000 * MS))
+        bound += 2 * heartbeat.dead_after_ms + 4 * arbiter.io_timeout_ms
+    faults.fail_for_good(owner)
     world.run_until(world.now + bound * MS)
     for group in groups:
         if not any(world.truth.runs(m, group) for m in world.machines.values() if m is not owner):

@@ -15,6 +15,8 @@ from hasnmp.core.events import (
     Extended,
     Fence,
     Fenced,
+    Hook,
+    HookEnded,
     Notify,
     Outcome,
     Received,
@@ -68,6 +70,8 @@ def event_text(event: Event) -> str:
             return f"learned of {service} (act {attempt}): {outcome.value}" if outcome is not Outcome.OK else ""
         case ServiceExited(service, pid):
             return f"learned that {service} (pid {pid}) ended by itself"
+        case HookEnded(_, group, on, failures, stopped):
+            return f"heard that {on} of {group} {'failed and stops it' if stopped else 'failed' if failures else 'ended well'}"
         case Fenced(_, node, level, action, ok, text):
             return f"learned of {action.value} of {node} by level {level}: {'done' if ok else text}"
         case Shutdown():
@@ -85,6 +89,8 @@ def effect_text(effect: Effect) -> str:
         case Extend(leases):
             text = ", ".join(f"{held.group} token {held.token} until {held.until_ns}" for held in leases)
             return f"told the guardian: {text}" if WITH_HEARTBEATS else ""
+        case Hook(_, group, on):
+            return f"runs hook {on} of {group}"
         case Fence(attempt, node, level, action):
             return f"ordered {action.value} of {node} by level {level} (attempt {attempt})"
         case Release(group, token):

@@ -218,6 +218,7 @@ class World:
         self.listen: Listen | None = None  # hears every event that an engine tells: (node, event)
         self.machines: dict[str, Machine] = {}
         self.documents: dict[str, Config] = {}  # the files that operators have applied
+        self.moved: dict[str, Disk] = {}  # device -> a lease disk that an operator made later
         self.network: Network
         self.disk: Disk
         self.power: Power
@@ -225,10 +226,6 @@ class World:
         self.counts: dict[str, int] = {}  # what happened, for the summary: that the runs meet what they are to test
         self._queue: list[tuple[int, int, Process | None, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
-
-    def plain(self, digest: str) -> Config | None:
-        """The newest file of that digest."""
-        return next((c for c in reversed(self.documents.values()) if c.digest == digest), None)
 
     def post_at(self, at_ns: int, process: Process | None, fn: Callable[..., None], *args: Any) -> None:
         """Run fn at that true time: in that process if it still lives then, or (None) as a thing of nature."""

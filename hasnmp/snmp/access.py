@@ -4,14 +4,18 @@ A principal - a USM user, or a community - has a view that it reads and is told 
 `access` gives unless a view is named (what may be SET is then what may be read, unless write_view names that too):
 
     read      reads everything but the tables that say who may do what        sets nothing
-    operate   the same                                                        sets the same, where it can be set
+    operate   the same                                                        sets the same, but haNodeFenceConfirm
     admin     reads everything                                                sets everything that can be set
+
+haNodeFenceConfirm is the word that a node is off, on which its groups are started elsewhere: wrong, it costs the data. Who
+is not admin SETs it only where a write_view of its own has it.
 
 A user is bound to exactly its own security level, and both to their source networks. Who is nobody here gets no answer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,6 +25,7 @@ from hasnmp.snmp.oids import ROOT
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Oid = tuple[int, ...]
+VIEW_NAME = 32  # octets of vacmViewTreeFamilyViewName
 ANY = -1  # in a subtree: any sub-identifier (a zero bit of vacmViewTreeFamilyMask)
 
 _MIB2, _MODULES = (1, 3, 6, 1, 2, 1), (1, 3, 6, 1, 6, 3)
@@ -36,7 +41,7 @@ SUBTREES: dict[str, Oid] = {
     "haArbiterTable": (*ROOT, 1, 7), "haFenceTable": (*ROOT, 1, 8), "haConfig": (*ROOT, 1, 9),
     "haStatistics": (*ROOT, 1, 10), "haEvents": (*ROOT, 1, 11), "haEventTable": (*ROOT, 1, 11, 3),
     "haAlarms": (*ROOT, 1, 12), "haAlarmTable": (*ROOT, 1, 12, 2), "haNotify": (*ROOT, 1, 13),
-    "haReceiverTable": (*ROOT, 1, 13, 6),
+    "haReceiverTable": (*ROOT, 1, 13, 6), "haGroupWhyTable": (*ROOT, 1, 14),
 }  # fmt: skip
 
 
@@ -115,8 +120,23 @@ def _ready(name: str, include: tuple[str, ...], exclude: tuple[str, ...] = ()) -
 ALL = _ready("-all", ("internet",))
 PUBLIC = _ready("-public", ("internet",), ("1.3.6.1.6.3.15.1.2", "snmpVacmMIB", "snmpCommunityMIB"))
 NOTHING = View("-nothing", ())
+_FENCE_CONFIRM = (*ROOT, 1, 3, 1, 19)
+
+
+@lru_cache(maxsize=256)
+def _operable(view: View) -> View:
+    """What `operate` may SET of what it sees."""
+    if view.covers(_FENCE_CONFIRM) is False:
+        return view
+    name = f"-set-{view.name}"
+    if len(name) > VIEW_NAME:
+        name = f"{name[: VIEW_NAME - 9]}#{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return View(name, (*view.families, Family(_FENCE_CONFIRM, False)))
+
+
+OPERABLE = View("-operate", _operable(PUBLIC).families)
 _READS = {"read": PUBLIC, "operate": PUBLIC, "admin": ALL}
-_WRITES: dict[str, View | None] = {"read": None, "operate": PUBLIC, "admin": ALL}
+_WRITES: dict[str, View | None] = {"read": None, "operate": OPERABLE, "admin": ALL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,9 @@ def principal_of(settings: SnmpUser | Community, tag: str, may_set: bool = True)
     read = _READS[settings.access] if settings.view is None else _view(settings.view)
     write = _WRITES[settings.access]
     if write is not None and (settings.write_view or settings.view) is not None:
-        write = _view(settings.write_view) if settings.write_view is not None else read  # nobody SETs what he can't see
+        # Without a write_view of their own nobody SETs what he can't see.
+        seen = read if settings.access == "admin" else _operable(read)
+        write = _view(settings.write_view) if settings.write_view is not None else seen
     special = settings.view is not None or settings.write_view is not None
     networks = tuple(ipaddress.ip_network(text, strict=False) for text in settings.networks)
     return Principal(tag, read, write if may_set else None, networks, tag if special else f"-{settings.access}")

@@ -22,37 +22,32 @@ from typing import Any
 import structlog
 
 import hasnmp
-from hasnmp import protocol
-from hasnmp.model import CommandRow, CommandState, EventRow, Kind, PartState, Reason, Role, Severity, SystemRow
-from hasnmp.protocol import Mirror, ProtocolError
+from hasnmp.model import CommandRow, EventRow, Kind, PartState, Reason, Role, Severity
 from hasnmp.settings import Config
-from hasnmp.snmp import access_tables, identity, objects, receivers, standard
+from hasnmp.snmp import access_tables, ha_objects, identity, receivers, standard
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.agentx_outlet import NAME as AGENTX
 from hasnmp.snmp.agentx_outlet import AgentxOutlet
 from hasnmp.snmp.agentx_part import AgentxPart
 from hasnmp.snmp.cells import Store
+from hasnmp.snmp.engine_link import EngineLink
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.kept import Kept
 from hasnmp.snmp.listener import Addresses, Listener
 from hasnmp.snmp.notifier import COLD_START, WARM_START, Notifier, counter_names, receiver_names
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.outlet import Figures, Surroundings
-from hasnmp.snmp.pdus import ErrorStatus, Requests
+from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.record import Record, shown
 from hasnmp.snmp.responder import Responder, SetOutcome
 from hasnmp.snmp.setting import Setting
 from hasnmp.snmp.usm import MAX_MESSAGE, Engine
+from hasnmp.snmp.whys import VIEW_TABLE, Whys
 
-MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
-KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
-DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
-START_GRACE_S = 10.0  # but not while this node is only starting
-LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
-BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+BEAT_S = 1.0  # between two signs of life for the guardian
 RETRY_LISTEN_S = 1.0
 ABSENT = "its address is not on this machine"
 REFUSALS_WAITING = 1000  # refused SETs that wait for the loop to put them on record; what is more is counted
-WALL_STEP_MS = 100
 SWITCH_S = 0.001  # for how long at most a listener's thread keeps the loop waiting, or the other way round
 
 
@@ -62,7 +57,6 @@ class Agent:
     def __init__(self, config: Config, node: str, socket: str, warm: bool) -> None:
         self._config = config
         self._node = node
-        self._socket = socket
         self._warm = warm
         self._log = structlog.get_logger().bind(process="snmp", node=node)
         self._started_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -75,20 +69,10 @@ class Agent:
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-        self._mirror = Mirror()
-        self._writer: asyncio.StreamWriter | None = None
-        self._lost_ns = self._started_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
-        self._down_told = False
-        self._believed_until_ns = 0  # what the mirror shows
-        self._wall_ms = 0  # the wall clock at CLOCK_BOOTTIME 0, by which the dates that are kept were made
-        self._fresh = False  # as objects are answered; a listener's thread may find that it is not so any more
-        self._judged_fresh = False  # as the loop found it last
-        self._replies: dict[int, asyncio.Future[CommandRow | str]] = {}
-        self._next_id = 0
-
         engine_id, boots, trouble = identity.start(config.state_dir, node)
         if trouble:
             self._log.error("snmp_engine_id_replaced", reason=trouble, engine_id=engine_id.hex())
+        self._engine_id_trouble = trouble
         counters = standard.Counters(self._kept.part(names))
         self._identity = standard.Identity(
             engine_id,
@@ -120,24 +104,36 @@ class Agent:
             config.snmp, self._notifier.receivers, self._notifier.outlets, self._notifier.figures,
             self._notifier.suppressed,
         )  # fmt: skip
+        self._whys = Whys(
+            lambda: tuple(self._link.view.tables["groups"]),
+            lambda group: self._link.why(group),
+            self._whys_changed,
+            self._now_ns,
+        )
+        why_table = self._whys.table()
         self.store = Store(
             (
-                *objects.SCALARS,
+                *ha_objects.SCALARS,
                 *standard.scalars(self._identity),
                 *access_tables.scalars(),
                 *receivers.all_scalars(board),
             ),
             (
-                *objects.TABLES,
+                *ha_objects.TABLES,
                 *standard.TABLES,
                 *access_tables.tables(config.snmp, engine_id),
                 *receivers.all_tables(board),
+                why_table,
             ),
             self._reader,
         )
         communities = Communities(config.snmp)
         # What the listeners' threads share with the loop: the store, the mirror below it, the users' ciphers.
         self.lock = threading.RLock()
+        self._link = EngineLink(
+            socket, config.heartbeat.dead_after_ms, self._started_ns, self._now_ns, self.lock, self.store, self._notifier,
+            self._own_event, self._whys.touch, self._log,
+        )  # fmt: skip
         self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []  # for the loop, by their threads
         self.requests = Requests(self.store, self._read_failed)
         self.setting = Setting(self._identity, self._reader, self._command, self._objects_changed)
@@ -152,7 +148,7 @@ class Agent:
             assert isinstance(outlet, AgentxOutlet)
             self._agentx = AgentxPart(
                 config.snmp, node, self._reader, self.setting, self._read_failed, outlet, receivers.scalars(board),
-                receivers.tables(board), self._log, self._audit,
+                (*receivers.tables(board), why_table), self._log, self._audit,
             )  # fmt: skip
             self.store.twins.append(self._agentx.store)
         self._listeners = [Listener(text, self._handle, self.lock, self._request_failed) for text in config.snmp.listen]
@@ -173,9 +169,8 @@ class Agent:
 
     def _reader(self, boot_ns: int = 0) -> Reader:
         return Reader(
-            self._mirror.view, boot_ns or self._boot_ns, self._now_ns(), self._fresh, self.setting.spin_lock,
-            self._config.events_keep,
-            self._node,
+            self._link.view, boot_ns or self._boot_ns, self._now_ns(), self._link.fresh, self.setting.spin_lock,
+            self._config.events_keep, self._node,
         )  # fmt: skip
 
     def _agentx_outlet(self, name: str, figures: Figures, around: Surroundings) -> AgentxOutlet:
@@ -202,7 +197,8 @@ class Agent:
             loop.create_task(job)
             for job in (
                 self._listen(),
-                self._follow(),
+                self._link.follow(),
+                self._whys.keep(),
                 self._watch(),
                 self.setting.serve(),
                 self._settle(),
@@ -264,165 +260,10 @@ class Agent:
 
     # ------------------------------------------------------------------------------------------------ the engine
 
-    async def _follow(self) -> None:
-        """Keep the mirror: connect, read, connect again."""
-        failures = 0
-        while not self._stop.is_set():
-            try:
-                reader, self._writer = await asyncio.open_unix_connection(self._socket, limit=MAX_SERVER_LINE)
-                while line := await reader.readline():
-                    message = protocol.decode(line)
-                    self._take(message)
-                    if message["type"] == "event":
-                        await asyncio.sleep(0)  # in a storm of notifications requests get their turn between them
-                    failures = 0
-            except (OSError, ProtocolError, ValueError) as error:  # ValueError: a line beyond the limit
-                if not failures:
-                    self._log.warning("engine_unreachable", error=str(error), socket=self._socket)
-            self._lose()
-            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-            failures += 1
-
-    def _lose(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-            if self._mirror.complete:
-                self._lost_ns = self._now_ns()
-        self._mirror.complete = False
-        self._believe()
-        for future in self._replies.values():
-            if not future.done():
-                future.set_result("the engine went away")
-
-    def _take(self, message: dict[str, Any]) -> None:
-        """One message of the engine."""
-        with self.lock:
-            result = self._take_in(message)
-        # Without the lock: notifications are the loop's alone, and requests need not wait for them.
-        match message["type"]:
-            case "snapshot":
-                self._tell_missed()
-            case "event":
-                if isinstance(result, EventRow):  # not one of a kind that only a newer version knows
-                    self._notifier.event(result)
-        self._judge_freshness()
-
-    def _take_in(self, message: dict[str, Any]) -> EventRow | CommandRow | None:
-        result = self._mirror.apply(message)
-        self._believe()
-        match message["type"]:
-            case "snapshot":
-                self.store.changed_all()
-                self._lost_ns = 0
-                self._wall_step()
-            case "delta":
-                if self._wall_step():  # every date that is kept is another one now
-                    self.store.changed_all()
-                self.store.changed(table for table, keys in message["gone"].items() if keys)
-                for table, rows in message["rows"].items():
-                    now = self._mirror.view.tables.get(table, {})
-                    self.store.changed_rows(table, [now[key] for key in rows if key in now])
-            case "event":
-                self.store.changed(("events", "alarms"))
-            case "reply" | "error":
-                number = message.get("id")
-                future = self._replies.get(number) if isinstance(number, int) else None
-                if future is not None and not future.done():
-                    future.set_result(result if isinstance(result, CommandRow) else str(message.get("text")))
-        return result
-
-    def _wall_step(self) -> bool:
-        """Was the wall clock set? Slow corrections add up until they show in a date, whose smallest part is 100 ms."""
-        wall_ms = self._mirror.view.wall_ms - self._mirror.view.now_ns // 1_000_000
-        if abs(wall_ms - self._wall_ms) < WALL_STEP_MS:
-            return False
-        self._wall_ms = wall_ms
-        return True
-
-    def _tell_missed(self) -> None:
-        """Events that happened while the engine was out of reach, its line to us was full, or no agent ran, are late,
-        not lost."""
-        view = self._mirror.view
-        events = [row for row in view.tables["events"].values() if isinstance(row, EventRow)]
-        newest = max((row.id for row in events), default=0)
-        since_ms: float | None = None  # None: by age, and what is left out is said
-        notifier = self._notifier
-        if not 0 < notifier.told.last <= newest:
-            # No agent before us, or the engine's numbers begin anew. The engine starts beside us and is there first: what
-            # it said since is ours to send; what it said before we were meant to be there is not.
-            notifier.begin_anew()
-            system = view.tables["system"].get("")
-            started_ns = system.started_ns if isinstance(system, SystemRow) else 0
-            together = started_ns > 0 and abs(self._started_ns - started_ns) < START_GRACE_S * 1e9
-            since_ms = view.wall_ms - (view.now_ns - started_ns) / 1e6 - 1 if together else float("inf")
-        last, held = notifier.told.last, notifier.told.held
-        late = 0
-        for row in sorted(events, key=lambda row: row.id):
-            if row.id <= last and row.id not in held:
-                continue
-            if since_ms is not None:
-                news = row.wall_ms >= since_ms
-            elif 0 < row.ns <= view.now_ns:  # the clock of the wall may have been set meanwhile
-                news = view.now_ns - row.ns <= LATE_S * 1e9
-            else:
-                news = row.wall_ms >= view.wall_ms - LATE_S * 1000
-            if news:
-                notifier.event(row)
-            else:
-                late += since_ms is None
-        notifier.note(newest)
-        if late:
-            text = f"{late} events of more than {LATE_S:g} s ago were not sent when they happened; the event table has them"
-            notifier.event(self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text))
-
-    def _believe(self) -> None:
-        """How long is what the mirror shows to be believed? Older than dead_after it may be another world's."""
-        limit_ms = self._config.heartbeat.dead_after_ms + (KEEPALIVE_S * 1000 if self._mirror.complete else 0)
-        now_ns = self._mirror.view.now_ns
-        self._believed_until_ns = now_ns + int(limit_ms * 1e6) if now_ns > 0 else 0
-
-    def _is_fresh(self) -> bool:
-        return self._now_ns() <= self._believed_until_ns
-
     def _handle(self, data: bytes, host: str, reply: Callable[[bytes], None]) -> None:
-        """A datagram, in a listener's thread, the lock held. The loop may hang, say in a write to a dead disk: its word
-        that all is fresh is not enough."""
-        if self._fresh and time.clock_gettime_ns(time.CLOCK_BOOTTIME) > self._believed_until_ns:
-            self._fresh = False
-            self.store.changed_all()
+        """A datagram, in a listener's thread, the lock held."""
+        self._link.distrust()
         self.responder.handle(data, host, reply)
-
-    def _judge_freshness(self) -> None:
-        fresh = self._is_fresh()
-        if fresh != self._fresh:
-            with self.lock:
-                self._fresh = fresh
-                self.store.changed_all()
-        if fresh != self._judged_fresh:
-            self._judged_fresh = fresh
-            if not fresh and not self._lost_ns:
-                self._lost_ns = self._mirror.view.now_ns  # connected, and silent: a stopped engine is as good as none
-            elif fresh and self._mirror.complete:
-                self._lost_ns = 0
-        self._tell_engine()
-
-    def _tell_engine(self) -> None:
-        """engineDown once it was away for longer than a restart of it takes, and engineUp after that."""
-        down = bool(self._lost_ns) and self._now_ns() - self._lost_ns > DOWN_AFTER_S * 1e9
-        if down == self._down_told:
-            return
-        if not down and not self._fresh:
-            return
-        self._down_told = down
-        if down:
-            self._notifier.event(
-                self._own_event(Kind.ENGINE_DOWN, Severity.MAJOR, PartState.DOWN, "the engine does not answer")
-            )
-        else:
-            self._notifier.event(
-                self._own_event(Kind.ENGINE_UP, Severity.CLEARED, PartState.UP, "the engine answers again")
-            )
 
     def _own_event(self, kind: Kind, severity: Severity, state: PartState, message: str) -> EventRow:
         """An event of the agent's own; its id is 0, for the engine numbers them and is not there to be asked."""
@@ -438,7 +279,7 @@ class Agent:
     async def _watch(self) -> None:
         """What no message would tell: that none came. And that the guardian is gone, without whom nothing may go on."""
         while True:
-            self._judge_freshness()
+            self._link.judge()
             if os.getppid() != self._parent:
                 self._log.error("guardian_gone", next="exit")
                 self._stop.set()
@@ -447,13 +288,16 @@ class Agent:
     async def _say_alive(self) -> None:
         while True:
             await asyncio.sleep(self._config.snmp.alive_s)
-            state = PartState.UP if self._fresh else PartState.DOWN
+            state = PartState.UP if self._link.fresh else PartState.DOWN
             self._notifier.event(self._own_event(Kind.ALIVE, Severity.INFO, state, f"{self._node} is alive"))
 
     async def _settle(self) -> None:
         """Say that the agent is there, once the listeners are up."""
         await asyncio.sleep(0)
         self._notifier.start(WARM_START if self._warm else COLD_START)
+        if self._engine_id_trouble:
+            text = f"the SNMP engine ID is {self._identity.engine_id.hex()} from now on: {self._engine_id_trouble}"
+            self._notifier.event(self._own_event(Kind.ENGINE_ID_CHANGED, Severity.WARNING, PartState.UP, text))
         await self._stop.wait()
 
     # ------------------------------------------------------------------------------------------------------ SETs
@@ -461,6 +305,10 @@ class Agent:
     def _objects_changed(self) -> None:
         with self.lock:
             self.store.changed_all()
+
+    def _whys_changed(self) -> None:
+        with self.lock:
+            self.store.changed((VIEW_TABLE,))
 
     def _in_loop(self, function: Callable[..., object]) -> Callable[..., None]:
         """What a listener's thread may call: the loop calls the function soon."""
@@ -506,41 +354,43 @@ class Agent:
         more = {"refused_before_and_not_logged": untold} if row is not None and untold else {}
         self._log.info("set_answered", requester=outcome.who, address=outcome.host, object=name, result=status,
                        variables=outcome.variables, **more)  # fmt: skip
-        if row is not None and self._writer is not None and not self._writer.is_closing():
-            self._writer.write(protocol.encode({**row, "type": "command", "id": None, "requester": f"snmp:{outcome.who}",
-                                                "address": outcome.host}))  # fmt: skip
+        if row is not None:
+            self._link.say(
+                {**row, "type": "command", "id": None, "requester": f"snmp:{outcome.who}", "address": outcome.host}
+            )
 
     async def _command(
         self, command: dict[str, Any], requester: str, host: str, timeout_s: float
     ) -> CommandRow | str | None:
-        """The engine's answer: a row, or why there is none as text; None: it is not there to be asked."""
-        if self._writer is None or self._writer.is_closing():
-            return None
-        self._next_id += 1
-        number = self._next_id
-        future: asyncio.Future[CommandRow | str] = asyncio.get_running_loop().create_future()
-        self._replies[number] = future
-        try:
-            self._writer.write(protocol.encode({
-                **command, "type": "command", "id": number, "requester": f"snmp:{requester}", "address": host,
-            }))  # fmt: skip
-            answer = await asyncio.wait_for(future, timeout_s)
-            self._record.known = isinstance(answer, CommandRow) and answer.state is CommandState.REFUSED
-            return answer
-        except TimeoutError:
-            return "no answer in time"
-        finally:
-            del self._replies[number]
+        answer = await self._link.command(command, requester, host, timeout_s)
+        self._record.answered(answer)
+        return answer
 
 
-def main(config: Config, node: str, engine_socket: str | None = None, warm: bool = False) -> int:
+def main(
+    config: Config,
+    node: str,
+    engine_socket: str | None = None,
+    warm: bool = False,
+    beat: Callable[[], None] = lambda: None,
+) -> int:
     """Run the agent process until SIGTERM, or until its parent is gone. Returns its exit status.
 
-    engine_socket: the control socket, if not the configuration's. warm: the guardian restarts the agent.
+    engine_socket: the control socket, if not the configuration's. warm: the guardian restarts the agent. beat: called again
+    and again while the loop runs and the lock that the listeners' threads share with it can be had; else the agent hangs.
     """
 
     async def run() -> int:
-        return await Agent(config, node, engine_socket or config.control.socket, warm).run()
+        agent = Agent(config, node, engine_socket or config.control.socket, warm)
+        loop = asyncio.get_running_loop()
+
+        def live() -> None:
+            with agent.lock:
+                beat()
+            loop.call_later(BEAT_S, live)
+
+        loop.call_soon(live)
+        return await agent.run()
 
     with contextlib.suppress(KeyboardInterrupt):
         return asyncio.run(run())

@@ -28,9 +28,9 @@ from hasnmp.snmp.agentx_lookup import Lookup, LookupFailed
 from hasnmp.snmp.agentx_pdu import AgentxError, Header, Kind, Reason, write_octets
 from hasnmp.snmp.agentx_sets import Sets, Transactions
 from hasnmp.snmp.ber import Oid
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.listener import split_address
 from hasnmp.snmp.objects import Syntax, Value
-from hasnmp.snmp.pdus import ErrorStatus
 
 READ_SIZE = 65536
 PDUS_A_WAKE = 16  # then the loop's other work has its turn
@@ -97,7 +97,7 @@ class Subagent:
         address: str,
         name: str,
         root: Oid,
-        capability: str,
+        capability: tuple[ber.Oid, bytes],
         lookup: Lookup,
         sets: Sets,
         uptime: Callable[[int], None],
@@ -196,7 +196,8 @@ class Subagent:
         await self._ask("Open", Kind.OPEN, payload)
         payload = bytes((0, PRIORITY, 0, 0)) + pdu.write_name(self._root, order)
         await self._ask("Register", Kind.REGISTER, payload)
-        payload = pdu.write_name(self._root, order) + write_octets(self._capability.encode(), order)
+        oid, text = self._capability
+        payload = pdu.write_name(pdu.packed(oid), order) + write_octets(text, order)
         try:
             await self._ask("AddAgentCaps", Kind.ADD_CAPABILITIES, payload)
         except Refused as refused:  # only a row of sysORTable is missing then

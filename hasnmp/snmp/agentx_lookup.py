@@ -10,7 +10,7 @@ from hasnmp.snmp import ber
 from hasnmp.snmp.agentx_pdu import BIG, Kind, Order, Range, packed, read_name, subids, value_of_ber, write_binding
 from hasnmp.snmp.ber import Oid
 from hasnmp.snmp.cells import Cells, Store
-from hasnmp.snmp.pdus import ErrorStatus
+from hasnmp.snmp.error_status import ErrorStatus
 
 # Octets of an answer's variable bindings. A GetBulk gives as many as fit (section 7.2.3.3 allows fewer than asked).
 ROOM = 60_000

@@ -14,27 +14,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasnmp.settings import Snmp
-from hasnmp.snmp import ber, objects, sets
-from hasnmp.snmp.access import PUBLIC, Principal
+from hasnmp.snmp import ber, ha_objects
+from hasnmp.snmp.access import OPERABLE, PUBLIC, Principal
 from hasnmp.snmp.agentx import Subagent
 from hasnmp.snmp.agentx_lookup import Lookup
 from hasnmp.snmp.agentx_outlet import AgentxOutlet
 from hasnmp.snmp.agentx_pdu import Binding
 from hasnmp.snmp.agentx_sets import Done
 from hasnmp.snmp.cells import Store
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.objects import Reader, Scalar, TableDef
 from hasnmp.snmp.oids import ROOT
 from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.responder import SetOutcome
 from hasnmp.snmp.sets import Assignment, SetError
 from hasnmp.snmp.setting import SetRequest, Setting, Tested
-from hasnmp.snmp.standard import CAPABILITIES
+from hasnmp.snmp.standard import OWN_CAPABILITY
 
 ANOTHER_CLOCK_S = 1.0  # a smaller difference is how long the master's answer took
 
 
 # Whoever the master let in: AgentX does not say who that is.
-_PRINCIPAL = Principal("agentx", PUBLIC, PUBLIC)
+_PRINCIPAL = Principal("agentx", PUBLIC, OPERABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class _Tested:
 class AgentxPart:
     """reader: what is known, for a sysUpTime that was 0 at this time of CLOCK_BOOTTIME. setting: where the agent's SETs are
     done. failed: told of an object whose read raised. outlet: where notifications for the master wait. more: objects of
-    HASNMP-MIB beside those of objects.py. audit: told of every SET and what came of it."""
+    HASNMP-MIB beside those of ha_objects.py. audit: told of every SET and what came of it."""
 
     def __init__(
         self,
@@ -72,12 +73,11 @@ class AgentxPart:
         self._undoing: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
         self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        self.store = Store((*objects.SCALARS, *more_scalars), (*objects.TABLES, *more_tables), self._read)
+        self.store = Store((*ha_objects.SCALARS, *more_scalars), (*ha_objects.TABLES, *more_tables), self._read)
         self._requests = Requests(self.store, failed)
         self._lookup = Lookup(self.store, ROOT)
-        capability = next(text for oid, text in CAPABILITIES if oid == ROOT).decode()
         self._subagent = Subagent(
-            settings.agentx, f"hasnmp {node}", ROOT, capability, self._lookup, self, self._uptime, lambda: self._boot_ns, outlet, log,
+            settings.agentx, f"hasnmp {node}", ROOT, OWN_CAPABILITY, self._lookup, self, self._uptime, lambda: self._boot_ns, outlet, log,
         )  # fmt: skip
         self.run = self._subagent.run
         outlet.attach(self._subagent.wake)
@@ -97,10 +97,10 @@ class AgentxPart:
         names = [self._lookup.raw(name) or b"" for name, _, _ in bindings]
         try:
             if not self._operate:
-                raise SetError(1, sets.Status.NO_ACCESS, "agentx_access is read")
+                raise SetError(1, ErrorStatus.NO_ACCESS, "agentx_access is read")
             self.store.begin()
             assignments = self._requests.assignments(
-                [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], None
+                [self._binding(position, *binding) for position, binding in enumerate(bindings, 1)], _PRINCIPAL.write
             )
             return _Tested(assignments, self._setting.test(assignments), names)
         except SetError as refused:
@@ -114,7 +114,7 @@ class AgentxPart:
     def _binding(self, position: int, name: bytes, tag: int, value: ber.Value) -> tuple[bytes, int, bytes]:
         raw = self._lookup.raw(name)
         if raw is None:
-            raise SetError(position, sets.Status.NOT_WRITABLE, "not in our region")
+            raise SetError(position, ErrorStatus.NOT_WRITABLE, "not in our region")
         encoded = ber.encode_value(tag, value) if tag < 0x80 else ber.NULL_VALUE
         _, start, stop = ber.tlv(encoded, 0, len(encoded))
         return raw, tag, encoded[start:stop]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hasnmp.snmp.agentx_pdu import Binding, Header, write_response
-from hasnmp.snmp.pdus import ErrorStatus
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.sets import SetError
 
 MAX_TRANSACTIONS = 16  # SETs between their TestSet and their CleanupSet

@@ -5,7 +5,7 @@
 
 A line is in the kernel's hands before its notification leaves, so a killed agent loses nothing; it is synced within a
 second, off the loop, so a power cut loses that second at most, and repeats rather than loses what was acknowledged in it.
-The file is written anew when most of its lines are over. A line that was cut short is left out. Where the file can't be
+The file is written anew, off the loop, when most of its lines are over. A line that was cut short is left out. Where the file can't be
 written the backlog lives in memory, and that is said once.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -37,6 +38,9 @@ class Backlog:
         self._file = -1
         self._cut = False
         self._lines = 0
+        self._since: list[bytes] | None = None  # lines that came while the file is written anew; None: it is not
+        self._draft_lines = 0
+        self._failure: OSError | None = None
         self.last = 0
         self.dirty = False
         self.entries: dict[int, Notification] = {}
@@ -70,25 +74,58 @@ class Backlog:
             self._append(_position(receiver, done, lost))
 
     def wants_compaction(self, live: int) -> bool:
-        return self._file >= 0 and self._lines > SLACK + 2 * live
+        return self._file >= 0 and self._since is None and self._lines > SLACK + 2 * live
 
-    def compact(self, live: Iterable[Notification]) -> None:
-        """Write the file anew with what receivers still need."""
-        lines = [_entry(n) for n in live] + [_position(r, *at) for r, at in self._positions.items()]
+    def begin_compaction(self, live: Iterable[Notification]) -> Callable[[], bool]:
+        """Begin to write the file anew with what receivers still need. Gives what is to be done off the loop: it takes as
+        long as the file does, and says whether it is written; then end_compaction() must be called. The file goes on
+        meanwhile."""
         # The newest number must outlive its entry, or numbers that a receiver is done with would come again.
-        lines.insert(0, json.dumps({"last": self.last}).encode() + b"\n")
+        last, kept, positions = self.last, tuple(live), tuple(self._positions.items())
+        self._since = []
+        draft = self._path.with_suffix(".new")
+
+        def write() -> bool:
+            try:
+                with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                    file.write(json.dumps({"last": last}).encode() + b"\n")
+                    file.writelines(_entry(n) for n in kept)
+                    file.writelines(_position(name, *at) for name, at in positions)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                self._failure = error
+                return False
+            return True
+
+        self._draft_lines = 1 + len(kept) + len(positions)
+        return write
+
+    def end_compaction(self, written: bool) -> None:
+        """Have the new file take over, with what came since. Where it could not be written the old one goes on."""
+        since, self._since = self._since or [], None
+        if self._file < 0:
+            return  # closed meanwhile: the old file has all of it
         draft = self._path.with_suffix(".new")
         try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(self._path)
-            self._close_file()
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            self._lines, self._cut = len(lines), False
+            if not written:
+                raise self._failure or OSError(errno.EIO, "the new backlog was not written")
+            file = os.open(draft, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                addition = b"".join(since)
+                if os.write(file, addition) != len(addition):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                draft.rename(self._path)
+            except BaseException:
+                os.close(file)
+                raise
         except OSError as error:
+            self._lines = 0  # a full disk is not to be tried again for every notification
             self._fail(error)
+            return
+        self._close_file()
+        self._file = file
+        self._lines, self._cut, self.dirty = self._draft_lines + len(since), False, True
 
     def sync(self) -> None:
         """Make it durable; may take its time, so it is called off the loop."""
@@ -153,6 +190,8 @@ class Backlog:
     def _append(self, line: bytes) -> None:
         if self._file < 0:
             return
+        if self._since is not None:
+            self._since.append(line)
         line = b"\n" + line if self._cut else line
         try:
             self._cut = os.write(self._file, line) != len(line)

@@ -250,11 +250,12 @@ class Store:
 
     def changed(self, view_tables: Iterable[str]) -> None:
         """Rows of these view tables changed: what rests on them is read anew when it is asked for."""
-        self._forget()
         names = tuple(view_tables)
-        for name in names:
-            for rows in self._by_view_table.get(name, ()):
-                rows.dirty = True
+        known = [rows for name in names for rows in self._by_view_table.get(name, ()) if not rows.dirty]
+        if known:  # else nobody has asked for them since they changed last
+            self._forget()
+        for rows in known:
+            rows.dirty = True
         for twin in self.twins:
             twin.changed(names)
 

@@ -57,7 +57,7 @@ def start(state_dir: str, node: str) -> tuple[bytes, int, str]:
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
-        trouble = f"{path}: {error!r}"
+        trouble = f"{path}: {error if isinstance(error, OSError | ValueError) else repr(error)}"
     # At the end of its range it stays: then nobody is in this engine's time window until the file is removed.
     boots = min(boots + 1, MAX_BOOTS)
     try:

@@ -161,7 +161,8 @@ class Addresses:
             await asyncio.sleep(timeout_s)
             return
         try:
-            await asyncio.wait_for(loop.sock_recv(sock, 65536), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await loop.sock_recv(sock, 65536)
         except TimeoutError:
             pass
         except OSError as error:

@@ -120,7 +120,8 @@ def _close(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
     engine.close_dispatcher()
     for task in asyncio.all_tasks(loop):
         task.cancel()
-    loop.run_until_complete(asyncio.sleep(0))
+    if asyncio._get_running_loop() is None:  # collected as garbage while another loop runs, the tasks end unheard
+        loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
 

@@ -1,13 +1,14 @@
 """What a notification carries: always the same objects, all of them, so that no console has to ask back.
 
 The objects are columns of the event's own row in haEventTable, and their instance is the event's number: a console that
-missed one can read the row later, and a hole in the numbers tells that it missed one. Numbers: objects.KIND_NUMBERS.
+missed one can read the row later, and a hole in the numbers tells that it missed one. Numbers: ha_objects.KIND_NUMBERS.
 """
 
 from __future__ import annotations
 
 from hasnmp.model import EventRow, Kind
-from hasnmp.snmp.objects import KIND_NUMBERS, SCALARS, TABLES, Oid, Reader, Syntax, Value
+from hasnmp.snmp.ha_objects import KIND_NUMBERS, SCALARS, TABLES
+from hasnmp.snmp.objects import Oid, Reader, Syntax, Value
 from hasnmp.snmp.oids import ROOT
 
 # The OBJECTS of every notification, in order.

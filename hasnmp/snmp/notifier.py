@@ -52,15 +52,19 @@ Factory = Callable[[str, Figures, Surroundings], Outlet]
 
 
 def receiver_names(receivers: Sequence[Receiver]) -> list[str]:
-    """A name for each, as "192.0.2.50:162/3/inform": the same after the file was reordered, 1..32 octets, unique."""
+    """A name for each, as "192.0.2.50:162/3/inform": the same wherever it stands in the file, 1..32 octets, unique."""
+    given = [receiver.name for receiver in receivers]
+    made = [f"{r.to}/{r.version}/{r.type}" for r in receivers]
     names: list[str] = []
-    for receiver in receivers:
-        full = f"{receiver.to}/{receiver.version}/{receiver.type}"
-        # Too long for the MIB (IPv6), or the same address again with another user or community: then by a digest.
+    for receiver, full in zip(receivers, made, strict=True):
+        if receiver.name:
+            names.append(receiver.name)
+            continue
+        # Too long for the MIB (IPv6), or the same address again with another user: then by a digest.
         digest = hashlib.sha256(f"{full} {receiver.user}".encode()).hexdigest()[:8]
         short = f"{receiver.to[: NAME_SIZE - 12]}#{digest}"
-        tries = [full, short, *(f"{short}{number}" for number in range(2, 100))]
-        names.append(next(name for name in tries if len(name) <= NAME_SIZE and name not in names))
+        tries = [*([full] if made.count(full) == 1 else []), short, *(f"{short}{number}" for number in range(2, 100))]
+        names.append(next(name for name in tries if len(name) <= NAME_SIZE and name not in (*names, *given)))
     return names
 
 
@@ -218,7 +222,11 @@ class Notifier:
         waiting = sum(len(outlet.queue) for outlet in self.outlets.values())
         if backlog.wants_compaction(waiting):
             live = {n.number: n for outlet in self.outlets.values() for n in outlet.live()}
-            backlog.compact(live[number] for number in sorted(live))
+            write = backlog.begin_compaction(live[number] for number in sorted(live))
+            writing = asyncio.get_running_loop().run_in_executor(None, write)
+            writing.add_done_callback(
+                lambda done: backlog.end_compaction(not done.cancelled() and not done.exception() and done.result())
+            )
         if self._sync is None:
             self._sync = asyncio.get_running_loop().call_later(SYNC_S, self._start_sync)
 

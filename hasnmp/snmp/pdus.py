@@ -7,49 +7,18 @@ agent - comes with a Window: what it sees of the store. An error is a Refused wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
+from functools import partial
 from itertools import chain
 
 from hasnmp.snmp import ber, sets
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.cells import Cursor, Scope, Store, Window, exception
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.sets import Assignment, SetError
 
 BLOCK = 64  # repetitions of a GETBULK that are looked up at once: no more than one datagram mostly takes
 
 Binding = tuple[bytes, int, bytes]  # a name's octets; a value's tag and contents
-
-
-class ErrorStatus(IntEnum):
-    """RFC 3416 section 3; the first six are SNMPv1's too."""
-
-    NO_ERROR = 0
-    TOO_BIG = 1
-    NO_SUCH_NAME = 2
-    BAD_VALUE = 3
-    GEN_ERR = 5
-    NO_ACCESS = 6
-    WRONG_TYPE = 7
-    WRONG_LENGTH = 8
-    WRONG_ENCODING = 9
-    WRONG_VALUE = 10
-    NO_CREATION = 11
-    INCONSISTENT_VALUE = 12
-    RESOURCE_UNAVAILABLE = 13
-    COMMIT_FAILED = 14
-    UNDO_FAILED = 15
-    AUTHORIZATION_ERROR = 16
-    NOT_WRITABLE = 17
-    INCONSISTENT_NAME = 18
-
-
-# What SNMPv1 is told instead (RFC 3584 section 4.4).
-V1_STATUS = {
-    **{status: status for status in (0, 1, 2, 3, 5)},
-    **dict.fromkeys((7, 8, 9, 10, 12), ErrorStatus.BAD_VALUE),
-    **dict.fromkeys((6, 11, 16, 17, 18), ErrorStatus.NO_SUCH_NAME),
-    **dict.fromkeys((13, 14, 15), ErrorStatus.GEN_ERR),
-}
 
 
 class Refused(Exception):
@@ -231,23 +200,22 @@ class Requests:
         """
         names = [ber.decode_oid(raw) for raw, _, _ in bindings]
         out = []
-        reader = self._store.reader()
         for position, (raw, tag, contents) in enumerate(bindings, 1):
             oid = names[position - 1]
             if writes is not None and not writes.has(oid):
-                raise SetError(position, sets.Status.NO_ACCESS, "not in the view of what this requester may set")
+                raise SetError(position, ErrorStatus.NO_ACCESS, "not in the view of what this requester may set")
             column = self._store.column(raw)
             if column is None or not column.target.write:
-                raise SetError(position, sets.Status.NOT_WRITABLE, "nothing here can be written")
+                raise SetError(position, ErrorStatus.NOT_WRITABLE, "nothing here can be written")
             if tag != column.syntax:
                 name = f"{column.target.name} takes {column.target.syntax.name}"
-                raise SetError(position, sets.Status.WRONG_TYPE, f"{name}, not what has tag 0x{tag:02x}")
+                raise SetError(position, ErrorStatus.WRONG_TYPE, f"{name}, not what has tag 0x{tag:02x}")
             try:
                 value = ber.decode_value(tag, contents)
             except BerError as error:
-                raise SetError(position, sets.Status.WRONG_ENCODING, str(error)) from None
+                raise SetError(position, ErrorStatus.WRONG_ENCODING, str(error)) from None
             assert value is not None  # no object is of a syntax that decodes to None
             assignment = Assignment(column.target, oid[len(column.oid) :], tag, value)
-            sets.test_form(reader, position, assignment, self._store.has_row(column, raw))
+            sets.test_form(position, assignment, partial(self._store.has_row, column, raw))
             out.append(assignment)
         return out

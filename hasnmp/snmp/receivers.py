@@ -198,7 +198,7 @@ def target_tables(board: Board) -> tuple[TableDef, ...]:
             (
                 _column(2, "snmpTargetParamsMPModel", integer, lambda row: _MODELS[row.receiver.version]),
                 _column(3, "snmpTargetParamsSecurityModel", integer, lambda row: _SECURITY[row.receiver.version]),
-                _column(4, "snmpTargetParamsSecurityName", octets, lambda row: _security_name(board.snmp, row.receiver)),
+                _column(4, "snmpTargetParamsSecurityName", octets, lambda row: _security_name(board.snmp, row)),
                 _column(5, "snmpTargetParamsSecurityLevel", integer, lambda row: _level(board.snmp, row.receiver)),
                 _column(6, "snmpTargetParamsStorageType", integer, _READ_ONLY),
                 _column(7, "snmpTargetParamsRowStatus", integer, status),
@@ -262,13 +262,13 @@ def _transport(to: str) -> tuple[Oid, bytes]:
     return _UDP_IPV6, packed + port.to_bytes(2, "big")
 
 
-def _security_name(snmp: Snmp, receiver: Receiver) -> str:
-    if receiver.version == "3":
-        return receiver.user
+def _security_name(snmp: Snmp, row: _Row) -> str:
+    if row.receiver.version == "3":
+        return row.receiver.user
     for community, principal in community_principals(snmp):
-        if community.secret == receiver.community:
+        if community.secret == row.receiver.community:
             return principal.tag
-    return f"notify-{1 + snmp.notify.index(receiver)}" if receiver in snmp.notify else "notify"
+    return f"notify-{row.name}"
 
 
 def _level(snmp: Snmp, receiver: Receiver) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from hasnmp.errors import Code
-from hasnmp.model import Verb
+from hasnmp.model import CommandRow, CommandState, Verb
 from hasnmp.snmp import ber
 from hasnmp.snmp.cells import Cells
-from hasnmp.snmp.pdus import ErrorStatus
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.responder import SetOutcome
 
 AT_ONCE, A_MINUTE = 10, 10  # a bucket that fills evenly
@@ -28,13 +28,21 @@ class Record:
 
     def __init__(self, now_s: float) -> None:
         self.known = False
+        self._why: tuple[int, str] | None = None  # what the engine said of a refusal that has no row
         self._left = float(AT_ONCE)
         self._filled_s = now_s
         self.untold = 0
 
+    def answered(self, answer: CommandRow | str | None) -> None:
+        """What the engine said to a command of the SET. Of a report it keeps no row: they come every few seconds."""
+        refused = answer if isinstance(answer, CommandRow) and answer.state is CommandState.REFUSED else None
+        self.known = refused is not None and refused.id > 0
+        self._why = (int(refused.code), refused.text) if refused is not None and not refused.id else None
+
     def refused(self, outcome: SetOutcome, name: str, now_s: float) -> dict[str, Any] | None:
         """The command message that records this outcome; None: there is nothing to record, or too much."""
         known, self.known = self.known, False
+        why, self._why = self._why, None
         if not outcome.status or known:
             return None
         self._left = min(float(AT_ONCE), self._left + (now_s - self._filled_s) * A_MINUTE / 60)
@@ -44,11 +52,13 @@ class Record:
             return None
         self._left -= 1
         text = f"SET of {name} answered with {ErrorStatus(outcome.status).name.lower().replace('_', ' ')}"
+        code = int(_CODES.get(ErrorStatus(outcome.status), Code.NOT_ALLOWED))
+        if why is not None:
+            code, text = why
         if self.untold:
             text += f"; {self.untold} more refused before it are not on record"
             self.untold = 0
-        code = _CODES.get(ErrorStatus(outcome.status), Code.NOT_ALLOWED)
-        return {"verb": int(Verb.SET), "target": name[:TARGET_SIZE], "message": text, "code": int(code)}
+        return {"verb": int(Verb.SET), "target": name[:TARGET_SIZE], "message": text, "code": code}
 
 
 def shown(column: Cells | None, name: bytes) -> str:

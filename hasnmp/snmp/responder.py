@@ -17,7 +17,8 @@ from hasnmp.snmp import ber
 from hasnmp.snmp.access import Communities, Principal
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.cells import Store
-from hasnmp.snmp.pdus import V1_STATUS, ErrorStatus, Refused, Requests
+from hasnmp.snmp.error_status import V1_STATUS, ErrorStatus
+from hasnmp.snmp.pdus import Refused, Requests
 from hasnmp.snmp.plain import Forms
 from hasnmp.snmp.sets import SetError
 from hasnmp.snmp.setting import Done, SetRequest

@@ -23,8 +23,8 @@ import structlog
 from hasnmp.model import CommandRow, CommandState, GroupRow, SystemRow, Verb
 from hasnmp.snmp import sets, standard
 from hasnmp.snmp.access import Principal
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.objects import Reader
-from hasnmp.snmp.pdus import ErrorStatus
 from hasnmp.snmp.sets import Assignment, SetError
 
 SET_TIMEOUT_S = 0.9  # below the second after which managers repeat a request
@@ -150,9 +150,9 @@ class Setting:
         for position, assignment in enumerate(assignments, 1):
             if assignment.target.name == "snmpSetSerialNo":
                 if assignment.index != (0,):
-                    raise SetError(position, sets.Status.NO_CREATION, "snmpSetSerialNo has the one instance .0")
+                    raise SetError(position, ErrorStatus.NO_CREATION, "snmpSetSerialNo has the one instance .0")
                 if serial is not None:
-                    raise SetError(position, sets.Status.INCONSISTENT_VALUE, "snmpSetSerialNo stands twice")
+                    raise SetError(position, ErrorStatus.INCONSISTENT_VALUE, "snmpSetSerialNo stands twice")
                 serial = standard.check_serial(self._identity, assignment, position)
             else:
                 ours.append(assignment)

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hasnmp.model import View
+from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.objects import Column, Index, Reader, Scalar, Syntax, TableDef
 from hasnmp.snmp.oids import ROOT
-from hasnmp.snmp.sets import Assignment, SetError, Status
+from hasnmp.snmp.sets import Assignment, SetError
 
 Oid = tuple[int, ...]
 
@@ -50,18 +51,19 @@ COUNTERS: tuple[tuple[str, str, Oid], ...] = (
     ("usm_decryption_errors",  "usmStatsDecryptionErrors",     (*SNMP_MODULES, 15, 1, 1, 6)),
 )
 
-# What sysORTable says is implemented: sysORID, sysORDescr.
-CAPABILITIES: tuple[tuple[Oid, bytes], ...] = (
-    ((1, 3, 6, 1, 6, 3, 1),           b"The MIB module for SNMP entities (RFC 3418)"),
-    ((1, 3, 6, 1, 6, 3, 10, 3, 1, 1), b"The SNMP Management Architecture MIB (RFC 3411)"),
-    ((1, 3, 6, 1, 6, 3, 11, 3, 1, 1), b"The MIB for Message Processing and Dispatching (RFC 3412)"),
-    ((1, 3, 6, 1, 6, 3, 12, 3, 1, 2), b"The MIB module for notification targets (RFC 3413)"),
-    ((1, 3, 6, 1, 6, 3, 13, 3, 1, 2), b"The MIB module for notification originators, with filtering profiles (RFC 3413)"),
-    ((1, 3, 6, 1, 6, 3, 15, 2, 1, 1), b"The management information definitions for the SNMP User-based Security Model (RFC 3414)"),
-    ((1, 3, 6, 1, 6, 3, 16, 2, 1, 1), b"View-based Access Control Model for SNMP (RFC 3415), read-only"),
-    ((1, 3, 6, 1, 6, 3, 18, 2, 1, 1), b"SNMP-COMMUNITY-MIB (RFC 3584), read-only, without the communities' names"),
-    (ROOT,                            b"The MIB module of hasnmp, SNMP-integrated high availability"),
-)
+# What sysORTable says is implemented: sysORID, an AGENT-CAPABILITIES of mibs/HASNMP-CAPABILITIES-MIB.txt; and sysORDescr.
+CAPABILITIES: tuple[tuple[Oid, bytes], ...] = tuple(((*ROOT, 3, number), text) for number, text in enumerate((
+    b"The MIB module of hasnmp, SNMP-integrated high availability",
+    b"The MIB module for SNMP entities (RFC 3418)",
+    b"The SNMP Management Architecture MIB (RFC 3411)",
+    b"The MIB for Message Processing and Dispatching (RFC 3412)",
+    b"The MIB module for notification targets (RFC 3413), read-only",
+    b"The MIB module for notification originators (RFC 3413), read-only",
+    b"The management information definitions for the SNMP User-based Security Model (RFC 3414), read-only",
+    b"View-based Access Control Model for SNMP (RFC 3415), read-only",
+    b"SNMP-COMMUNITY-MIB (RFC 3584), read-only, without the communities' names",
+), 1))
+OWN_CAPABILITY = CAPABILITIES[0]  # of HASNMP-MIB
 # fmt: on
 
 
@@ -163,9 +165,9 @@ TABLES = (
 def check_serial(identity: Identity, assignment: Assignment, position: int) -> int:
     """What snmpSetSerialNo becomes by this assignment (RFC 3418, RFC 2579 TestAndIncr). Raises SetError."""
     if assignment.syntax != Syntax.INTEGER32 or not isinstance(assignment.value, int):
-        raise SetError(position, Status.WRONG_TYPE, "snmpSetSerialNo is an INTEGER")
+        raise SetError(position, ErrorStatus.WRONG_TYPE, "snmpSetSerialNo is an INTEGER")
     if assignment.value < 0:
-        raise SetError(position, Status.WRONG_VALUE, f"{assignment.value} is below 0")
+        raise SetError(position, ErrorStatus.WRONG_VALUE, f"{assignment.value} is below 0")
     if assignment.value != identity.serial:
-        raise SetError(position, Status.INCONSISTENT_VALUE, f"snmpSetSerialNo is {identity.serial} now")
+        raise SetError(position, ErrorStatus.INCONSISTENT_VALUE, f"snmpSetSerialNo is {identity.serial} now")
     return (identity.serial + 1) & 0x7FFFFFFF

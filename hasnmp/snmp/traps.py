@@ -229,6 +229,18 @@ class TrapOutlet(UdpOutlet):
         super().close()
 
 
+@dataclass(slots=True)
+class _Inform:
+    """What is being sent, word for word, however often: a receiver knows a repetition by its request-id. told: how many
+    dropped ones it tells of; a Hole may grow while its first answer is awaited. times: it was sent."""
+
+    item: Item
+    request_id: int
+    octets: bytes
+    told: int
+    times: int = 0
+
+
 class InformOutlet(UdpOutlet):
     """peer: the receiver's engine, for v3; None for v2c."""
 
@@ -242,9 +254,8 @@ class InformOutlet(UdpOutlet):
         self._tries = 0  # of what is first in the queue; it goes on while the receiver is away
         self._learned = 0  # since the last timer
         self._trouble = ""  # what was last heard against this try
-        self._sent_item: Item | None = None  # what was sent at least once
-        # request-id or msgID -> what was sent by it, and of how many dropped ones it told
-        self._out: dict[int, tuple[Item, int]] = {}
+        self._inform: _Inform | None = None
+        self._asked: dict[int, None] = {}  # the msgIDs that answers to it may bear, the oldest first
 
     def work(self) -> None:
         if self._timer is None and self.queue:
@@ -257,25 +268,34 @@ class InformOutlet(UdpOutlet):
         self._transmit()
         self._after(min(self._receiver.timeout_ms / 1000 * 2**self._tries, RETRY_MAX_S))
 
-    def _transmit(self) -> None:
+    def _first(self) -> _Inform:
+        """The PDU of what is first in the queue, the same at each try (RFC 3413 section 3.3: it is sent again)."""
         item = self.queue[0]
-        number = self._next_number()
+        if self._inform is None or self._inform.item is not item:
+            number = self._next_number()
+            told = item.count if isinstance(item, Hole) else 0
+            self._inform = _Inform(item, number, pdu(INFORM, number, self.spoken(item)), told)
+            self._asked.clear()
+        return self._inform
+
+    def _transmit(self) -> None:
+        inform = self._first()
         try:
             if not self._wire.is_open:
                 self._wire.open()
-            if self._peer is not None and not self._peer.known:
-                data = self._peer.discovery(number)
+            if self._peer is None:
+                data = community_message(1, self._receiver.community, inform.octets)
             else:
-                octets = pdu(INFORM, number, self.spoken(item))
-                if self._peer is None:
-                    data = community_message(1, self._receiver.community, octets)
-                else:
-                    data = self._peer.message(number, octets)
-                self.sent(again=self._sent_item is item)
-                self._sent_item = item
-            self._out[number] = (item, item.count if isinstance(item, Hole) else 0)
-            while len(self._out) > 64:
-                del self._out[next(iter(self._out))]
+                # Each message has a msgID of its own, a repetition too (RFC 3412 section 6.2), and the time of now.
+                number = self._next_number()
+                known = self._peer.known
+                data = self._peer.message(number, inform.octets) if known else self._peer.discovery(number)
+                self._asked[number] = None
+                while len(self._asked) > 64:
+                    del self._asked[next(iter(self._asked))]
+            if self._peer is None or known:
+                self.sent(again=inform.times > 0)
+                inform.times += 1
             self._wire.send(data)
         except BlockingIOError:
             self._trouble = "the socket was full"
@@ -299,19 +319,18 @@ class InformOutlet(UdpOutlet):
         self._trouble = why
 
     def _answered(self, data: bytes) -> None:
-        if not self._out:
+        if self._inform is None:
             return
         try:
             if self._peer is None:
                 answer: Answer | Learned | str = parse_community_answer(data)
-                number = answer.number  # type: ignore[union-attr]
             else:
-                number, answer = self._peer.take(data, self._out)
+                number, answer = self._peer.take(data, self._asked)
+                if number not in self._asked:
+                    return  # a late answer to what is over
         except BerError as error:
             self._trouble = f"an answer that is not believed: {error}"
             return
-        if number not in self._out:
-            return  # a late answer to what is over
         match answer:
             case Learned():
                 self._learned += 1
@@ -321,21 +340,25 @@ class InformOutlet(UdpOutlet):
                 self._trouble = answer
                 if self._peer is not None and answer.endswith("unknown to it"):
                     self._peer.forget()
-            case Answer(tag=tag, number=number, status=status) if tag == RESPONSE and number in self._out:
+            case Answer(tag=tag, number=request_id, status=status):
+                if tag != RESPONSE or request_id != self._inform.request_id:
+                    return
                 if status:
                     self._trouble = f"it answers with error-status {status}"
                 else:
-                    self._acknowledged(*self._out[number])
+                    self._acknowledged(self._inform)
 
-    def _acknowledged(self, item: Item, told: int) -> None:
-        self._out.clear()
+    def _acknowledged(self, inform: _Inform) -> None:
+        self._inform = None
+        self._asked.clear()
         self._stop_timer()
         self.figures.add("acknowledged")
         self.figures.last_acknowledged_ns = self._around.now_ns()
         self.up(ReceiverState.UP)
+        item = inform.item
         if self.queue and self.queue[0] is item:
-            if isinstance(item, Hole) and item.count > told:
-                item.count -= told
+            if isinstance(item, Hole) and item.count > inform.told:
+                item.count -= inform.told
             else:
                 self.queue.popleft()
         self.record()

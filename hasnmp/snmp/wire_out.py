@@ -33,9 +33,7 @@ class Sources:
         links = list(config.node(node).links.values())
         listened = [split_address(text)[0] for text in config.snmp.listen]
         self.own = [a for a in links if a in listened] + [a for a in links if a not in listened]
-        self.virtual = {
-            str(service.options["ip"]).partition("/")[0] for service in config.services() if service.agent == "address"
-        }
+        self.virtual = {service.ip for service in config.services() if service.ip}
 
     def best(self, routed: str) -> Iterable[str]:
         """What to try to bind to, where routing alone would take this one; nothing: leave it to routing."""

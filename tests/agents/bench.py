@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import tempfile
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ import structlog
 
 from hasnmp import settings
 from hasnmp.agents.acting import Agents
-from hasnmp.agents.host import Host
+from hasnmp.agents.host import Here, Host
 from hasnmp.core.events import Act, Action, AgentResult, Event, HeldLease, Outcome, ServiceExited
 from hasnmp.runtime import messages
 
@@ -27,7 +28,7 @@ def service(
 class Bench:
     """Agents of some services, with everything that they told the engine in `events`."""
 
-    def __init__(self, *services: settings.Service) -> None:
+    def __init__(self, *services: settings.Service, here: Here = Here()) -> None:
         self.events: list[Event] = []
         self.sent: list[messages.FromEngine] = []
         self.refuse: dict[str, messages.RunFailed] = {}
@@ -37,7 +38,7 @@ class Bench:
         self._tasks: set[asyncio.Task[None]] = set()
         self._attempt = 0
         log = structlog.get_logger()
-        self.host = Host(1, self._send, self.events.append, log)
+        self.host = Host(1, self._send, self.events.append, log, here)
         self.lease_until(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 3600 * 10**9)
         self.agents = Agents(services, self.host, log)
 
@@ -65,6 +66,10 @@ class Bench:
         while not true():
             assert time.monotonic() < end_s, f"not within {seconds} s; events: {self.events}"
             await asyncio.sleep(0.002)
+
+    def alive(self) -> list[int]:
+        """The programs that run now, by their pids."""
+        return [process.pid for process in self._processes.values()]
 
     def exits(self) -> list[ServiceExited]:
         return [e for e in self.events if isinstance(e, ServiceExited)]
@@ -102,10 +107,12 @@ class Bench:
             self.host.handle(self.refuse[run.service])
             return
         began_ns = time.monotonic_ns()
+        # What a start leaves running keeps its output open, and is nothing to wait for.
+        told = tempfile.TemporaryFile() if run.purpose is messages.Purpose.START else None
         try:
             process = await asyncio.create_subprocess_exec(
                 *run.argv, env={**os.environ, **run.env}, cwd=run.cwd or None, start_new_session=True,
-                stdin=asyncio.subprocess.PIPE if run.stdin else asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                stdin=asyncio.subprocess.PIPE if run.stdin else asyncio.subprocess.DEVNULL, stdout=told or asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
         except OSError as error:
             self.host.handle(messages.RunFailed(run.run, Outcome.MISSING, f"{run.argv[0]}: {error.strerror}"))
@@ -118,15 +125,19 @@ class Bench:
                 process.communicate(run.stdin.encode() or None), run.timeout_ms / 1000 or None
             )
         except TimeoutError:
-            timed_out, output = True, b""
+            timed_out, output = True, None
             with contextlib.suppress(ProcessLookupError):  # ended by an End at the same moment
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         del self._processes[run.run]
         code = process.returncode or 0
+        if told:
+            with told:
+                told.seek(0)
+                output = told.read()
         self.host.handle(
             messages.Exited(
                 run.run, run.group, run.service, run.purpose, process.pid, -1 if code < 0 else code, max(0, -code),
-                output[-1024:].decode(), (time.monotonic_ns() - began_ns) // 1000, timed_out,
+                (output or b"")[-1024:].decode(), (time.monotonic_ns() - began_ns) // 1000, timed_out,
             )
         )  # fmt: skip

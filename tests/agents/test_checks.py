@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -166,7 +167,9 @@ def test_a_check_that_hangs_ends_at_its_time_limit_and_delays_nothing() -> None:
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         check = settings.Check("tcp", host="127.0.0.1", port=port, send="?", expect="!")
-        bench.agents._agents["web"]._service = service(command=("sleep", "60"), check=check)  # type: ignore[attr-defined]
+        agent: Any = bench.agents._agents["web"]
+        agent._service = service(command=("sleep", "60"), check=check)
+        agent._asker = checks.Asker(agent._service, bench.host)
         result = await bench.act("web", Action.CHECK, timeout_ms=200)
         server.close()
         assert result.outcome is Outcome.TIMED_OUT and 190_000 < result.took_us < 260_000
@@ -192,7 +195,7 @@ def test_a_check_that_hangs_ends_at_its_time_limit_and_delays_nothing() -> None:
 def test_command(argv: tuple[str, ...], outcome: Outcome, message: str) -> None:
     async def story(bench: Bench) -> None:
         one = service(command=("sleep", "60"), check=settings.Check("command", command=argv))
-        verdict = await checks.ask(one, bench.host, 300)
+        verdict = await checks.Asker(one, bench.host).ask(300)
         assert verdict.outcome is outcome and message in verdict.message
         asked = bench.sent[0]
         assert isinstance(asked, messages.Run) and asked.purpose is messages.Purpose.CHECK
@@ -203,7 +206,7 @@ def test_command(argv: tuple[str, ...], outcome: Outcome, message: str) -> None:
 def test_a_cancelled_command_is_ended() -> None:
     async def story(bench: Bench) -> None:
         one = service(command=("sleep", "60"), check=settings.Check("command", command=("sleep", "60")))
-        task = asyncio.create_task(checks.ask(one, bench.host, 5000))
+        task = asyncio.create_task(checks.Asker(one, bench.host).ask(5000))
         await bench.until(lambda: bench.host._programs)
         task.cancel()
         await bench.until(lambda: not bench.host._programs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -98,6 +100,15 @@ async def test_the_stop_signal_is_the_configured_one(bench: Bench) -> None:
     await asyncio.sleep(0.05)
     result = await bench.act("web", Action.STOP, timeout_ms=2000)
     assert result.outcome is Outcome.OK and result.took_us < 500_000
+    assert not any(isinstance(m, messages.End) for m in bench.sent)
+
+
+@play(service(command=SLEEP))
+async def test_a_program_that_was_stopped_by_a_signal_hears_of_its_end(bench: Bench) -> None:
+    started = await bench.act("web", Action.START)
+    os.kill(started.pid, signal.SIGSTOP)
+    result = await bench.act("web", Action.STOP, timeout_ms=2000)
+    assert result.outcome is Outcome.OK and "by force" not in result.message
     assert not any(isinstance(m, messages.End) for m in bench.sent)
 
 

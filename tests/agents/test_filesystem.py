@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -26,9 +27,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     made.close()
 
 
-def play(disk: Disk, story: Callable[[Bench], Awaitable[None]], more: str = "") -> None:
+def play(disk: Disk, story: Callable[[Bench], Awaitable[None]], more: str = "", **extra: str) -> None:
     async def whole() -> None:
-        bench = Bench(service("files", "filesystem", **disk.options(more)))
+        bench = Bench(service("files", "filesystem", **disk.options(more), **extra))
         try:
             await story(bench)
         finally:
@@ -135,6 +136,32 @@ def test_what_holds_it_open_is_named(disk: Disk) -> None:
             said(await bench.act("files", Action.STOP), Outcome.OK, "at try")
 
     play(disk, story)
+
+
+def test_who_holds_it_open_is_killed_if_the_configuration_says_so(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        with holder_in(disk.directory) as holder:
+            result = await bench.act("files", Action.STOP, timeout_ms=2000)
+            said(result, Outcome.OK, "unmounted, at try")
+            assert result.took_us > 900_000, "in order first, for half of the time"
+            assert holder.wait(5) == -signal.SIGKILL
+
+    play(disk, story, unmount="kill")
+
+
+def test_a_check_before_the_mount_repairs_what_is_safe_and_refuses_the_rest(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        sh("debugfs", "-w", "-R", "set_super_value state 2", disk.device)  # the kernel has seen errors
+        said(await bench.act("files", Action.START, timeout_ms=10_000), Outcome.OK)
+        said(await bench.act("files", Action.STOP), Outcome.OK)
+        assert "Filesystem state:         clean" in sh("dumpe2fs", "-h", disk.device)
+        sh("debugfs", "-w", "-R", "clri <2>", disk.device)  # no root folder any more
+        sh("debugfs", "-w", "-R", "set_super_value state 2", disk.device)
+        result = await bench.act("files", Action.START, timeout_ms=10_000)
+        said(result, Outcome.FAILED, "fsck -p of", "exit status 4", "by hand")
+
+    play(disk, story, fsck="preen")
 
 
 def test_one_that_the_kernel_made_read_only_fails_its_check(disk: Disk) -> None:

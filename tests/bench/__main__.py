@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tests.bench import agentx, detection, faults, idle, notifications, snmp
+from tests.bench import agentx, detection, faults, idle, notifications, services, snmp
 from tests.bench.faults import FAULTS, MOVING, Fault, Numbers, say
 from tests.bench.pacemaker import Pacemaker
 from tests.bench.products import Address, Hasnmp, Keepalived, Product
 
 ROUNDS = 3
-PARTS = ("faults", "idle", "detection", "snmp", "agentx", "notifications")
+PARTS = ("faults", "idle", "detection", "services", "snmp", "agentx", "notifications")
 NOTHING_MS = 50.0  # a gap below this is the probe's and the machine's own: nobody was out
 Goal = tuple[str, str, str, bool]  # what, measured, goal, met
 
@@ -143,6 +143,8 @@ def main() -> int:
         met += ten_services()
     if "detection" in parts:
         met += detection.busy(arguments.busy_s)
+    if "services" in parts:
+        met += services.run()
     if "snmp" in parts:
         met += snmp.run()
     if "agentx" in parts:

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from hasnmp.snmp.objects import TABLES, text_index
+from hasnmp.snmp.ha_objects import TABLES
+from hasnmp.snmp.objects import text_index
 from tests.bench.faults import say
 from tests.snmp.agentx_lab import COMMUNITY, Snmpd
 from tests.snmp.snmp_lab import (

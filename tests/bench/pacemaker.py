@@ -69,6 +69,8 @@ AGENT = "/usr/sbin/fence_dummy"  # of the fence-agents package: what fence_lab.p
 FOLDERS = ("/var/lib/pacemaker", "/var/lib/corosync", "/var/log/pacemaker", "/var/log/corosync", "/etc/corosync")
 SET_UP = """set -e
 for folder in {folders}; do mount -t tmpfs none $folder; done
+# The agent that starts the program asks for a login shell: what this machine's root does at a login is no part of it.
+for file in /root/.profile /root/.bash_profile /root/.bashrc; do [ ! -e $file ] || mount --bind /dev/null $file; done
 mkdir -p /run/crm /run/resource-agents /run/pacemaker /var/lib/pacemaker/cib /var/lib/pacemaker/pengine \\
     /var/lib/pacemaker/cores /var/lib/pacemaker/blackbox
 chown -R hacluster:haclient /run/crm /var/lib/pacemaker /var/log/pacemaker

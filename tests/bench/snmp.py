@@ -25,7 +25,8 @@ from typing import Any
 from hasnmp.model import ServiceRow, ServiceState
 from hasnmp.settings import Community, MibView, SnmpUser
 from hasnmp.snmp import ber
-from hasnmp.snmp.objects import TABLES, text_index
+from hasnmp.snmp.ha_objects import TABLES
+from hasnmp.snmp.objects import text_index
 from hasnmp.snmp.standard import Counters
 from hasnmp.snmp.usm import PRIV, Engine, Incoming
 from tests.bench.faults import say

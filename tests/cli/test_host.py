@@ -13,11 +13,12 @@ import pytest
 from hasnmp import protocol
 from hasnmp.console.remote import Remote
 from hasnmp.console.remote_rows import Rows, subtrees
-from hasnmp.errors import Code, Refused
+from hasnmp.errors import Code, Refused, Unreachable
 from hasnmp.model import TABLES, CommandRow, CommandState, Verb
-from hasnmp.snmp import ber, cells, objects
+from hasnmp.settings import SnmpUser
+from hasnmp.snmp import ber, cells, ha_objects, objects
 from hasnmp.snmp.manager import Answered, Credentials, Manager
-from tests.snmp.snmp_lab import AUTH, PRIV, READ, AgentProcess, FakeEngine, a_config, a_view, running
+from tests.snmp.snmp_lab import AUTH, PRIV, READ, AgentProcess, FakeEngine, a_config, a_view, running, wait_for
 
 
 class Engine(FakeEngine):
@@ -28,7 +29,7 @@ class Engine(FakeEngine):
 
     def _say(self, message: dict[str, Any]) -> None:
         super()._say(message)
-        if message["type"] == "reply":
+        if message["type"] == "reply" and message["command"]["id"]:
             row: CommandRow = protocol.row_from_json(CommandRow, message["command"])
             over = CommandState.DONE if row.state is CommandState.ACCEPTED else row.state
             wall = self.view.wall_ms
@@ -44,11 +45,22 @@ class Engine(FakeEngine):
             )
             self.change({"commands": {str(row.id): row}})
 
+    def _recorded(self, message: dict[str, Any]) -> None:
+        self.last += 1
+        row = CommandRow(
+            self.last, message["requester"], message["address"], Verb.SET, message["target"], "", "", CommandState.REFUSED,
+            Code(message["code"]), message["message"],
+        )  # fmt: skip
+        self.change({"commands": {str(row.id): row}})
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[AgentProcess, Engine, Path]]:
     folder = tmp_path_factory.mktemp("host")
-    config = a_config(folder)
+    secrets = {"auth_secret": AUTH.encode(), "priv_secret": PRIV.encode()}
+    by_access = {"noc": "operate", "watch": "read", "chief": "admin"}
+    users = tuple(SnmpUser(name, "sha256", "aes128", access, **secrets) for name, access in by_access.items())
+    config = a_config(folder, users=users)
     engine = Engine(Path(config.control.socket), a_view())
     for name, word in (("auth", AUTH), ("priv", PRIV), ("look", READ.decode()), ("wrong", "not-the-word")):
         (folder / name).write_text(word + "\n")
@@ -114,6 +126,7 @@ def forget(lab: Lab) -> None:
     _, engine, _ = lab
     engine.commands.clear()
     engine.verdict, engine.code = CommandState.ACCEPTED, Code.DONE
+    engine.whys = {}
 
 
 # ------------------------------------------------------------------------------------------------------------ what it is
@@ -123,7 +136,7 @@ def test_the_rows_are_the_rows_that_the_agent_was_given() -> None:
     """Through the MIB's cells and back: every field of every row that the MIB shows at all."""
     picture = a_view()
     reader = objects.Reader(picture, picture.now_ns - 3600 * 10**9, picture.now_ns, node="alpha")
-    store = cells.Store(objects.SCALARS, objects.TABLES, lambda: reader)
+    store = cells.Store(ha_objects.SCALARS, ha_objects.TABLES, lambda: reader)
     found: dict[tuple[int, ...], Any] = {}
     cursor: Any = (store.columns[0], 0)
     while (place := store.settle(cursor)) is not None:
@@ -195,6 +208,8 @@ def test_by_a_community(lab: Lab, run) -> None:
         (["recover", "beta"], Verb.RECOVER, "beta", ""),
         (["service", "restart", "httpd"], Verb.SERVICE_RESTART, "httpd", ""),
         (["service", "clear", "httpd"], Verb.SERVICE_CLEAR, "httpd", ""),
+        (["fence", "test", "beta"], Verb.FENCE_TEST, "beta", ""),
+        (["reload"], Verb.RELOAD, "", ""),
     ],
 )  # fmt: skip
 def test_every_verb_by_a_set(lab: Lab, run, given: list[str], verb: Verb, target: str, to: str) -> None:
@@ -213,15 +228,79 @@ def test_a_refusal_of_the_engine_has_its_code_and_words(lab: Lab, run) -> None:
     assert ran.status == Code.TARGET_EXCLUDED and "so it is [TARGET_EXCLUDED=12]" in ran.err, ran
 
 
-def test_what_is_unknown_or_not_allowed(lab: Lab, run) -> None:
+def test_what_is_unknown_or_not_allowed(lab: Lab, run, tmp_path: Path) -> None:
     _, engine, _ = lab
     assert run(*words(lab), "failover", "wob").status == Code.NOT_FOUND
     ran = run(*words(lab, "watch"), "inhibit")
-    assert ran.status == Code.NOT_ALLOWED and "authorizationError" in ran.err, ran
-    for given in (["why", "web"], ["reload"], ["report", "httpd", "up"], ["fence", "confirm", "beta", "--yes"]):
-        ran = run(*words(lab), *given)
-        assert ran.status == Code.UNSUPPORTED and "without --host" in ran.err, ran
+    assert ran.status == Code.NOT_ALLOWED and "authorization error" in ran.err, ran
+    # A configuration names programs that run as root: no access lets anybody hand one in.
+    ran = run(*words(lab, "chief"), "apply", str(tmp_path / "new.yaml"))
+    assert ran.status == Code.UNSUPPORTED and "copy it to a node and give the command there" in ran.err, ran
     assert engine.commands == []
+
+
+def test_the_word_that_a_node_is_off_takes_an_administrator(lab: Lab, run) -> None:
+    _, engine, _ = lab
+    ran = run(*words(lab, "noc"), "fence", "confirm", "beta", "--yes")
+    assert ran.status == Code.NOT_ALLOWED and "haNodeFenceConfirm.beta answered with no access" in ran.err, ran
+    assert engine.commands == []
+    ran = run(*words(lab, "chief"), "fence", "confirm", "beta", "--yes", "--reason", "its cord is in my hand")
+    assert ran.status == 0 and "fence confirm beta: done in" in ran.out, ran
+    [asked] = engine.commands
+    assert (asked["verb"], asked["target"]) == (Verb.FENCE_CONFIRM, "beta")
+    assert (asked["requester"], asked["reason"]) == ("snmp:chief", "its cord is in my hand")
+
+
+def test_a_report_of_an_outside_agent(lab: Lab, run) -> None:
+    _, engine, _ = lab
+    rows = dict(engine.view.tables["commands"])
+    for state, up in (("up", True), ("down", False)):
+        ran = run(*words(lab), "report", "httpd", state, "queue", "is\tfull")
+        assert ran.status == 0 and ran.out == "report httpd: done\n", ran
+        assert engine.commands[-1].items() >= {
+            "verb": int(Verb.REPORT), "target": "httpd", "up": up, "message": "queue is full", "requester": "snmp:noc",
+        }.items()  # fmt: skip
+    assert engine.view.tables["commands"] == rows, "one every few seconds would drive everything else out of the table"
+    engine.verdict, engine.refusal = CommandState.REFUSED, (Code.NOT_PASSIVE, "httpd is checked by its agent exec")
+    ran = run(*words(lab), "report", "httpd", "up")
+    assert ran.status == Code.NOT_PASSIVE, ran
+    assert ran.err == "hasnmp: report httpd refused: httpd is checked by its agent exec [NOT_PASSIVE=27]\n"
+    assert engine.records[-1].items() >= {"target": "haServiceReport.httpd", "code": int(Code.NOT_PASSIVE)}.items()
+
+
+def test_why_a_group_is_where_it_is(lab: Lab, run) -> None:
+    _, engine, _ = lab
+    reason = "excluded: start failed: " + " ".join(f"/usr/lib/a-long-path/{number}" for number in range(40))
+    engine.whys = {"web": ["group web: running on alpha", f"beta: {reason}"], "database": []}
+
+    def asked() -> list[str]:
+        ran = run(*words(lab, "watch"), "why", "web")
+        return ran.out.split() if ran.status == 0 else []
+
+    said = " ".join(engine.whys["web"]).split()
+    wait_for(lambda: asked() == said)
+    ran = run(*words(lab, "watch"), "why", "database")
+    assert ran.status == Code.NO_ENGINE and "has nothing to say of database" in ran.err, ran
+
+
+def test_a_reload_that_has_the_agent_begin_anew() -> None:
+    """Nobody answers for a while: that is no end of the command."""
+    running, done = (a_row(7, Verb.RELOAD, "", state) for state in (CommandState.RUNNING, CommandState.DONE))
+
+    class Restarting(Watching):
+        silent = 3
+
+        def _commands(self) -> list[CommandRow]:
+            if self.silent:
+                self.silent -= 1
+                raise Unreachable("no answer")
+            return super()._commands()
+
+    remote = Restarting([done])
+    remote.looks = [[done]]
+    assert [row.state for row in remote.follow(running, 60.0) if isinstance(row, CommandRow)] == [
+        CommandState.RUNNING, CommandState.DONE,
+    ]  # fmt: skip
 
 
 def test_nobody_answers_or_does_not_know_us(lab: Lab, run) -> None:

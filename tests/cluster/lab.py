@@ -99,6 +99,7 @@ class Host:
             binds.append(f"{self.lab.disks[self.name]}={LEASE}")
         if self.name in self.lab.data.views:
             binds.append(f"{self.lab.data.views[self.name]}={DATA}")
+        binds += [f"{device}={path}" for path, device in self.lab.devices.get(self.name, {}).items()]
         console = open(self.state / "console", "a")
         self._shell = subprocess.Popen(
             ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", "-m", "-p", "-u", "-i", "-T",
@@ -223,6 +224,9 @@ class Lab:
         sh("mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(self.images))
         self.bridges = f"{self.name}-net"
         self.disks: dict[str, Path] = {}  # each host's view of the lease disk
+        self.devices: dict[
+            str, dict[str, str]
+        ] = {}  # host -> path in it, in /run or /dev/shm: a device of this machine
         self.pulled: set[str] = set()  # hosts where the lease disk's path names nothing any more
         self._lease: Disk | None = None
         self._blocks: set[tuple[str, str, str]] = set()
@@ -365,6 +369,9 @@ def _remove(name: str) -> None:
     for ns in os.listdir("/run/netns") if os.path.isdir("/run/netns") else ():
         if ns.startswith(name + "-"):
             sh("ip", "netns", "del", ns, check=False)
+    for line in sh("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines():
+        if f"/{name}-" in line:
+            sh("losetup", "--detach", line.split()[0], check=False)
     for folder in Path(tempfile.gettempdir()).glob(f"{name}-*"):
         shutil.rmtree(folder, ignore_errors=True)
     for folder in _cgroups(name):

@@ -24,7 +24,13 @@ from tests.snmp.mibs import net_snmp_environment
 NODES = ("a", "b")
 VIP, VIP2, VIP6 = "192.0.2.100", "192.0.2.101", "2001:db8::100"
 LAN = {"a": "192.0.2.11", "b": "192.0.2.12"}
-SECRETS = {"noc.auth": "authentic-word", "noc.priv": "private-word", "watch.auth": "watching-word", "community": "look"}
+SECRETS = {
+    "noc.auth": "authentic-word",
+    "noc.priv": "private-word",
+    "watch.auth": "watching-word",
+    "community": "look",
+    "apps.key": "a key that clients of the laboratory have",
+}
 V3 = ("-v3", "-u", "noc", "-l", "authPriv", "-a", "SHA-256", "-A", "authentic-word", "-x", "AES", "-X", "private-word")
 # comm of each process of the stack -> its role; "hasnmpd" is the guardian, which the others are forked from
 ROLES = {"hasnmpd": "guardian", "hasnmp-engine": "engine", "hasnmp-lease": "lease", "hasnmp-snmp": "snmp",

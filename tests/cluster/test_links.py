@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+
 import pytest
 
 from hasnmp.model import Kind
+from hasnmp.snmp import ber
 from tests.cluster.conftest import Scene
-from tests.cluster.lab import wait_for
+from tests.cluster.control import stalled_ms
+from tests.cluster.lab import ETC, HERE, wait_for
+from tests.cluster.pair import LAN
+from tests.snmp.snmp_lab import BULK, GET, a_pdu, binding, v2c
 
 
 @pytest.mark.parametrize("link", ["lan", "cross"])
@@ -115,3 +123,69 @@ def test_a_link_that_comes_and_goes(scene: Scene) -> None:
         scene.pair.lab.heal()
         scene.hold(0.3)
     scene.nothing_moved(fault_ns)
+
+
+# Datagrams that nobody vouches for: what each costs the agent differs by three orders of magnitude.
+def strangers() -> dict[str, bytes]:
+    probe = ber.encode(0x30, b"\2\1\3" + ber.encode(0x30, b"\2\1\1\2\2\5\xdc\4\1\4\2\1\3")
+                       + ber.encode(4, ber.encode(0x30, b"\4\0\2\1\0\2\1\0\4\0\4\0\4\0"))
+                       + ber.encode(0x30, b"\4\0\4\0" + a_pdu(GET, [])))  # fmt: skip
+    return {
+        "community": v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))]), b"wrong"),
+        "large": v2c(a_pdu(BULK, [binding((1, 3))] * 6000, 0, 50), b"wrong")[:58000],
+        "discovery": probe,
+        "nonsense": b"\x30\x82\xff\xf0" * 300,
+    }
+
+
+def test_a_flood_of_strangers_at_the_agent_costs_the_heartbeats_nothing(scene: Scene) -> None:
+    """Which runs in a process of its own, below the engine. The machine's own stalls are no matter of hasnmp's."""
+    pair, names = scene.pair, []
+    for name, datagram in strangers().items():
+        (pair.lab.etc / name).write_bytes(datagram)
+        names.append(f"{ETC}/{name}")
+
+    def refused() -> int:
+        # The last line: the first time the tool tells of a folder that it made.
+        return int(pair.snmp("snmpget", "a", "1.3.6.1.2.1.11.4.0").splitlines()[-1].split()[-1])
+
+    def late() -> dict[str, int]:
+        return {
+            f"{node} of {row.name}": row.heartbeats_late
+            for node in ("a", "b")
+            for row in pair.rows(node, "nodes").values()
+        }
+
+    def token() -> int:
+        return int(pair.rows("b", "groups")["web"].token)
+
+    def worst_ms(node: str) -> float:
+        """Of the engine's timer, since its start."""
+        return float(pair.rows(node, "statistics")[""].worst_lateness_us) / 1000
+
+    before, lates, leased = refused(), late(), token()
+    worst = {node: worst_ms(node) for node in ("a", "b")}
+    begun_ns = time.monotonic_ns()
+    with pair.lab["client"].spawn(
+        sys.executable, "-I", "-S", str(HERE / "flooder.py"), LAN["a"], "161", *names, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as flooder:  # fmt: skip
+        scene.hold(3)
+        sent = int(flooder.communicate(timeout=10)[0])
+    ended_ns = time.monotonic_ns()
+    stalled = stalled_ms(begun_ns, ended_ns)
+    wait_for(lambda: refused() > before + 100, 10, lambda: f"of {sent} sent few were refused: {refused() - before}")
+    print(
+        f"{sent} datagrams sent, {refused() - before} of a wrong community; the machine stood still for {stalled:.0f} ms"
+    )
+    for node in ("a", "b"):
+        now_ms = worst_ms(node)
+        print(f"worst lateness of {node}'s engine: {worst[node]:.1f} ms, then {now_ms:.1f} ms")
+        assert now_ms - stalled <= max(worst[node], pair.timing.interval_ms / 4), node
+    assert late() == lates or stalled > pair.timing.interval_ms
+    assert token() == leased
+    for node in ("a", "b"):
+        assert not pair.events(
+            node, scene.begun_ns, Kind.HEARTBEAT_LOST, Kind.LINK_DOWN, Kind.NODE_LOST, Kind.FAILOVER_STARTED
+        )
+    scene.nothing_moved(begun_ns)

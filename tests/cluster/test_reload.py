@@ -16,7 +16,7 @@ from hasnmp.model import CommandState, Kind, ServiceState, Verb
 from tests.cluster.conftest import Scene
 from tests.cluster.lab import ETC, PROJECT, wait_for
 from tests.cluster.onlookers import STREAM, Connection
-from tests.cluster.pair import NODES, PYTHON, VIP, VIP2, Group, Pair
+from tests.cluster.pair import LAN, NODES, PYTHON, VIP, VIP2, Group, Pair
 from tests.cluster.watch import PORT
 
 SLEEP = '[/bin/sleep, "100000"]'
@@ -282,3 +282,23 @@ def test_nothing_differs(scene: Scene, held: Connection) -> None:
     engine = pair.pids("a", "engine")
     assert "nothing differs" in reload(pair, "a")
     assert pair.pids("a", "engine") == engine
+
+
+def test_a_reload_and_the_rest_asked_for_by_snmp_from_the_other_node(edit: Callable[..., None], scene: Scene) -> None:
+    """`--host` with the configuration's own user: the words are those of the node, over the agent's own restart, too."""
+    pair = scene.pair
+
+    def asked(*words: str) -> str:
+        return pair.hasnmp("b", "--config", f"{ETC}/hasnmp.yaml", "--host", "a", *words, check=False)
+
+    wait_for(lambda: "group web: running on a" in asked("why", "web"), 20, lambda: asked("why", "web"))
+    edit(("check: {every_ms: 1000}\n        on_failure", "check: {every_ms: 900}\n        on_failure"))
+    said = asked("reload", "--reason", "seldom")
+    assert "reload: done" in said and "web-echo" in said, said
+    row = max(pair.rows("a", "commands").values(), key=lambda row: row.id)
+    assert (row.verb, row.state, row.requester) == (Verb.RELOAD, CommandState.DONE, "snmp:noc")
+    assert (row.address, row.reason) == (LAN["b"], "seldom")
+    assert f"[NOT_PASSIVE={int(Code.NOT_PASSIVE)}]" in asked("report", "idle", "up")
+    refused = asked("fence", "confirm", "b", "--yes")  # noc may operate, and no more
+    assert f"[NOT_ALLOWED={int(Code.NOT_ALLOWED)}]" in refused
+    assert f"[UNSUPPORTED={int(Code.UNSUPPORTED)}]" in asked("apply", f"{ETC}/hasnmp.yaml")

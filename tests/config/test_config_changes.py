@@ -9,7 +9,8 @@ import pytest
 
 from hasnmp import settings
 from hasnmp.config import parse
-from hasnmp.config_changes import STAGED_TIMES, Changes, compare
+from hasnmp.config_changes import STAGED_TIMES, Changes, compare, in_force, nobody, settled, strangers
+from hasnmp.settings import Config
 
 TEXT = """\
 cluster: c
@@ -140,19 +141,97 @@ def test_what_only_apply_may_change(old: str, new: str, what: str) -> None:
     assert changes((old, new)).needs_apply == (what,)
 
 
-def test_only_the_order_of_a_group_s_nodes_changes_without_a_stop() -> None:
-    """It decides who is preferred. Who is asked for a lease is another matter; so is a tie of two owners under `none`."""
+def test_where_groups_nodes_change_without_a_stop() -> None:
+    """With a lease disk in_force() makes every step safe. Else their order may: it decides who is preferred; not a tie of two owners
+    under `none`."""
     assert changes(("nodes: [a, b]", "nodes: [b, a]")).needs_stop == ()
-    assert changes(("nodes: [a, b]", "nodes: [a]")).needs_stop == ("groups.web.nodes",)
-    ordered, other = read(TEXT), read(TEXT.replace("nodes: [a, b]", "nodes: [b, a]"))
-    none = [replace(config, arbiter=replace(config.arbiter, type="none")) for config in (ordered, other)]
-    assert compare(*none).needs_stop == ("groups.web.nodes",)
+    assert changes(("nodes: [a, b]", "nodes: [a]")).needs_stop == ()
+    texts = TEXT, TEXT.replace("nodes: [a, b]", "nodes: [b, a]"), TEXT.replace("nodes: [a, b]", "nodes: [a]")
+    for kind, order in (("none", ("groups.web.nodes",)), ("fence", ())):
+        old, ordered, other = (replace(c, arbiter=replace(c.arbiter, type=kind)) for c in map(read, texts))
+        assert compare(old, ordered).needs_stop == order
+        assert compare(old, other).needs_stop == ("groups.web.nodes",)
+
+
+def nodes_of(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return config.group("web").nodes, config.group("web").also
+
+
+def test_former_nodes_of_a_group_are_asked_until_all_have_the_file() -> None:
+    file = read(TEXT)
+    config, webs = in_force(file, {})
+    assert config == file and webs == {"web": (("a", "b"),), "db": (("a", "b"),)}
+    assert in_force(file, {"web": (("b", "a"),)})[0] == file, "their order is another matter"
+    less = read(TEXT.replace("nodes: [a, b]", "nodes: [b]"))
+    config, webs = in_force(less, webs)
+    assert nodes_of(config) == (("b",), ("a",)) and webs["web"] == (("a", "b"), ("b",)) == config.webs["web"]
+    assert config.digest != less.digest and config.goes_with(less.digest) and less.goes_with(config.digest)
+    assert not config.goes_with(file.digest) and not nobody(config) and not strangers(config)
+    assert compare(file, config).needs_apply == ("groups.web.nodes",) and compare(file, config).needs_stop == ()
+    assert in_force(less, webs) == (config, webs), "read once more"
+    # Back to what it was before all had it, or on to others: what may be counted on by somebody stays in force.
+    back, again = in_force(file, webs)
+    assert nodes_of(back) == (("b",), ("a",)) and again["web"] == (("b",), ("a", "b"))
+    assert compare(config, back).needs_apply == ("groups.web.nodes",), "another file, though the same nodes are asked"
+    other, _ = in_force(read(TEXT.replace("nodes: [a, b]", "nodes: [a]")), webs)
+    assert nodes_of(other) == ((), ("a", "b")) and "groups.web.nodes: none of the new nodes" in nobody(other)
+    assert settled(config, webs) == (less, {"web": (("b",),), "db": (("a", "b"),)})
+    assert compare(config, less).needs_apply == ("groups.web.nodes",)
+
+
+def test_a_group_that_is_gone_keeps_its_former_nodes() -> None:
+    head, _, tail = TEXT.partition("  web:\n")
+    without = read(head + "  db:\n" + tail.partition("  db:\n")[2])
+    _, webs = in_force(read(TEXT), {})
+    _, webs = in_force(without, webs)
+    assert settled(without, webs)[1]["web"] == webs["web"] == (("a", "b"),)
+    assert nodes_of(in_force(read(TEXT.replace("nodes: [a, b]", "nodes: [b]")), webs)[0]) == (("b",), ("a",))
+
+
+def test_a_node_that_is_gone_and_may_have_a_group() -> None:
+    file = read(TEXT)
+    config, _ = in_force(file, {"web": (("a", "z"),)})
+    assert nodes_of(config) == (("a",), ("z", "b")) and strangers(config) == "z of web"
+    none = replace(file, arbiter=replace(file.arbiter, type="none"))
+    assert in_force(none, {"web": (("a", "z"),)}) == (none, {"web": (("a", "b"),), "db": (("a", "b"),)})
 
 
 def test_a_node_more() -> None:
     more = "  n: {links: {lan: 192.0.2.7, x: 198.51.100.7}, fence: [{agent: fence_x, cuts: power}]}\nheartbeat: "
     found = changes(("heartbeat: ", more))
     assert found.needs_apply == ("nodes", "groups.db.nodes")  # db has every node, as none is named
+
+
+def test_nodes_that_are_of_no_group_come_and_go() -> None:
+    more = "  n: {links: {lan: 192.0.2.7, x: 198.51.100.7}}\nheartbeat: "
+    without = TEXT.replace("  db:\n", "  db:\n    nodes: [a, b]\n")
+    few, many = read(without), read(without.replace("heartbeat: ", more))
+    assert compare(few, many).needs_apply == compare(many, few).needs_apply == ("nodes",)
+    assert compare(few, many).needs_stop == compare(many, few).needs_stop == ()
+    used = read(without.replace("heartbeat: ", more).replace("nodes: [a, b]", "nodes: [a, n]", 1))
+    assert compare(few, used).needs_stop == compare(used, few).needs_stop == ("nodes",)
+    fence = [replace(c, arbiter=replace(c.arbiter, type="fence")) for c in (few, many)]
+    assert compare(*fence).needs_stop == ("nodes",)
+
+
+def test_links_change_one_after_the_other() -> None:
+    assert changes(("lan: 192.0.2.1,", "lan: 192.0.2.3,")).needs_stop == ()
+    assert changes(("lan: 192.0.2.1, x: 198.51.100.1", "lan: 192.0.2.3, x: 198.51.100.3")).needs_stop == (
+        "nodes.a.links",
+    )
+    crossed = changes(("lan: 192.0.2.1,", "lan: 192.0.2.3,"), ("x: 198.51.100.2}", "x: 198.51.100.4}"))
+    assert crossed.needs_stop == ("nodes.a.links", "nodes.b.links"), "each keeps one, but not the same"
+    more = changes(
+        ("x: 198.51.100.1}", "x: 198.51.100.1, y: 203.0.113.1}"),
+        ("x: 198.51.100.2}", "x: 198.51.100.2, y: 203.0.113.2}"),
+    )
+    assert (more.needs_apply, more.needs_stop) == (("nodes.a.links", "nodes.b.links"), ())
+
+
+def test_another_lease_disk() -> None:
+    assert changes(("device: d", "device: e")).needs_stop == ()
+    none = replace(read(TEXT), arbiter=replace(read(TEXT).arbiter, type="none", device=""))
+    assert set(compare(read(TEXT), none).needs_stop) >= {"arbiter.type"} and compare(none, read(TEXT)).needs_stop
 
 
 def test_every_time_that_the_digest_holds_is_staged() -> None:
@@ -207,7 +286,11 @@ def test_every_key_of_the_configuration_is_looked_at() -> None:
     """A field of Config that compare() forgot would be changed by nobody and said by nobody."""
     old = read(TEXT)
     source = Path("hasnmp/config_changes.py").read_text()
-    ignored = {"source", "digest"}  # where it came from, and what is made of the rest
+    ignored = {
+        "source",
+        "digest",
+        "webs",
+    }  # where it came from, and what is made of the rest
     for one in fields(settings.Config):
         assert one.name in ignored or f'"{one.name}"' in source or f".{one.name}" in source, one.name
     assert compare(old, replace(old, source="elsewhere")) == Changes()

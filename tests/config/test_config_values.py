@@ -72,7 +72,8 @@ def test_defaults_are_those_of_settings() -> None:
         digest=config.digest,
     )
     assert config.groups[0].services[0].options == {
-        "command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": (),
+        "command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "oom_score_adjust": 0, "stop_signal": "TERM",
+        "stop_command": (),
     }  # fmt: skip
 
 
@@ -122,22 +123,25 @@ groups:
     on_stop_failure: block
     services:
       - {name: e, agent: exec, critical: false, start_timeout_ms: 11, stop_timeout_ms: 12,
-         options: {command: [sleep, "1"], env: {A: "1"}, cwd: x/, user: root, stop_signal: KILL, stop_command: [/bin/true]},
+         options: {command: [sleep, "1"], env: {A: "1"}, cwd: x/, user: root, oom_score_adjust: -9, stop_signal: KILL, stop_command: [/bin/true]},
          check: {type: http, url: "http://[::1]:8080/x", expect: ok, status: 204, every_ms: 20, timeout_ms: 11, fail_after: 2},
          on_failure: {restart: 0, within_s: 1, then: ignore}}
-      - {name: t, agent: exec, options: {command: [/bin/true]},
+      - {name: t, agent: exec, options: {command: [/bin/true]}, endpoint: {port: 7001},
          check: {type: tcp, host: "::1", port: 7, send: "PING\\r\\n", expect: PONG, every_ms: 2000}}
       - {name: c, agent: exec, options: {command: [/bin/true]}, check: {type: command, command: [/bin/false, "-x"]}}
+      - {name: s, agent: exec, options: {command: [/bin/true]},
+         check: {type: sql, url: "oracle+oracledb://ha@bank", query: select 1, expect: "1", password_file: f, user: root}}
       - {name: i, agent: address, options: {ip: "2001:DB8::100/64", interface: eth0.5, reach: ["2001:db8::0:1"]}}
       - {name: p, agent: passive, check: {report_within_ms: 100}}
-      - {name: f, agent: filesystem, options: {device: UUID=1-2, directory: /mnt/, fstype: xfs, options: "ro,nodev"}, check: {every_ms: 700}}
+      - {name: f, agent: filesystem, options: {device: UUID=1-2, directory: /mnt/, fstype: xfs, options: "nodev", fsck: preen, unmount: kill}, check: {every_ms: 700}}
 recovery: automatic
 snmp:
   listen: ["0.0.0.0:161", "[::]:161"]
   views: {web: {include: [haGroupTable, "1.3.*.5"], exclude: [1.3.6.1.2.1.1]}, one: {include: [system]}}
   users: [{name: u, auth: sha256, auth_file: f, access: operate, view: web, write_view: one, from: [192.0.2.0/24]}]
   communities: [{name_file: f, label: old, access: admin, view: one, write_view: web, from: [10.0.0.0/8, "2001:db8::/32", 192.0.2.9]}]
-  notify: [{to: "[2001:DB8::5]:162", version: "3", user: u, type: inform, timeout_ms: 70, retries: 2},
+  notify: [{to: "[2001:DB8::5]:162", version: "3", user: u, type: inform, timeout_ms: 70, retries: 2,
+            name: console},
            {to: "192.0.2.5:162", version: 2c, community_file: f},
            {to: "192.0.2.6:162", version: 1, community_file: f, type: trap, min_severity: minor, enabled: false}]
   backlog: 11
@@ -149,7 +153,12 @@ snmp:
   agentx_access: operate
 fencing: {test_every_s: 0, test_alarm_s: 7}
 watchdog: {device: /dev/wd, timeout_s: 3}
-hooks: []
+clients:
+  listen: ["192.0.2.1:5406", "[2001:DB8::1]:5406"]
+  keys: [{name: apps, key_files: [f]}, {name: feed, key_files: [f, g], from: [192.0.2.9], report: [p]}]
+hooks:
+  - {on: before_start, run: [/bin/true, "-x"], timeout_ms: 70, required: true, groups: [g]}
+  - {on: node_lost, run: [/bin/false]}
 events: {keep: 10}
 control: {group: wheel}
 state_dir: state
@@ -160,10 +169,12 @@ log: {format: json, level: debug}
     address = {"ip": "2001:db8::100/64", "interface": "eth0.5", "reach": ("2001:db8::1",)}
     web = settings.MibView("web", ("haGroupTable", "1.3.*.5"), ("1.3.6.1.2.1.1",))
     one = settings.MibView("one", ("system",))
-    program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "stop_signal": "KILL",
+    program = {"command": ("sleep", "1"), "env": {"A": "1"}, "cwd": "/etc/hasnmp/x", "user": "root", "oom_score_adjust": -9, "stop_signal": "KILL",
                "stop_command": ("/bin/true",)}  # fmt: skip
-    plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "stop_signal": "TERM", "stop_command": ()}
-    mount = {"device": "UUID=1-2", "directory": "/mnt", "fstype": "xfs", "options": "ro,nodev"}
+    plain = {"command": ("/bin/true",), "env": {}, "cwd": "/", "user": "", "oom_score_adjust": 0, "stop_signal": "TERM",
+             "stop_command": ()}  # fmt: skip
+    mount = {"device": "UUID=1-2", "directory": "/mnt", "fstype": "xfs", "options": "nodev", "fsck": "preen",
+             "unmount": "kill"}  # fmt: skip
     check = settings.Check
     assert config == settings.Config(
         cluster="c-1",
@@ -194,8 +205,13 @@ log: {format: json, level: debug}
                     settings.Service(
                         "t", "g", "exec", plain,
                         check=check("tcp", 2000, 2000, host="::1", port=7, send="PING\r\n", expect="PONG"),
+                        endpoint_port=7001,
                     ),
                     settings.Service("c", "g", "exec", plain, check=check("command", command=("/bin/false", "-x"))),
+                    settings.Service(
+                        "s", "g", "exec", plain,
+                        check=check("sql", url="oracle+oracledb://ha@bank", query="select 1", expect="1", user="root"),
+                    ),
                     settings.Service("i", "g", "address", address, check=check("address")),
                     settings.Service("p", "g", "passive", {}, check=check("report", report_within_ms=100)),
                     settings.Service("f", "g", "filesystem", mount, check=check("filesystem", 700, 700)),
@@ -211,12 +227,16 @@ log: {format: json, level: debug}
             (settings.SnmpUser("u", "sha256", "", "operate", view=web, write_view=one, networks=("192.0.2.0/24",)),),
             (settings.Community("admin", ("10.0.0.0/8", "2001:db8::/32", "192.0.2.9/32"), b"", "old", one, web),),
             (
-                settings.Receiver("[2001:db8::5]:162", "3", "u", type="inform", timeout_ms=70, retries=2),
+                settings.Receiver("[2001:db8::5]:162", "3", "u", type="inform", timeout_ms=70, retries=2, name="console"),
                 settings.Receiver("192.0.2.5:162", "2c"),
                 settings.Receiver("192.0.2.6:162", "1", min_severity="minor", enabled=False),
             ),
             True, 60, settings.Throttle(0, 1), (web, one), agentx="/etc/snmp/master", agentx_access="operate", backlog=11, authentication_traps=True,
         ),
+        clients=settings.Clients(("192.0.2.1:5406", "[2001:db8::1]:5406"), (
+            settings.ClientKey("apps"), settings.ClientKey("feed", (), ("192.0.2.9/32",), ("p",)),
+        )),
+        hooks=(settings.Hook("before_start", ("/bin/true", "-x"), 70, True, ("g",)), settings.Hook("node_lost", ("/bin/false",))),
         control=settings.Control("/run/x/control.sock", "wheel"),
         events_keep=10,
         state_dir="/etc/hasnmp/state",
@@ -566,14 +586,16 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch:
 
 def test_the_example_is_valid_and_shows_every_key() -> None:
     config = load(str(EXAMPLE), strict_files=False)
-    assert {service.agent for service in config.services()} == set(OPTIONS)
+    assert {service.kind for service in config.services()} == {*OPTIONS, "ocf", "systemd"}
     assert {service.check.type for service in config.services()} >= {
         "http",
         "tcp",
         "command",
+        "sql",
         "report",
         "address",
         "filesystem",
+        "monitor",
     }
     text = EXAMPLE.read_text()
     missing = [path for path in known_keys() if not re.search(rf"\b{re.escape(path.rpartition('.')[2])}:", text)]
@@ -584,7 +606,7 @@ def test_the_example_shows_the_true_defaults() -> None:
     """The value shown is the default, says its head: for every key that has one and is not marked otherwise."""
     text = EXAMPLE.read_text()
     marked = {"listen", "nodes", "env", "reach", "group", "users", "communities", "notify", "from", "stop_command", "user",
-              "priv", "access", "fence", "exclude"}  # fmt: skip
+              "priv", "access", "fence", "exclude", "keys", "report", "groups", "hooks"}  # fmt: skip
     shown = 0
     for path, key in known_keys().items():
         name = path.rpartition(".")[2]
@@ -602,7 +624,7 @@ def test_the_example_with_every_secret_in_place(tmp_path: Path) -> None:
     """Each file that it names, and nothing else, is missing for it to be used."""
     text = EXAMPLE.read_text().replace("/etc/hasnmp/", f"{tmp_path}/").replace("group: hasnmp", "group: root")
     for name in re.findall(rf"{tmp_path}/([a-z.]+)", text):
-        (tmp_path / name).write_text("0123456789abcdef0123456789abcdef\n")
+        (tmp_path / name).write_text(f"{name} 0123456789abcdef0123456789abcdef\n")
         (tmp_path / name).chmod(0o600)
     (tmp_path / "c.yaml").write_text(text)
     config = load(str(tmp_path / "c.yaml"))
@@ -625,7 +647,7 @@ def test_a_wrong_type_is_a_fault_of_that_key(path: str) -> None:
 def _document() -> Any:
     """A whole document, with a service for each agent and check type."""
     services = [
-        {"name": "e", "agent": "exec", "options": {"command": ["x"]}, "check": {}, "on_failure": {}},
+        {"name": "e", "agent": "exec", "options": {"command": ["x"]}, "check": {}, "on_failure": {}, "endpoint": {}},
         {"name": "a", "agent": "address", "options": {"ip": "192.0.2.9/24", "interface": "e"}, "check": {}},
         {"name": "p", "agent": "passive", "options": {}, "check": {"report_within_ms": 1000}},
         {
@@ -648,6 +670,8 @@ def _document() -> Any:
             "notify": [{"to": "192.0.2.1:162", "version": 3, "user": "u"}],
             "throttle": {},
         },
+        "clients": {"listen": ["192.0.2.1:5406"], "keys": [{"name": "k", "key_files": ["k"]}]},
+        "hooks": [{"on": "node_lost", "run": ["x"]}],
         "events": {},
         "fencing": {},
         "watchdog": {"device": "/dev/watchdog"},
@@ -673,6 +697,15 @@ def _place(document: Any, path: str) -> tuple[Any, str]:
 
 
 def test_every_agent_and_check_type_is_in_the_tables() -> None:
-    assert set(OPTIONS) == set(CHECK_TYPES)
+    assert {*OPTIONS, "ocf", "systemd"} == set(CHECK_TYPES)
     types = {word for words in CHECK_TYPES.values() for word in words}
     assert {word for key in CHECK.keys for word in key.only} == types
+
+
+def test_read_only_copies_are_a_group_for_each_node_and_no_disk() -> None:
+    copy = "{name: %s, agent: filesystem, options: {device: /dev/vg/copy, directory: /copy, fstype: ext4, options: 'ro,noload'}}"
+    text = MINIMAL[: MINIMAL.index("groups:")].replace("}}}", "}}, b: {links: {lan: 192.0.2.2}}}") + "groups:\n" + "".join(
+        f"  copy-{node}: {{nodes: [{node}], services: [{copy % f'copy-{node}'}]}}\n" for node in ("a", "b")
+    )  # fmt: skip
+    config = parse(text, "FILE", "/", strict_files=False)
+    assert [group.disk for group in config.groups] == [False, False]

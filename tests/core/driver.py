@@ -6,7 +6,8 @@ answer can be late, bad or missing.
 
     cluster a b [c]  me=a links=lan,cross groups=nfs,db order=nfs:b,a services=web,ip:address,feed:passive arbiter=none
             disk=nfs[,accepted] fence=power:1000ms,network:500ms stop_failure=fence test_s=60
-            restart=0 then=stop limit=1 failback=automatic recovery=automatic fail_after=2
+            hooks=before_start!,before_stop:300ms  (! required)
+            restart=0 then=stop limit=1 failback=automatic recovery=automatic fail_after=2 former=nfs:a,b
     start   holder=aaaa lease=nfs:5:900ms adopted=web:77 cleaned=web durable=saved|{json}    a new engine, on the same disk
     at 1500ms | +200ms                        let time pass; the engine is woken at each of its deadlines
     nap 900ms | sleep 900ms                   the same without waking it: one late tick at the end, or none
@@ -22,8 +23,10 @@ answer can be late, bad or missing.
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
+    troubled snmp WORDS    a process of the stack, as the guardian says; no words: it works again
     lease|group|why|suspects nfs    registers    commands    alarms    services          what the engine shows
     fenced b ok|failed [took=900ms]      the answer to the outstanding use of a fence device; a late one never comes
+    hooked nfs before_stop ok|failed [stops]      the answer to the outstanding hooks
     fenced-again WORDS     of the last such answer, a second one with other words        fences    what is known of devices
     repeat fenced|result|extended|released|sent|arbiter            the last such event once more: a late duplicate
 
@@ -38,6 +41,7 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hasnmp.config_changes import in_force
 from hasnmp.core.context import MS, NEVER
 from hasnmp.core.engine import Engine
 from hasnmp.core.events import (
@@ -56,8 +60,11 @@ from hasnmp.core.events import (
     Extended,
     Fence,
     Fenced,
+    Forward,
     GiveUp,
     HeldLease,
+    Hook,
+    HookEnded,
     Notify,
     Outcome,
     Persist,
@@ -78,6 +85,7 @@ from hasnmp.core.events import (
     Staged,
     Started,
     Tick,
+    Troubled,
 )
 from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
@@ -94,12 +102,13 @@ from hasnmp.settings import (
     OnFailure,
     Service,
 )
+from hasnmp.settings import Hook as HookSettings
 from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, Slot, SlotState, fingerprint
 
 BOOT = 1_000_000 * MS  # the machine has been up for a while: no clock starts at zero
 WALL = 1_700_000_000_000  # Unix time in ms at BOOT
 DIGEST = "d" * 16
-PARTS = ("arbiter", "guardian", "agents", "store", "receipts")
+PARTS = ("arbiter", "guardian", "agents", "store", "receipts", "hooks")
 MAX_EVENTS = 20_000  # of one command: more is an engine that never rests
 
 
@@ -149,7 +158,13 @@ def make_config(words: list[str], options: dict[str, str]) -> Config:
         Heartbeat(5405, 200, 500, 1000, int(options.get("startup", "1500")), 10000, 100),
         Arbiter(options.get("arbiter", "disk"), "/dev/null", 3000, 500, True), tuple(groups),
         options.get("recovery", "manual") == "automatic", fencing=Fencing(int(options.get("test_s", "0"))), digest=DIGEST,
+        hooks=tuple(hook_of(spec) for spec in options.get("hooks", "").split(",") if spec),
     )  # fmt: skip
+
+
+def hook_of(text: str) -> HookSettings:
+    name, _, limit = text.partition(":")
+    return HookSettings(name.rstrip("!"), ("/bin/hook",), milliseconds(limit or "500ms") // MS, name.endswith("!"))
 
 
 def entry_of(group: str, text: str) -> GroupEntry:
@@ -220,6 +235,7 @@ class Driver:
         self.extends: list[Extend] = []
         self.releases: dict[str, Release] = {}
         self.fences: dict[str, Fence] = {}
+        self.hooks: dict[tuple[str, str], Hook] = {}
         self.receipts: list[int] = []
         self.persists: list[Persist] = []
         self.saved: dict[str, Any] | None = None
@@ -316,6 +332,13 @@ class Driver:
                 else:
                     self.saved = json.loads(json.dumps(effect.document))
                     self.queue.append(Persisted(effect.version))
+            case Hook():
+                to = f" to={effect.to}" if effect.to else ""
+                self.say(f"hook {effect.group} {effect.on}{to}" + (f" ({effect.reason})" if effect.reason else ""))
+                if "hooks" in self.manual:
+                    self.hooks[effect.group, effect.on] = effect
+                else:
+                    self.queue.append(HookEnded(effect.attempt, effect.group, effect.on))
             case Fence():
                 self.say(
                     f"fence {effect.node} level {effect.level + 1} {effect.action.value} within {effect.timeout_ms}ms"
@@ -336,6 +359,8 @@ class Driver:
                 self.say(f"stage {effect.document}")
             case Adopt():
                 self.say(f"adopt for={effect.command}")
+            case Forward():
+                self.say(f"forward for={effect.command}")
             case GiveUp():
                 self.say(f"give-up: {effect.text}")
 
@@ -492,11 +517,14 @@ class Driver:
     # ------------------------------------------------------------------------------------------------ commands
 
     def do_cluster(self, words: list[str], options: dict[str, str]) -> None:
-        self.config = make_config(words, options)
+        # former="nfs:a,b": these were the group's nodes, and not every node is known to have left that.
+        former = dict(o.split(":") for o in options.get("former", "").split())
+        self.config, _ = in_force(make_config(words, options), {g: (tuple(n.split(",")),) for g, n in former.items()})
         self.me = options.get("me", "a")
         self.others = {n: Other(n, 1000 * (i + 1), holder_of(n)) for i, n in enumerate(words) if n != self.me}
         self.disk = {
-            g.name: {n: Slot(g.name, n, 0, SlotState.IDLE, "0" * 16, 0, 0) for n in g.nodes} for g in self.config.groups
+            g.name: {n: Slot(g.name, n, 0, SlotState.IDLE, "0" * 16, 0, 0) for n in g.asked()}
+            for g in self.config.groups
         }
 
     def do_manual(self, words: list[str], _: dict[str, str]) -> None:
@@ -650,6 +678,13 @@ class Driver:
             "fenced", Fenced(fence.attempt, words[0], fence.level, fence.action, words[1] == "ok", words[1], took)
         )
 
+    def do_hooked(self, words: list[str], options: dict[str, str]) -> None:
+        hook = self.hooks.get((words[0], words[1]))
+        if hook is None:
+            raise Missing("it does not run")
+        failures = () if words[2] == "ok" else ("/bin/hook: exit status 1",)
+        self.event("hooked", HookEnded(hook.attempt, hook.group, hook.on, failures, "stops" in words))
+
     def do_fenced_again(self, words: list[str], _: dict[str, str]) -> None:
         before = self.last["fenced"]
         assert isinstance(before, Fenced)
@@ -709,6 +744,9 @@ class Driver:
 
     def do_staged(self, words: list[str], _: dict[str, str]) -> None:
         self.step(Staged(self.staged[words[0]], int(Code[words[1]]), "some fault" if words[1] != "DONE" else "words"))
+
+    def do_troubled(self, words: list[str], _: dict[str, str]) -> None:
+        self.step(Troubled(words[0], " ".join(words[1:])))
 
     def do_reload_ended(self, words: list[str], options: dict[str, str]) -> None:
         self.step(ReloadEnded(int(options.get("for", "0")), int(Code[words[0]]), "hasnmp.yaml:7: some fault"))

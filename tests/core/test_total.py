@@ -27,6 +27,7 @@ from hasnmp.core.events import (
     Extend,
     Extended,
     HeldLease,
+    HookEnded,
     Outcome,
     Persisted,
     Received,
@@ -40,6 +41,7 @@ from hasnmp.core.events import (
     ServiceExited,
     Staged,
     Tick,
+    Troubled,
 )
 from hasnmp.core.lease import Phase
 from hasnmp.errors import Code
@@ -201,6 +203,14 @@ def others(judge: Judge) -> list[Event]:
     events += [ServiceExited("web", 5, "m"), ServiceExited("web", 101, "m"), ServiceExited("other", 5, "m")]
     events += [Persisted(v, ok) for v in (0, 1, 1 << 30) for ok in (True, False)]
     events += [ReloadEnded(c, int(code), "m") for c in (0, 1) for code in (Code.DONE, Code.CONFIG_INVALID, Code.FAILED)]
+    events += [
+        HookEnded(attempt, group, on, failures, bool(failures))
+        for attempt in (0, 1, 10**6)
+        for group in ("nfs", "")
+        for on in ("before_start", "before_stop", "after_stop", "node_lost")
+        for failures in ((), ("m",))
+    ]
+    events += [Troubled(name, text) for name in ("snmp", "") for text in ("", "m")]
     events += [Staged(ident, int(code), "m") for ident in ("", "0" * 16) for code in (Code.DONE, Code.CONFIG_INVALID)]
     events.append(CommandIn(1, Verb.APPLY, "", "me", document="file"))
     events += [ReloadEnded(1, -1, "a code that this version does not know")]

@@ -3,6 +3,7 @@
 Atheris watches which code of hasnmp.snmp an input reaches and goes on from inputs that reach more. An input is an octet that
 says what the rest is - a whole datagram, or a part that is wrapped up well, so that digests and communities are no wall -
 and must be survived: no exception, at most one answer, within its bounds, well formed, and the same whichever parser read it.
+The same octets are what an AgentX master might send, too (RFC 2741).
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["hasnmp.snmp"]):
-    from hasnmp.snmp import ber
+    from hasnmp.snmp import agentx_pdu, ber
+    from hasnmp.snmp.agentx_lookup import Lookup
     from tests.snmp.differential import ROOT, WORD, Ours
 
+from hasnmp.snmp.agentx_pdu import BIG, LITTLE, AgentxError, Kind, Order
 from hasnmp.snmp.usm import AUTH as AUTH_LEVEL
 from hasnmp.snmp.usm import PRIV, Incoming, Report
 from tests.snmp.snmp_lab import BULK, GET, NEXT, SET, Answer, a_pdu, binding
 
 AGENT = Ours()
+LOOKUP = Lookup(AGENT.store, ROOT)
 NOC, PLAIN = AGENT.engine.users[b"noc"], AGENT.engine.users[b"plain"]
 
 
@@ -55,6 +59,7 @@ def one(data: bytes) -> None:
         assert len(answer) <= 65507
         opened(answer)
     agree(data[1:])
+    master(data[1:])
 
 
 def opened(message: bytes) -> None:
@@ -96,6 +101,47 @@ def agree(data: bytes) -> None:
             assert ber.decode_value(tag, again[len(again) - len(contents(again)) :]) == value
 
 
+def master(data: bytes) -> None:
+    """What a master agent sends: read as any PDU, in either byte order, it ends in AgentxError or in values that are answered."""
+    if len(data) >= agentx_pdu.HEADER:
+        try:
+            header = agentx_pdu.parse_header(data)
+            agentx_pdu.read_context(header, data, agentx_pdu.HEADER, len(data))
+        except AgentxError:
+            pass
+    for order in (BIG, LITTLE):
+        for read in (bindings, ranges, agentx_pdu.read_response, agentx_pdu.read_octets):
+            try:
+                read(data, 0, len(data), order)
+            except AgentxError:
+                continue
+    try:
+        agentx_pdu.read_reason(data, 0, len(data))
+    except AgentxError:
+        pass
+
+
+def bindings(data: bytes, pos: int, end: int, order: Order) -> None:
+    """Each is the same after it was written and read again."""
+    for name, tag, value in agentx_pdu.read_bindings(data, pos, end, order):
+        LOOKUP.raw(name)
+        try:
+            octets = b"" if tag >= 0x80 else agentx_pdu.write_value(tag, value, order)
+        except ber.BerError:  # an object identifier that BER has no octets for
+            continue
+        again = agentx_pdu.write_binding(name, tag, octets, order)
+        assert agentx_pdu.read_bindings(again, 0, len(again), order) == [(name, tag, value)]
+
+
+def ranges(data: bytes, pos: int, end: int, order: Order) -> None:
+    """Each kind of request for them is answered, and the answer is what we would read."""
+    once, repetitions, wanted = agentx_pdu.read_bulk(data, pos, end, order)
+    for kind in (Kind.GET, Kind.NEXT, Kind.BULK):
+        answer = LOOKUP.answer(kind, wanted, order, once, min(repetitions, 20))
+        found = agentx_pdu.read_bindings(answer, 0, len(answer), order)
+        assert kind is Kind.BULK or len(found) == len(wanted)
+
+
 def contents(element: bytes) -> bytes:
     _, start, stop = ber.tlv(element, 0, len(element))
     return element[start:stop]
@@ -114,6 +160,15 @@ def seeds(folder: Path) -> None:
             if kind > 2:
                 start, _ = ber.expect(whole, 0, len(whole), ber.SEQUENCE)
                 (folder / f"{number}-{kind}-header").write_bytes(b"\5" + whole[start + 3 :])
+    name = agentx_pdu.packed((*ROOT, 2, 1))
+    for order in (BIG, LITTLE):
+        wanted = order.pair.pack(0, 3) + agentx_pdu.write_name(name, order, True) + agentx_pdu.NO_END
+        written = agentx_pdu.write_binding(name, ber.OCTETS, agentx_pdu.write_octets(b"hi", order), order)
+        for what, payload in (("ranges", wanted), ("bindings", written)):
+            (folder / f"agentx-{order.big}-{what}").write_bytes(b"\0" + payload)
+            (folder / f"agentx-{order.big}-{what}-whole").write_bytes(
+                b"\0" + agentx_pdu.write_pdu(5, 1, 2, 3, payload, order)
+            )
 
 
 def main(arguments: list[str]) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hasnmp.model import GroupState, Verb
-from hasnmp.snmp import ber, objects
+from hasnmp.snmp import ber, ha_objects
 from hasnmp.snmp.objects import text_index
 from hasnmp.snmp.standard import Counters
 from hasnmp.snmp.usm import PRIV, Engine, Incoming
@@ -35,7 +35,7 @@ from tests.snmp.snmp_lab import (
     wait_for,
 )  # fmt: skip
 
-COLUMNS = {c.name: (*t.entry_oid, c.number) for t in objects.TABLES for c in t.columns}
+COLUMNS = {c.name: (*t.entry_oid, c.number) for t in ha_objects.TABLES for c in t.columns}
 STATE, INHIBIT = ((*COLUMNS[name], *text_index("web")) for name in ("haGroupState", "haGroupInhibit"))
 REQUEST = a_pdu(GET, [binding((*COLUMNS["haGroupOwner"], *text_index("web")))])
 

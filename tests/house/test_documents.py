@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from hasnmp import cli
 from hasnmp.config import load, parse
-from hasnmp.snmp.objects import SCALARS, TABLES
+from hasnmp.snmp.ha_objects import SCALARS, TABLES
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(ROOT.glob("*.md"))
@@ -61,6 +62,21 @@ def test_every_make_target_named_is_there() -> None:
     for document in DOCUMENTS:
         for target in set(re.findall(r"\bmake (run|demo|test|lint|bench|sim|setup|clean)\b", document.read_text())):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{document.name}: make {target}"
+
+
+def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("needs Debian's package systemd")
+    text = (ROOT / "conf/hasnmpd.service").read_text()
+    program = re.search(r"^ExecStart=(\S+)", text, re.MULTILINE)
+    assert program
+    for unit, faults in ((text, False), (text.replace("Type=notify", "Type=tells"), True)):
+        file = tmp_path / "hasnmpd.service"
+        file.write_text(unit.replace(program[1], sys.executable))  # the daemon is not installed here
+        told = subprocess.run([analyze, "verify", "--man=no", str(file)], capture_output=True, text=True)
+        found = [line for line in told.stderr.splitlines() if "hasnmpd.service" in line]
+        assert bool(found) is faults, told.stderr
 
 
 def test_unit_starts_the_daemon_as_it_wants_to_be_started() -> None:

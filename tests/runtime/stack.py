@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
-from hasnmp.runtime import deputy, guardian, handover, kernel, loader, programs, watchdog
+from hasnmp.runtime import deputy, guardian, handover, kernel, loader, members, programs, vigil, watchdog
 from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
@@ -38,8 +39,10 @@ def make_config(
     accept: bool = False,
     watchdog: str = "",
     pills: str = "",
+    unit: str = "",
+    agent: str = "",
 ) -> Config:
-    """pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    """unit: a systemd unit of group g. agent: of its service "other". pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
     nodes: tuple[NodeSettings, ...] = (NodeSettings("n", {"lan": "127.0.0.1"}),)
     if pills:
         nodes = (replace(nodes[0], fence=(FenceLevel("pill", "power"),)), NodeSettings("m", {"lan": "127.0.0.2"}))
@@ -48,6 +51,10 @@ def make_config(
         services.append(Service("vip", "g", "address", address))
     if filesystem:
         services.append(Service("files", "g", "filesystem", filesystem))
+    if agent:
+        services.append(Service("other", "g", agent, {}))
+    if unit:
+        services.append(Service("unit", "g", f"systemd:{unit}", {}))
     return Config(
         cluster,
         nodes,
@@ -59,6 +66,7 @@ def make_config(
         ),
         watchdog=Watchdog(watchdog, 1),
         run_dir=run_dir,
+        state_dir=run_dir,
     )
 
 
@@ -100,6 +108,17 @@ def silent_child(config: Config, node: str, sock: socket.socket) -> int:
     while True:
         data = sock.recv(100)
         sock.send(data)
+
+
+def agent(config: Config, node: str, warm: bool, beat: Callable[[], None]) -> int:
+    """It counts, as the snmp agent does; or it does not, or it dies, as the file `agent` in the folder says."""
+    with Path(config.run_dir, "agent.pids").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    while (told := Path(config.run_dir, "agent").read_text()) != "dies":
+        if told != "hangs":
+            beat()
+        time.sleep(0.02)
+    return 1
 
 
 class Stack:
@@ -274,6 +293,8 @@ def main() -> int:
             return look(self, group) + (["process 1 (stuck)"] if stuck else [])
 
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
+    if Path(folder, "agent").exists():
+        vigil.SILENT_NS, vigil.LOOK_NS, vigil.STEADY_NS = 1500 * MS, 100 * MS, 500 * MS
     if mode == "impatient":
         deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork
@@ -300,17 +321,20 @@ def main() -> int:
             new: Config = pickle.loads(said)
             return new
 
-        def replace(path: str, octets: bytes) -> None:
-            Path(folder, "written").write_bytes(octets)
+        put = members.put
+
+        def replace(path: str, octets: bytes, keep: str = "") -> None:
+            put(path if not keep else f"{folder}/written", octets)
 
         loader.files = types.SimpleNamespace(load=load, parse=lambda text, path, base: load(path))  # type: ignore[assignment]
-        loader._replace = replace
+        members.put = replace
         loader.LIMIT_S = 1
         loader.make_folders = lambda config: None  # this machine's own
     ip = {"ip": address, "interface": "srv0"} if address else None
     config = make_config(folder, cluster, ip, **json.loads(more))
+    wanted = agent if Path(folder, "agent").exists() else None
     reader = pill_reader.main if pill_reader.used(config) else None
-    return guardian.run(config, "n", guardian.Children(engine, lease_io=silent_child, pills=reader))
+    return guardian.run(config, "n", guardian.Children(engine, silent_child, pills=reader, snmp=wanted))
 
 
 if __name__ == "__main__":

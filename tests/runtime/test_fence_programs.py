@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hasnmp.core.events import Outcome, Release, Released
+from hasnmp.runtime.becoming import MAX_STDIN
 from hasnmp.runtime.messages import Alarm, Exited, Purpose, RunFailed, RunStarted
-from hasnmp.runtime.programs import MAX_STDIN
 from tests.runtime.stack import Stack
 from tests.runtime.test_guardian import SLEEP, lives, until
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -126,9 +127,7 @@ def test_what_a_program_leaves_behind_ends_with_it(stack: Stack, tmp_path: Path)
 
 
 def test_signals_reach_the_process_group(stack: Stack, tmp_path: Path) -> None:
-    run = stack.program(
-        "sh", "-c", "trap 'echo got it; exit 3' USR1; touch ready; sleep 1000 & wait", cwd=str(tmp_path)
-    )
+    run = stack.program("sh", "-c", "trap 'echo got it; exit 3' USR1; : >ready; sleep 1000 & wait", cwd=str(tmp_path))
     stack.expect(RunStarted, run=run)
     until(lambda: (tmp_path / "ready").exists())
     stack.send(Signal(run, signal.SIGUSR1))
@@ -154,6 +153,20 @@ def test_what_a_program_is_given(stack: Stack, tmp_path: Path) -> None:
     exited = stack.expect(Exited, run=run, within_s=5)
     given = json.loads(exited.output_tail)
     assert given == [True, [0, 1, 2, 3], "0\n", os.SCHED_OTHER, "b", "g", None, str(tmp_path), "/dev/null", "0" * 16]
+
+
+@root
+def test_what_is_to_be_spared_when_memory_runs_out(stack: Stack) -> None:
+    run = stack.program("cat", "/proc/self/oom_score_adj", user="nobody", cwd="/", oom_score_adjust=300)
+    assert stack.expect(Exited, run=run).output_tail == "300\n"
+    # Less than its own is what a machine may refuse even to root; then the program runs all the same, as what it would be without.
+    run = stack.program("cat", "/proc/self/oom_score_adj", user="nobody", cwd="/", oom_score_adjust=-900)
+    assert stack.expect(Exited, run=run).output_tail == ("-900\n" if spared() else "0\n")
+
+
+def spared() -> bool:
+    """Does this machine let root go below 0?"""
+    return subprocess.run(["choom", "-n", "-900", "true"], capture_output=True).returncode == 0
 
 
 @root

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
-FRESH = ("hasnmp.core", "hasnmp.simulator")
+FRESH = ("hasnmp.core", "hasnmp.simulator", "hasnmp.config_changes")
 
 
 @dataclass(frozen=True)
@@ -275,8 +275,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the standby fires as early as the owner", 7,
-        (Edit("core/fencing.py", "    mine = contenders.index(state.me) +", "    mine = 0 * contenders.index(state.me) +"),),
+        (Edit("core/fencing.py", "    slot = int(behind) +", "    slot = 0 * int(behind) +"),),
         ("kept fence",),
+    ),
+    Mutant(
+        "who is fenced has no turn any more, and the others move up", 7,
+        (Edit("core/fencing.py", "    rounds = _rounds(state)\n", "    rounds = 1 + len(silent)\n"),),
+        ("long duel",),
+    ),
+    Mutant(
+        "a node that can't reach the lease disk goes on asking for a group", 11,
+        (Edit("core/state.py", "        failing = arbiter.failing.get(group, 0) >= ALARM_AFTER and", "        failing = False and"),),
+        ("taken pathless",),
     ),
     Mutant(
         "after a power cut a node fences whoever it has not heard yet", 7,
@@ -290,8 +300,43 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a file is gone by before every node has judged it", 9,
-        (Edit("core/apply.py", "        if not mine.waiting:\n            differ", "        if True:\n            differ"),),
+        (Edit("core/apply.py", "        if not mine.waiting:\n", "        if True:\n"),),
         ("kept refused",),
+    ),
+    Mutant(
+        "another file forgets the former nodes of a group", 9,
+        (Edit("config_changes.py", "        former = webs.get(group.name, ()) if file.arbiter.type == \"disk\" else ()\n", "        former: tuple[tuple[str, ...], ...] = ()\n"),),
+        ("members by hand", "members cut"),
+    ),
+    Mutant(
+        "a group that is removed is forgotten with its nodes", 9,
+        (Edit("config_changes.py", "    known, groups, open_ = dict(webs), [], {}\n", "    known, groups, open_ = {g.name: webs.get(g.name, ()) for g in file.groups}, [], {}\n"),),
+        ("members anew",),
+    ),
+    Mutant(
+        "who is to have a group takes it before all know", 9,
+        (Edit("config_changes.py", "        nodes = tuple(n for n in group.nodes if all(n in web for web in all_))\n", "        nodes = group.nodes\n"),),
+        ("members cut",),
+    ),
+    Mutant(
+        "the former nodes of a group are forgotten before all have the file", 9,
+        (Edit("core/apply.py", "        waits = self._not_yet()\n", "        waits = \"\"\n"),),
+        ("members cut", "members by hand"),
+    ),
+    Mutant(
+        "the former nodes of a group are forgotten while one of them has it", 9,
+        (Edit("core/apply.py", "                    return f\"{node} has {name} still\"\n", "                    continue\n"),),
+        ("members held",),
+    ),
+    Mutant(
+        "a node without its state relies on nodes that have another file", 9,
+        (Edit("core/state.py", "if not p.same and p.name not in self.fencing.ended]", "if not p.heard_ns and p.name not in self.fencing.ended]"),),
+        ("members forgotten",),
+    ),
+    Mutant(
+        "another lease disk counts before every node reads it", 9,
+        (Edit("core/arbitration.py", "        if not rests or not all(uuid in (d.get(\"uuid\"), d.get(\"reads\")) for d in docs):\n", "        if not rests:\n"),),
+        ("moved disk", "exchanged"),
     ),
     Mutant(
         "a new configuration stops what it leaves as it was", 9,
@@ -310,7 +355,25 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a register is confirmed before it is durable", 11,
-        (Edit("core/commands.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
+        (Edit("core/following.py", "        if self.state.persisted_version >= follow.kept:", "        if True:"),),
         ("durable",),
+    ),
+    Mutant(
+        "a required before_start that failed is passed over", 11,
+        (Edit("core/hooks.py", "            if event.stopped:\n", "            if False:\n"),),
+        ("hooks",),
+    ),
+    Mutant(
+        "a group is started beside its before_start", 11,
+        (Edit("core/running.py", "        if self.hooks.on or self.start_failed:\n            return\n", "        if self.start_failed:\n            return\n"),),
+        ("hooks",),
+    ),
+    Mutant(
+        "a late answer of a hook counts for the next one", 11,
+        (
+            Edit("core/hooks.py", "        if event.attempt and event.attempt != self.attempt and event.on != \"after_stop\":\n            return\n", ""),
+            Edit("core/hooks.py", "        if event.attempt and event.attempt == self.attempt:\n", "        if event.on == self.on:\n"),
+        ),
+        ("hooks",),
     ),
 )  # fmt: skip

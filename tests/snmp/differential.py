@@ -225,7 +225,9 @@ class Ours:
             "rows", (*ROOT, 2, 1), (Index("index", 1, Syntax.UNSIGNED32),), lambda _: [(key, key) for key in KEYS],
             tuple(column(number) for number in (2, 3, 4, 5)), (),
         )  # fmt: skip
-        store = Store([scalar(oid) for oid in kinds if oid[-1] == 0], (table,), lambda: Reader(View(), 0, 1))
+        store = self.store = Store(
+            [scalar(oid) for oid in kinds if oid[-1] == 0], (table,), lambda: Reader(View(), 0, 1)
+        )
         settings = Snmp(users=USERS, communities=(Community("operate", (), WORD),), allow_insecure_set=True)
         self.counters = Counters()
         self.engine = Engine(b"\x80\0~\xd9\5different", 1, lambda: 100, USERS, self.counters)

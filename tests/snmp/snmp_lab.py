@@ -150,6 +150,8 @@ class FakeEngine:
         self.view = view
         self.commands: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []
+        self.refusal = (Code.DONE, "")  # what is said where the verdict is a refusal
+        self.whys: dict[str, list[str]] = {}  # group -> what is to be said of it; nothing is said of others
         self.verdict: CommandState | None = CommandState.ACCEPTED  # None: say nothing at all
         self.verdicts: list[CommandState] = []  # for the next commands, one each
         self.beating = True
@@ -196,20 +198,29 @@ class FakeEngine:
         with contextlib.suppress(OSError, ValueError), client.makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
+                if message["type"] == "why":
+                    if message["group"] in self.whys:
+                        self._say({"type": "why", "id": message["id"], "lines": self.whys[message["group"]]})
+                    continue
                 if message["verb"] == Verb.SET:  # nothing to do: a SET that the agent refused, for the record
                     self.records.append(message)
+                    self._recorded(message)
                     continue
                 self.commands.append(message)
                 verdict = self.verdicts.pop(0) if self.verdicts else self.verdict
                 if verdict is None:
                     continue
+                number = 0 if message["verb"] == Verb.REPORT else len(self.commands)  # a report has no row
+                code, text = self.refusal if verdict is CommandState.REFUSED else (Code.DONE, "")
                 row = CommandRow(
-                    len(self.commands), message["requester"], message["address"], Verb(message["verb"]),
-                    message["target"], message.get("to", ""), message.get("reason", ""), verdict,
+                    number, message["requester"], message["address"], Verb(message["verb"]),
+                    message["target"], message.get("to", ""), message.get("reason", ""), verdict, code, text,
                 )  # fmt: skip
                 self._say({"type": "reply", "id": message["id"], "command": protocol.row_to_json(row)})
         with self._lock, contextlib.suppress(ValueError):
             self._clients.remove(client)
+
+    def _recorded(self, message: dict[str, Any]) -> None: ...
 
     def _stamp(self) -> None:
         self.view.now_ns, self.view.wall_ms = now_ns(), time.time_ns() // 1_000_000

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp.model import CommandState, Kind, Verb
-from hasnmp.snmp import objects
+from hasnmp.snmp import ha_objects
 from hasnmp.snmp.objects import text_index
 from hasnmp.snmp.oids import ROOT
 from tests.snmp.agentx_lab import COMMUNITY, WRITER, OtherSubagent, Snmpd, snmpd
@@ -32,10 +32,10 @@ from tests.snmp.snmp_lab import (
     wait_for,
 )  # fmt: skip
 
-SCALARS = {scalar.name: dotted((*scalar.oid, 0)) for scalar in objects.SCALARS}
-COLUMNS = {c.name: (*t.entry_oid, c.number) for t in objects.TABLES for c in t.columns}
-VOLATILE = {dotted(s.oid) for s in objects.SCALARS if s.volatile} | {
-    dotted((*t.entry_oid, c.number)) for t in objects.TABLES for c in t.columns if c.volatile
+SCALARS = {scalar.name: dotted((*scalar.oid, 0)) for scalar in ha_objects.SCALARS}
+COLUMNS = {c.name: (*t.entry_oid, c.number) for t in ha_objects.TABLES for c in t.columns}
+VOLATILE = {dotted(s.oid) for s in ha_objects.SCALARS if s.volatile} | {
+    dotted((*t.entry_oid, c.number)) for t in ha_objects.TABLES for c in t.columns if c.volatile
 }
 HA = dotted(ROOT)
 SPIN_LOCK, INHIBIT = SCALARS["haActionSpinLock"], SCALARS["haInhibit"]

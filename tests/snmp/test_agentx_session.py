@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hasnmp.model import Verb
-from hasnmp.snmp import agentx, agentx_sets, ber, objects
+from hasnmp.snmp import agentx, agentx_sets, ber, ha_objects
 from hasnmp.snmp import agentx_pdu as pdu
 from hasnmp.snmp.agentx import BUSY_TRIES, Notice, Subagent, Times
 from hasnmp.snmp.agentx_lookup import ROOM, Lookup
@@ -28,8 +28,8 @@ from tests.snmp import views
 from tests.snmp.agentx_lab import FakeMaster, bindings, bulk, ranges
 from tests.snmp.snmp_lab import AgentProcess, FakeEngine, a_config, a_view, wait_for
 
-SCALARS = {scalar.name: (*scalar.oid, 0) for scalar in objects.SCALARS}
-COLUMNS = {c.name: (*t.entry_oid, c.number) for t in objects.TABLES for c in t.columns}
+SCALARS = {scalar.name: (*scalar.oid, 0) for scalar in ha_objects.SCALARS}
+COLUMNS = {c.name: (*t.entry_oid, c.number) for t in ha_objects.TABLES for c in t.columns}
 NAME, CLUSTER, INHIBIT = SCALARS["haNodeName"], SCALARS["haClusterName"], SCALARS["haInhibit"]
 NOTHING: tuple[int, ...] = ()
 END = 0x82
@@ -346,7 +346,7 @@ class Waiting:
 
 def a_subagent(path: Path, waiting: Waiting, uptimes: list[int], logs: list[dict[str, Any]]) -> Subagent:
     reader = Reader(views.a_view(), views.BOOT_NS, views.NOW_NS)
-    lookup = Lookup(Store(objects.SCALARS, objects.TABLES, lambda: reader), ROOT)
+    lookup = Lookup(Store(ha_objects.SCALARS, ha_objects.TABLES, lambda: reader), ROOT)
 
     def note(_logger: Any, name: str, event: dict[str, Any]) -> dict[str, Any]:
         logs.append(event)
@@ -354,7 +354,7 @@ def a_subagent(path: Path, waiting: Waiting, uptimes: list[int], logs: list[dict
 
     log = structlog.wrap_logger(None, processors=[note])
     return Subagent(
-        str(path), "hasnmp", ROOT, "it", lookup, waiting, uptimes.append, lambda: views.BOOT_NS, waiting, log,
+        str(path), "hasnmp", ROOT, ((*ROOT, 3, 1), b"it"), lookup, waiting, uptimes.append, lambda: views.BOOT_NS, waiting, log,
         Times(answer=0.3, ping=0.2, retry=(0.01, 0.02)),
     )  # fmt: skip
 

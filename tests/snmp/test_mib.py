@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -12,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from hasnmp import errors, model
-from hasnmp.snmp import objects, receivers
+from hasnmp.settings import Snmp
+from hasnmp.snmp import access_tables, ha_objects, receivers, standard
+from hasnmp.snmp.ha_objects import KIND_NUMBERS, OBJECTS
 from hasnmp.snmp.notices import NOTICE_OBJECTS, NOTICES
-from hasnmp.snmp.objects import KIND_NUMBERS, OBJECTS, Syntax
+from hasnmp.snmp.objects import Syntax
 from hasnmp.snmp.oids import ROOT, reroot
 from tests.snmp.mibs import MIB, base_mibs, net_snmp_environment
+from tests.snmp.views import some_whys
 
-SCALARS = (*objects.SCALARS, *receivers.scalars(receivers.Board()))
-TABLES = (*objects.TABLES, *receivers.tables(receivers.Board()))
+SCALARS = (*ha_objects.SCALARS, *receivers.scalars(receivers.Board()))
+TABLES = (*ha_objects.TABLES, *receivers.tables(receivers.Board()), some_whys().table())
 ACCESS = {"readonly": "read-only", "readwrite": "read-write", "noaccess": "not-accessible"}
 
 # What the types are on the wire; every one that the MIB may use for an object.
@@ -93,7 +97,8 @@ def of_code() -> dict[str, tuple[str, Syntax, str]]:
     found = {s.name: (dotted(s.oid), s.syntax, s.access) for s in SCALARS}
     for table in TABLES:
         found |= {c.name: (dotted((*table.entry_oid, c.number)), c.syntax, c.access) for c in table.columns}
-        found |= {i.name: (dotted((*table.entry_oid, i.number)), i.syntax, "not-accessible") for i in table.index}
+        own = [i for i in table.index if i.number]  # 0: another table's
+        found |= {i.name: (dotted((*table.entry_oid, i.number)), i.syntax, "not-accessible") for i in own}
     return found
 
 
@@ -171,7 +176,7 @@ def test_file_and_code_have_the_same_tables(mib: ElementTree.Element) -> None:
         t.name: (
             dotted(t.entry_oid[:-1]),
             [i.name for i in t.index],
-            [i.name for i in t.index] + [c.name for c in t.columns],
+            [i.name for i in t.index if i.number] + [c.name for c in t.columns],
         )
         for t in TABLES
     }
@@ -199,7 +204,7 @@ def test_verbs_and_kinds_are_the_vocabulary(mib: ElementTree.Element) -> None:
 
 
 def test_actions_are_verbs(mib: ElementTree.Element) -> None:
-    """haAction and haGroupAction have the verbs' numbers; haServiceAction counts its own from 2."""
+    """haAction and haGroupAction have the verbs' numbers; the others count their own from 2."""
     actions = {
         node.attrib["name"]: enumeration(typedef)
         for kind in ("scalar", "column")
@@ -207,7 +212,9 @@ def test_actions_are_verbs(mib: ElementTree.Element) -> None:
         if (typedef := node.find("syntax/typedef")) is not None and typedef.attrib["basetype"] == "Enumeration"
     }
     verbs = {"noAction": 1} | {camel(verb.name): verb.value for verb in model.Verb}
-    assert set(actions) == {"haAction", "haGroupAction", "haServiceAction"}
+    assert set(actions) == {
+        "haAction", "haGroupAction", "haServiceAction", "haServiceReport", "haNodeFenceAction", "haConfigAction",
+    }  # fmt: skip
     assert actions["haAction"].items() <= verbs.items()
     assert actions["haGroupAction"].items() <= verbs.items()
     service = {name.lower(): number for name, number in actions["haServiceAction"].items() if name != "noAction"}
@@ -221,7 +228,7 @@ def test_written_values_are_the_files(mib: ElementTree.Element) -> None:
     """What the code lets be written is what the file's types allow."""
     nodes = {node.attrib["name"]: node for kind in ("scalar", "column") for node in mib.iter(kind)}
     writable = [o for o in OBJECTS.values() if o.write]
-    assert len(writable) == 11
+    assert len(writable) == 16
     for target in writable:
         typedef = nodes[target.name].find("syntax/typedef")
         named = nodes[target.name].find("syntax/type")
@@ -265,6 +272,11 @@ def test_consoles_find_severity_and_arguments() -> None:
         assert re.search(r'--#TYPE ".+"', body[1]) and summary and arguments, name
         numbers = [int(n) for n in arguments[1].split(",")]
         assert summary[1].count("%s") == len(numbers) and max(numbers) < len(NOTICE_OBJECTS), name
+        # What each %s stands for, by the word before it: who says so, then what it is about, then in what words.
+        meant = {"node": "haEventPeer", "of": "haEventPeer", "to": "haEventPeer", "group": "haEventGroup",
+                 "service": "haEventService", "link": "haEventLink"}  # fmt: skip
+        about = [meant[word] for word in re.findall(r"(\w+) %s", summary[1])]
+        assert [NOTICE_OBJECTS[n] for n in numbers] == ["haEventNode", *about, "haEventText"], name
         if kind in model.ALARMS:
             severity = model.ALARMS[kind][0]
         else:
@@ -333,3 +345,42 @@ def test_a_root_that_nobody_may_use_is_refused(root: str) -> None:
 def test_only_our_own_file_is_rerooted() -> None:
     with pytest.raises(ValueError, match="not HASNMP-MIB"):
         reroot("SOME-MIB DEFINITIONS ::= BEGIN END", "1.3.6.1.4.1.64512")
+
+
+STANDARD = ("SNMPv2-MIB", "SNMP-FRAMEWORK-MIB", "SNMP-MPD-MIB", "SNMP-TARGET-MIB", "SNMP-NOTIFICATION-MIB",
+            "SNMP-USER-BASED-SM-MIB", "SNMP-VIEW-BASED-ACM-MIB")  # fmt: skip
+
+
+def test_capabilities_are_what_the_agent_does(base: Path) -> None:
+    """sysORTable names each statement, and each says of every object that its module has writable whether it is so here."""
+    file = MIB.with_name("HASNMP-CAPABILITIES-MIB.txt")
+    shutil.copy(MIB, base / "HASNMP-MIB")
+    assert smi(base, "smilint", "-s", "-m", "-l", "6", str(file)) == ""
+    text = file.read_text()
+    numbers = re.findall(r"^(\w+) AGENT-CAPABILITIES.*?^    ::= \{ hasnmpCapabilities (\d+) \}", text, re.M | re.S)
+    assert [(*ROOT, 3, int(number)) for _, number in numbers] == [oid for oid, _ in standard.CAPABILITIES]
+    assert re.findall(r"SUPPORTS (\S+)", text) == ["HASNMP-MIB", *STANDARD]
+    config, identity = Snmp(), standard.Identity(b"", 1, lambda: 0, 0, "", "", standard.Counters())
+    access = {
+        s.name: s.access for s in (*standard.scalars(identity), *access_tables.scalars(), *receivers.target_scalars())
+    }
+    for table in (
+        *standard.TABLES,
+        *access_tables.tables(config, b"12345"),
+        *receivers.target_tables(receivers.Board()),
+    ):
+        access |= {c.name: c.access for c in table.columns}
+    variations = re.findall(r"VARIATION (\w+)\s+ACCESS (\S+)", text)
+    assert len(variations) == len(dict(variations))
+    for module in STANDARD:
+        found = ElementTree.fromstring(smi(base, "smidump", "-f", "xml", str(base / module)))
+        nodes = {node.attrib["name"]: node for kind in ("scalar", "column") for node in found.iter(kind)}
+        included = re.search(rf"SUPPORTS {module}\s+INCLUDES \{{(.*?)\}}", text, re.S)
+        assert included
+        groups = set(re.findall(r"\w+", included[1]))
+        members = {member.attrib["name"] for group in found.findall("groups/group") if group.attrib["name"] in groups
+                   for member in group.findall("members/member")} & set(nodes)  # fmt: skip
+        assert members, module
+        for name in members:
+            writable = nodes[name].findtext("access") == "readwrite"
+            assert dict(variations).get(name, "read-write" if writable else "read-only") == access[name], name

@@ -94,11 +94,20 @@ def test_receivers_names_are_unique_short_and_the_same_in_another_order() -> Non
     assert len(set(names)) == 5 and all(1 <= len(name) <= 32 for name in names)
     assert receiver_names(given[::-1]) == names[::-1]
     assert len(set(receiver_names([given[0]] * 32))) == 32
+    # Two at one address: neither has the plain name, or it would change hands with their order.
+    two = [Receiver("192.0.2.50:162", "3", "noc"), Receiver("192.0.2.50:162", "3", "other")]
+    assert receiver_names(two) == receiver_names(two[::-1])[::-1] and "192.0.2.50:162/3/trap" not in receiver_names(two)
+    named = [replace(two[0], name="console"), two[1]]
+    assert receiver_names(named)[0] == "console" and receiver_names(named[::-1])[1] == "console"
 
 
 # ------------------------------------------------------------------------------------------------------- the backlog
 
 A, B = "a", "b"
+
+
+def compact(log: Backlog, live: list[Notification]) -> None:
+    log.end_compaction(log.begin_compaction(live)())
 
 
 def fails(error: OSError) -> None:
@@ -162,7 +171,7 @@ def test_the_backlog_is_written_anew_without_what_is_over_and_its_numbers_go_on(
     added = [log.add(a_notification(str(n))) for n in range(SLACK + 10)]
     assert log.wants_compaction(2) and not log.wants_compaction(SLACK)
     log.record(A, added[-3].number, 0)
-    log.compact(added[-2:])
+    compact(log, added[-2:])
     size = path.stat().st_size
     assert not log.wants_compaction(0)
     later = log.add(a_notification("later"))
@@ -170,8 +179,51 @@ def test_the_backlog_is_written_anew_without_what_is_over_and_its_numbers_go_on(
     again = Backlog(path, [A], fails)
     assert list(again.entries.values()) == [*added[-2:], later] and size < 1000
     assert path.stat().st_mode & 0o777 == 0o600  # what services failed and why is not for everybody
-    again.compact([])
+    compact(again, [])
     assert Backlog(path, [A], fails).last == later.number
+
+
+def test_what_comes_while_the_backlog_is_written_anew_is_in_the_old_file_and_in_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "backlog"
+    log = Backlog(path, [A], fails)
+    added = [log.add(a_notification(str(n))) for n in range(SLACK + 10)]
+    log.record(A, added[-2].number, 0)
+    write = log.begin_compaction(added[-1:])
+    assert not log.wants_compaction(0), "it is under way"
+    meanwhile = log.add(a_notification("meanwhile"))
+    assert write()
+    later = log.add(a_notification("later"))
+    log.record(A, added[-1].number, 0)
+    # Killed here, the old file has it all; killed after the end, the new one.
+    killed = Backlog(path, [A], fails)
+    assert list(killed.entries.values())[-3:] == [added[-1], meanwhile, later]
+    assert killed.position(A) == (added[-1].number, 0)
+    killed.close()
+    log.end_compaction(True)
+    log.add(a_notification("last"))
+    assert path.stat().st_size < 2000
+    again = Backlog(path, [A], fails)
+    assert [n.variables for n in again.entries.values()][1:] == [
+        meanwhile.variables, later.variables, a_notification("last").variables,
+    ]  # fmt: skip
+    assert again.position(A) == (added[-1].number, 0)
+
+
+def test_a_backlog_that_cannot_be_written_anew_goes_on_as_it_is(tmp_path: Path) -> None:
+    said: list[OSError] = []
+    path = tmp_path / "backlog"
+    log = Backlog(path, [A], said.append)
+    added = [log.add(a_notification(str(n))) for n in range(SLACK + 10)]
+    (tmp_path / "backlog.new").mkdir()
+    compact(log, added[-1:])
+    assert len(said) == 1 and not log.wants_compaction(0), (
+        "tried again for each notification it would cost each of them"
+    )
+    later = log.add(a_notification("later"))
+    log.close()
+    assert list(Backlog(path, [A], fails).entries.values()) == [*added, later]
+    log.end_compaction(True)  # too late: it is closed
+    assert list(Backlog(path, [A], fails).entries.values()) == [*added, later]
 
 
 def test_a_backlog_that_cannot_be_written_is_said_once_and_goes_on(tmp_path: Path) -> None:
@@ -180,7 +232,7 @@ def test_a_backlog_that_cannot_be_written_is_said_once_and_goes_on(tmp_path: Pat
     log = Backlog(tmp_path / "file" / "backlog", [A], said.append)
     assert [log.add(a_notification()).number for _ in range(3)] == [1, 2, 3]
     log.record(A, 2, 0)
-    log.compact([])
+    compact(log, [])
     log.close()
     assert len(said) == 1 and log.position(A) == (2, 0)
 

@@ -19,7 +19,7 @@ import pytest
 from hasnmp import protocol
 from hasnmp.model import CommandState, GroupState, NodeRow, PartState, Verb
 from hasnmp.settings import Community
-from hasnmp.snmp import ber, objects, receivers, standard
+from hasnmp.snmp import ber, ha_objects, receivers, standard
 from hasnmp.snmp.objects import Reader, Syntax, text_index
 from hasnmp.snmp.oids import ROOT
 from tests.snmp.snmp_lab import (
@@ -52,8 +52,8 @@ from tests.snmp.snmp_lab import (
     wait_for,
 )  # fmt: skip
 
-SCALARS = {scalar.name: dotted((*scalar.oid, 0)) for scalar in objects.SCALARS}
-COLUMNS = {c.name: (*t.entry_oid, c.number) for t in objects.TABLES for c in t.columns}
+SCALARS = {scalar.name: dotted((*scalar.oid, 0)) for scalar in ha_objects.SCALARS}
+COLUMNS = {c.name: (*t.entry_oid, c.number) for t in ha_objects.TABLES for c in t.columns}
 ENGINE_STATE, DATA_AGE, SPIN_LOCK = SCALARS["haEngineState"], SCALARS["haDataAge"], SCALARS["haActionSpinLock"]
 ACTION, TARGET, TO, REASON = (SCALARS[n] for n in ("haAction", "haActionTarget", "haActionTo", "haActionReason"))
 HERE = Path(__file__).parent
@@ -98,10 +98,10 @@ def test_a_walk_returns_every_readable_object_and_nothing_else(agent: AgentProce
     seen = list(rows_of(agent.ask("snmpwalk", V2C_READ, "1.3")))
     assert seen == sorted(seen, key=lambda oid: tuple(map(int, oid.split("."))))
     reader = Reader(engine.view, 0, now_ns())
-    wanted = {dotted((*s.oid, 0)) for s in objects.SCALARS if s.read(reader) is not None}
+    wanted = {dotted((*s.oid, 0)) for s in ha_objects.SCALARS if s.read(reader) is not None}
     assert {name for name, oid in SCALARS.items() if oid not in wanted} == set()
     wanted |= {dotted((*s.oid, 0)) for s in receivers.scalars(receivers.Board())}
-    for table in objects.TABLES:
+    for table in ha_objects.TABLES:
         rows = list(table.rows(engine.view))
         assert rows, f"the test's view has no row of {table.name}"
         wanted |= {
@@ -265,9 +265,9 @@ def test_version_1_reads_walks_and_sets(agent: AgentProcess, engine: FakeEngine)
     assert error_of(agent.run("snmpset", v1, ACTION, "i", "2"))[0] == "noSuchName"
 
 
-WRITABLE = [(s.name, dotted((*s.oid, 0)), s.syntax) for s in objects.SCALARS if s.write] + [
+WRITABLE = [(s.name, dotted((*s.oid, 0)), s.syntax) for s in ha_objects.SCALARS if s.write] + [
     (c.name, cell(c.name, "httpd" if t.name == "haServiceTable" else "web"), c.syntax)
-    for t in objects.TABLES for c in t.columns if c.write
+    for t in ha_objects.TABLES for c in t.columns if c.write
 ]  # fmt: skip
 TYPES = {Syntax.INTEGER32: ("i", "2"), Syntax.OCTETS: ("s", "web"), Syntax.UNSIGNED32: ("u", "2")}
 
@@ -444,7 +444,7 @@ def test_an_engine_that_says_nothing_is_a_generr_within_a_second_and_repeats_are
 
 def test_a_set_whose_answer_was_lost_is_not_done_again(agent: AgentProcess, engine: FakeEngine) -> None:
     """A manager repeats it word for word; the same words after another SET, or under another number, are a new one."""
-    inhibit = next((*s.oid, 0) for s in objects.SCALARS if s.name == "haInhibit")
+    inhibit = next((*s.oid, 0) for s in ha_objects.SCALARS if s.name == "haInhibit")
 
     def send(value: int, request_id: int) -> Answer:
         pdu = a_pdu(SET, [binding(inhibit, bytes((2, 1, value)))], request_id=request_id)

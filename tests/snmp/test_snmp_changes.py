@@ -12,7 +12,8 @@ from hasnmp.model import ServiceRow, ServiceState, StatisticsRow, View
 from hasnmp.settings import Community, MibView, Snmp
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store, question
-from hasnmp.snmp.objects import SCALARS, TABLES, Reader, text_index
+from hasnmp.snmp.ha_objects import SCALARS, TABLES
+from hasnmp.snmp.objects import Reader, text_index
 from hasnmp.snmp.oids import ROOT
 from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.responder import Responder

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from hasnmp import protocol
 from hasnmp.model import PartState, Role
-from hasnmp.snmp import objects
+from hasnmp.snmp import ha_objects
 from hasnmp.snmp.agent import Agent
 from hasnmp.snmp.listener import Addresses, Listener, _send, _send_from
 from hasnmp.snmp.record import AT_ONCE
@@ -38,7 +38,7 @@ from tests.snmp.snmp_lab import (
     wait_for,
 )
 
-NAMES = {scalar.name: (*scalar.oid, 0) for scalar in objects.SCALARS}
+NAMES = {scalar.name: (*scalar.oid, 0) for scalar in ha_objects.SCALARS}
 REFUSED_SET = v2c(a_pdu(SET, [binding(NAMES["haInhibit"], b"\2\1\1")]), READ)
 
 
@@ -132,21 +132,21 @@ def test_states_are_unknown_in_time_while_the_loop_hangs(agent: Agent) -> None:
 
         listener.open()
         try:
-            agent._take_in(snapshot())
-            agent._judge_freshness()
-            assert agent._fresh
+            agent._link._take_in(snapshot())
+            agent._link.judge()
+            assert agent._link.fresh
             wait_for(lambda: asked() == [Role.UNKNOWN, PartState.DOWN])
             # The loop goes on: it sees, too, that the engine was away, and believes the next word of it.
-            assert agent._lost_ns == 0
-            agent._judge_freshness()
-            assert agent._lost_ns == agent._mirror.view.now_ns
-            agent._take_in(snapshot())
-            agent._judge_freshness()
-            assert agent._fresh and agent._lost_ns == 0
+            assert agent._link._lost_ns == 0
+            agent._link.judge()
+            assert agent._link._lost_ns == agent._link.view.now_ns
+            agent._link._take_in(snapshot())
+            agent._link.judge()
+            assert agent._link.fresh and agent._link._lost_ns == 0
             # Or it is here again before it has noticed anything.
-            agent._fresh = False
-            agent._judge_freshness()
-            assert agent._fresh
+            agent._link.fresh = False
+            agent._link.judge()
+            assert agent._link.fresh
         finally:
             listener.close()
 

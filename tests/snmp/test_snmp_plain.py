@@ -24,14 +24,22 @@ class NoKnown(Engine):
         return None
 
 
-def slow_bench() -> Bench:
+def quick_bench() -> Bench:
     bench = Bench()
+    for column in bench.store.columns:
+        if column.target.name.startswith("count"):
+            column.read = lambda reader, row: 5  # how often they are read is another matter
+    return bench
+
+
+def slow_bench() -> Bench:
+    bench = quick_bench()
     bench.responder._forms = NoForms(bench.store, bench.responder._requests)
     bench.engine.__class__ = NoKnown
     return bench
 
 
-QUICK, SLOW = Bench(), slow_bench()
+QUICK, SLOW = quick_bench(), slow_bench()
 
 # Some are there, some are not; and 5, 0, 48 is where one variable binding ends and the next begins.
 OIDS = st.sampled_from((

@@ -11,8 +11,9 @@ import pytest
 from hasnmp.model import CommandRow, CommandState, Verb
 from hasnmp.snmp import setting, standard
 from hasnmp.snmp.access import PUBLIC, Principal
-from hasnmp.snmp.objects import OBJECTS, Reader, text_index
-from hasnmp.snmp.pdus import ErrorStatus
+from hasnmp.snmp.error_status import ErrorStatus
+from hasnmp.snmp.ha_objects import OBJECTS
+from hasnmp.snmp.objects import Reader, text_index
 from hasnmp.snmp.sets import Assignment
 from hasnmp.snmp.setting import ANSWERS, SetRequest, Setting
 from tests.snmp.views import BOOT_NS, NOW_NS, a_view

@@ -12,7 +12,7 @@ import pytest
 
 from hasnmp.model import Kind, PartState, Severity
 from hasnmp.settings import Config, Receiver, Throttle
-from hasnmp.snmp import ber, identity, objects, standard
+from hasnmp.snmp import ber, ha_objects, identity, objects, standard
 from hasnmp.snmp.notices import NOTICES, notification_varbinds
 from hasnmp.snmp.objects import Reader
 from tests.snmp.mibs import net_snmp_environment
@@ -38,7 +38,7 @@ from tests.snmp.snmp_lab import (
 )  # fmt: skip
 
 TRAP_OID = "1.3.6.1.6.3.1.1.4.1.0"
-ENGINE_STATE = next(dotted((*s.oid, 0)) for s in objects.SCALARS if s.name == "haEngineState")
+ENGINE_STATE = next(dotted((*s.oid, 0)) for s in ha_objects.SCALARS if s.name == "haEngineState")
 
 
 def traps_in(output: Path, trap: tuple[int, ...]) -> list[dict[str, str]]:
@@ -67,12 +67,11 @@ def config_of(folder: Path, port: int, *receivers: Receiver, **more: object) -> 
     return a_config(folder, notify=receivers or both, **more)
 
 
-def test_an_event_becomes_a_whole_trap_by_v2c_and_v3(tmp_path: Path) -> None:
+def test_an_event_becomes_a_whole_trap_by_v2c_and_v3(fake: FakeEngine, tmp_path: Path) -> None:
     # The engine ID must be known to snmptrapd beforehand: a trap's sender is its authoritative engine.
     port = free_port()
     config = config_of(tmp_path, port)
     engine_id, _, _ = identity.start(config.state_dir, "alpha")
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     users = (
         f"createUser -e 0x{engine_id.hex()} noc SHA-256 {AUTH} AES {PRIV}",
         f"createUser -e 0x{engine_id.hex()} plain SHA-256 {AUTH}",
@@ -95,12 +94,10 @@ def test_an_event_becomes_a_whole_trap_by_v2c_and_v3(tmp_path: Path) -> None:
             ticks = int(re.search(r"\((\d+)\)", got[SYS_UP_TIME])[1])  # type: ignore[index]
             assert 0 <= ticks <= int(process.value([*V2C_READ, "-Ot"], SYS_UP_TIME))
         assert "notifications_ready" in process.log.read_text()
-    fake.stop()
 
 
-def test_a_receiver_that_knows_the_mib_prints_names_for_everything(tmp_path: Path) -> None:
+def test_a_receiver_that_knows_the_mib_prints_names_for_everything(fake: FakeEngine, tmp_path: Path) -> None:
     port = free_port()
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
     known = net_snmp_environment(tmp_path)
     with trap_receiver(tmp_path, port, mibs=known) as output, running(config_of(tmp_path, port, receiver)):
@@ -120,7 +117,6 @@ def test_a_receiver_that_knows_the_mib_prints_names_for_everything(tmp_path: Pat
         "HASNMP-MIB::haEventLink.6": "STRING: ", "HASNMP-MIB::haEventAlarmKey.6": "STRING: node/beta",
         "HASNMP-MIB::haEventCommonId.6": "STRING: c6", "HASNMP-MIB::haEventText.6": "STRING: what happened, 6",
     }  # fmt: skip
-    fake.stop()
 
 
 def test_every_kind_of_event_can_be_sent(tmp_path: Path) -> None:
@@ -136,9 +132,8 @@ def test_every_kind_of_event_can_be_sent(tmp_path: Path) -> None:
     fake.stop()
 
 
-def test_coldstart_warmstart_enginedown_engineup_and_what_happened_meanwhile(tmp_path: Path) -> None:
+def test_coldstart_warmstart_enginedown_engineup_and_what_happened_meanwhile(fake: FakeEngine, tmp_path: Path) -> None:
     port = free_port()
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
     down, up = NOTICES[Kind.ENGINE_DOWN], NOTICES[Kind.ENGINE_UP]
     config = config_of(tmp_path, port, receiver)
@@ -169,12 +164,12 @@ def test_coldstart_warmstart_enginedown_engineup_and_what_happened_meanwhile(tmp
             assert len(traps_in(output, trap)) == 1
         assert not traps_in(output, NOTICES[Kind.LINK_DOWN])
         assert not traps_in(output, NOTICES[Kind.TAKEOVER_COMPLETED])
-    fake.stop()
 
 
-def test_what_happened_meanwhile_is_told_though_the_wall_clock_was_set_forward(tmp_path: Path) -> None:
+def test_what_happened_meanwhile_is_told_though_the_wall_clock_was_set_forward(
+    fake: FakeEngine, tmp_path: Path
+) -> None:
     port = free_port()
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
     with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, receiver)) as process:
         wait_for(lambda: process.value(V2C_READ, ENGINE_STATE) == str(int(PartState.UP)))
@@ -186,7 +181,6 @@ def test_what_happened_meanwhile_is_told_though_the_wall_clock_was_set_forward(t
         fake.start()
         wait_for(lambda: traps_in(output, NOTICES[Kind.NODE_LOST]))
         assert not traps_in(output, NOTICES[Kind.EVENTS_LOST])
-    fake.stop()
 
 
 def test_what_the_engine_says_before_its_agent_is_up_is_told_and_nothing_of_its_last_run(tmp_path: Path) -> None:
@@ -250,13 +244,12 @@ def test_alive_is_said_as_often_as_configured(tmp_path: Path) -> None:
     with trap_receiver(tmp_path, port) as output, running(config_of(tmp_path, port, receiver, alive_s=1)):
         wait_for(lambda: len(traps_in(output, NOTICES[Kind.ALIVE])) >= 2)
         # No engine was ever there: what the configuration knows is said all the same.
-        name = next(dotted((*s.oid, 0)) for s in objects.SCALARS if s.name == "haClusterName")
+        name = next(dotted((*s.oid, 0)) for s in ha_objects.SCALARS if s.name == "haClusterName")
         assert traps_in(output, NOTICES[Kind.ALIVE])[0][name] == 'STRING: "bank"'
 
 
-def test_a_receiver_that_cannot_be_reached_keeps_nothing_from_the_others(tmp_path: Path) -> None:
+def test_a_receiver_that_cannot_be_reached_keeps_nothing_from_the_others(fake: FakeEngine, tmp_path: Path) -> None:
     port = free_port()
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     receivers = (
         Receiver("[fe80::1]:162", "2c", community=b"secret"),  # no interface: can't be sent to
         Receiver(f"127.0.0.1:{free_port()}", "2c", community=b"secret"),  # nobody there: an ICMP error comes back
@@ -267,15 +260,15 @@ def test_a_receiver_that_cannot_be_reached_keeps_nothing_from_the_others(tmp_pat
         for number in range(6, 12):
             fake.happen(an_event(number, group=f"group-{number}"))
         wait_for(lambda: len(traps_in(output, NOTICES[Kind.TAKEOVER_COMPLETED])) == 6)
-    fake.stop()
 
 
-def test_a_storm_is_held_back_and_ends_with_the_last_word(tmp_path: Path) -> None:
+def test_a_storm_is_held_back_and_ends_with_the_last_word(fake: FakeEngine, tmp_path: Path) -> None:
     port = free_port()
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
     config = config_of(tmp_path, port, receiver, throttle=Throttle(same_within_ms=500, per_minute=600))
-    text = next(dotted((*t.entry_oid, c.number)) for t in objects.TABLES for c in t.columns if c.name == "haEventText")
+    text = next(
+        dotted((*t.entry_oid, c.number)) for t in ha_objects.TABLES for c in t.columns if c.name == "haEventText"
+    )
     with trap_receiver(tmp_path, port) as output, running(config):
         wait_for(lambda: traps_in(output, standard.COLD_START))
         for number in range(6, 106):
@@ -284,12 +277,10 @@ def test_a_storm_is_held_back_and_ends_with_the_last_word(tmp_path: Path) -> Non
         assert [trap.get(f"{text}.{number}") for trap, number in zip(traps, (6, 105), strict=True)] == [
             'STRING: "what happened, 6"', 'STRING: "what happened, 105"',
         ]  # fmt: skip
-    fake.stop()
 
 
-def test_requests_get_their_turn_while_a_storm_of_notifications_is_sent(tmp_path: Path) -> None:
+def test_requests_get_their_turn_while_a_storm_of_notifications_is_sent(fake: FakeEngine, tmp_path: Path) -> None:
     port = free_port()
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     asked = v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))]))
     receivers = [Receiver(f"127.0.0.1:{port}", "3", user="noc")] * 2
     with running(config_of(tmp_path, port, *receivers)) as process:
@@ -302,12 +293,10 @@ def test_requests_get_their_turn_while_a_storm_of_notifications_is_sent(tmp_path
             assert process.datagram(asked, 5.0)
             worst = max(worst, time.monotonic() - begun)
         assert worst < 0.4
-    fake.stop()
 
 
-def test_what_is_too_much_for_a_minute_is_told_of_in_one_notification(tmp_path: Path) -> None:
+def test_what_is_too_much_for_a_minute_is_told_of_in_one_notification(fake: FakeEngine, tmp_path: Path) -> None:
     port = free_port()
-    fake = FakeEngine(tmp_path / "control.sock", a_view())
     receiver = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret")
     config = config_of(tmp_path, port, receiver, throttle=Throttle(same_within_ms=0, per_minute=60))
     with trap_receiver(tmp_path, port) as output, running(config):
@@ -318,7 +307,6 @@ def test_what_is_too_much_for_a_minute_is_told_of_in_one_notification(tmp_path: 
         sent = len(traps_in(output, NOTICES[Kind.TAKEOVER_COMPLETED]))
         assert 58 <= sent <= 62
         assert any(f"{100 - sent} notifications were held back" in value for value in lost.values())
-    fake.stop()
 
 
 def test_requests_are_answered_where_no_notification_can_be_sent(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from hasnmp.model import Verb
 from hasnmp.settings import SnmpUser
-from hasnmp.snmp import objects
+from hasnmp.snmp import ha_objects
 from hasnmp.snmp.oids import ROOT
 from tests.snmp.agentx_lab import WRITER, Snmpd, snmpd
 from tests.snmp.snmp_lab import (
@@ -28,7 +28,7 @@ from tests.snmp.snmp_lab import (
 
 CONF = Path(__file__).parents[2] / "conf"
 HA = dotted(ROOT)
-SCALARS = {scalar.name: dotted((*scalar.oid, 0)) for scalar in objects.SCALARS}
+SCALARS = {scalar.name: dotted((*scalar.oid, 0)) for scalar in ha_objects.SCALARS}
 NAME, INHIBIT = SCALARS["haNodeName"], SCALARS["haInhibit"]
 OUTSIDE = ["-v2c", "-c", "outside"]
 # A site's own: who may ask from outside is let in by the view that the fragment adds to.

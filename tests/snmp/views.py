@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hasnmp import model as m
 from hasnmp.errors import Code
+from hasnmp.snmp.whys import Whys
 
 BOOT_NS = 1_000_000_000_000  # when the agent started, on the machine's clock
 NOW_NS = BOOT_NS + 60_000_000_000
@@ -55,3 +58,26 @@ def a_view() -> m.View:
                                        WALL_MS - 500, WALL_MS - 400, NOW_NS, NOW_NS)},
     }  # fmt: skip
     return m.View(NOW_NS - 40_000_000, WALL_MS, 9, rows)
+
+
+WHY = {"web": ["group web: running on node-a", "node-b: able to take it"], "db": ["group db: running on node-b"]}
+
+
+def some_whys() -> Whys:
+    """What an engine said of the groups."""
+
+    async def asked() -> Whys:
+        told = asyncio.Event()
+        said: list[str] = []
+
+        async def ask(group: str) -> list[str]:
+            said.append(group)
+            return WHY[group]
+
+        whys = Whys(lambda: WHY, ask, lambda: told.set() if len(said) == len(WHY) else None, lambda: NOW_NS)
+        keeping = asyncio.create_task(whys.keep())
+        await asyncio.wait_for(told.wait(), 20)
+        keeping.cancel()
+        return whys
+
+    return asyncio.run(asked())

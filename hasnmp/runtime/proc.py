@@ -1,0 +1,66 @@
+"""What /proc tells of processes, and signals to them. A process that is gone meanwhile is no error anywhere here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def marked(mark: str) -> list[int]:
+    """Every process (that this user may look at) whose environment bears the mark."""
+    wanted = f"HASNMP_NODE={mark}".encode()
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if wanted in environment(pid)]
+
+
+def environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "?"
+
+
+def is_dead(pid: int) -> bool:
+    """Has it ended, whether it was waited for or not?"""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def tree(pid: int) -> Iterator[int]:
+    for child in children(pid):
+        yield child
+        yield from tree(child)
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def kill_group(pgid: int, number: int = signal.SIGKILL) -> bool:
+    """False: there is no such process group."""
+    try:
+        os.killpg(pgid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

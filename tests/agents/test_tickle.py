@@ -1,0 +1,157 @@
+"""hasnmp-tickle between two network namespaces: a crashed machine's clients learn it from the next, and ghosts are gone."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hasnmp.agents import tickle
+from tests.runtime.netns import Cable, inside, ip
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
+ADDRESS = {4: "192.0.2.100", 6: "2001:db8::100"}
+LENGTH = {4: "24", 6: "64"}
+PORT = 2049
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    one = Cable()
+    try:
+        yield one
+    finally:
+        one.remove()
+
+
+def put(cable: Cable, verb: str, version: int) -> None:
+    words = ["nodad"] if version == 6 and verb == "add" else []
+    ip("-n", cable.server, "addr", verb, f"{ADDRESS[version]}/{LENGTH[version]}", "dev", "srv0", *words)
+
+
+def listen(cable: Cable, mapped: bool = False, version: int = 4) -> socket.socket:
+    """mapped: one socket of the other family for both, as many servers have it."""
+    with inside(cable.server):
+        family = socket.AF_INET6 if mapped or version == 6 else socket.AF_INET
+        return socket.create_server(("", PORT), family=family, dualstack_ipv6=mapped)
+
+
+def connect(cable: Cable, version: int = 4, own_port: int = 0) -> socket.socket:
+    with inside(cable.client):
+        sock = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.settimeout(5)
+        sock.bind(("", own_port))
+        sock.connect((ADDRESS[version], PORT))
+        return sock
+
+
+def start(cable: Cable, file: Path, version: int = 4) -> subprocess.Popen[bytes]:
+    argv = [sys.executable, "-I", "-S", tickle.__file__, ADDRESS[version], str(file)]
+    return subprocess.Popen(["ip", "netns", "exec", cable.server, *argv], stdout=subprocess.PIPE)
+
+
+def until(true: object, what: str, seconds: float = 5) -> None:
+    end_s = time.monotonic() + seconds
+    while not (callable(true) and true()):
+        assert time.monotonic() < end_s, what
+        time.sleep(0.005)
+
+
+def stop(process: subprocess.Popen[bytes]) -> str:
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=5)
+    assert process.returncode == 0
+    return said.decode()
+
+
+@pytest.mark.parametrize(("version", "mapped"), [(4, False), (4, True), (6, False)])
+def test_a_client_that_only_waits_learns_that_its_server_crashed(
+    cable: Cable, tmp_path: Path, version: int, mapped: bool
+) -> None:
+    file = tmp_path / "clients"
+    put(cable, "add", version)
+    with listen(cable, mapped, version) as server, connect(cable, version) as client:
+        peer, _ = server.accept()
+        before = start(cable, file, version)
+        own_port = client.getsockname()[1]
+        until(lambda: any(port == own_port for _, _, port in tickle.read(str(file))), "the connection is on the list")
+        assert {port for port, _, _ in tickle.read(str(file))} == {PORT}
+        assert stop(before) == ""
+        # The crash: the address is gone, and with it whatever knew of the connection. No word of it reaches the client.
+        put(cable, "del", version)
+        ip("-n", cable.server, "link", "set", "srv0", "down")
+        with inside(cable.server):
+            assert tickle.Sockets(ADDRESS[version]).destroy() == 1
+        ip("-n", cable.server, "link", "set", "srv0", "up")
+        peer.close()
+        assert select.select([client], [], [], 0.2)[0] == [], "the client knows nothing yet"
+        # The next owner.
+        after = start(cable, file, version)
+        time.sleep(0.1)
+        assert after.poll() is None
+        put(cable, "add", version)
+        began_s = time.monotonic()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert time.monotonic() - began_s < 3
+        until(lambda: tickle.read(str(file)) == set(), "it is on the list no more")
+        assert stop(after) == "1 clients were told\n"
+
+
+def test_a_client_that_comes_back_from_the_same_port_meets_no_ghost(cable: Cable, tmp_path: Path) -> None:
+    put(cable, "add", 4)
+    server = listen(cable)
+    client = connect(cable, own_port=900)
+    peer, _ = server.accept()
+    put(cable, "del", 4)  # a planned move: the address goes, then the server ends, and nobody hears of it
+    peer.send(b"lost")
+    peer.close()
+    server.close()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    with inside(cable.server):
+        assert len(list(tickle.Sockets(ADDRESS[4])._dump(tickle.ALL))) == 1, "the ghost is there"
+    process = start(cable, tmp_path / "clients")
+    assert process.stdout and b"1 former connections" in process.stdout.readline()
+    put(cable, "add", 4)
+    with listen(cable), connect(cable, own_port=900):
+        pass
+    assert process.stdout.readline() == b"0 clients were told\n"
+    stop(process)
+
+
+def test_nobody_is_disturbed_where_the_address_is_already(cable: Cable, tmp_path: Path) -> None:
+    """The service was restarted in place: connections live on, whatever an old list says of them."""
+    put(cable, "add", 4)
+    file = tmp_path / "clients"
+    with listen(cable) as server, connect(cable) as client:
+        peer, _ = server.accept()
+        tickle.write(str(file), {(PORT, *client.getsockname())})
+        process = start(cable, file)
+        file.unlink()
+        until(file.exists, "the list is written anew")
+        client.send(b"x")
+        assert peer.recv(1) == b"x"
+        assert stop(process) == ""
+        peer.close()
+
+
+def test_a_damaged_list_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    file = tmp_path / "clients"
+    file.write_bytes(b"2049 192.0.2.2 700\nnonsense\n2049 nobody 1\n\xff\xfe 1 2\n2049 2001:db8::2 701\n")
+    assert tickle.read(str(file)) == {(2049, "192.0.2.2", 700), (2049, "2001:db8::2", 701)}
+    assert tickle.read(str(tmp_path / "none")) == set()
+
+
+def test_usage() -> None:
+    done = subprocess.run([sys.executable, tickle.__file__, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("usage: hasnmp-tickle ADDRESS FILE")

@@ -1,0 +1,185 @@
+"""Services that a command starts and leaves running: the guardian keeps them in their control group, and ends them with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hasnmp.core.events import Outcome, Release, Released
+from hasnmp.runtime.cgroups import find_mount
+from hasnmp.runtime.kernel import boottime_ns
+from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted
+from tests.runtime.stack import Stack
+from tests.runtime.test_guardian import lives, read_pid, until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="control groups need root")
+# What a start leaves: a daemon in the process group of its starter, and one in a session of its own.
+LEAVE = "sleep 1000 & echo $! > near; setsid sh -c 'echo $$ > far; exec sleep 1000' & while [ ! -s far ]; do sleep 0.01; done"
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    stack = Stack(tmp_path, "cgroup")
+    stack.lease(60_000)
+    yield stack
+    stack.close()
+
+
+def started(stack: Stack, folder: Path, more: str = "") -> list[int]:
+    run = stack.program("sh", "-c", LEAVE + more, purpose=Purpose.START, cwd=str(folder))
+    assert stack.expect(Exited, run=run).code == 0
+    pids = [read_pid(folder / "near"), read_pid(folder / "far")]
+    assert all(map(lives, pids))
+    return pids
+
+
+def test_what_a_start_leaves_lives_until_the_lease_ends(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, "cgroup")
+    try:
+        expiry = stack.lease(1500)
+        leave_until_the_end(stack, tmp_path, expiry)
+    finally:
+        stack.close()
+
+
+def leave_until_the_end(stack: Stack, tmp_path: Path, expiry: int) -> None:
+    pids = started(stack, tmp_path)
+    check = stack.program("true", purpose=Purpose.CHECK)
+    stack.expect(Exited, run=check)
+    assert all(map(lives, pids)), "a check's end is no end of the service"
+    until(lambda: not any(map(lives, pids)), 3)
+    assert boottime_ns() < expiry
+
+
+def test_a_stop_that_ended_well_ends_the_rest_too(stack: Stack, tmp_path: Path) -> None:
+    near, far = started(stack, tmp_path)
+    failed = stack.program("sh", "-c", "exit 1", purpose=Purpose.STOP)
+    stack.expect(Exited, run=failed)
+    assert lives(near) and lives(far), "a stop that failed ends nothing"
+    stop = stack.program("sh", "-c", f"kill {near}; exit 7", purpose=Purpose.STOP)
+    assert stack.expect(Exited, run=stop).code == 7
+    until(lambda: not lives(near) and not lives(far), 0.5)
+    stack.send(Release("g", 1))
+    assert stack.expect(Released).ok
+
+
+def test_a_release_is_refused_while_something_of_it_lives(stack: Stack, tmp_path: Path) -> None:
+    near, far = started(stack, tmp_path)
+    stack.send(Release("g", 1))
+    refused = stack.expect(Released)
+    assert not refused.ok and f"process {near}" in refused.text and f"process {far}" in refused.text
+
+
+def test_a_start_that_is_ended_leaves_the_service_to_its_stop(stack: Stack, tmp_path: Path) -> None:
+    run = stack.program("sh", "-c", LEAVE + "; sleep 1000", purpose=Purpose.START, cwd=str(tmp_path), timeout_ms=700)
+    main = stack.expect(RunStarted, run=run).pid
+    far = read_pid(tmp_path / "far")
+    exited = stack.expect(Exited, run=run)
+    assert exited.timed_out and not lives(main)
+    assert lives(far), "what has left its starter may be the service already: the stop has to end it in order"
+    stop = stack.program("true", purpose=Purpose.STOP)
+    stack.expect(Exited, run=stop)
+    until(lambda: not lives(far), 0.5)
+
+
+def test_the_next_engine_hears_what_is_up_and_what_is_not(stack: Stack, tmp_path: Path) -> None:
+    pids = started(stack, tmp_path)
+    half = stack.program("sh", "-c", "exit 1", service="db", purpose=Purpose.START)
+    stack.expect(Exited, run=half)
+    os.kill(stack.engine_pid, signal.SIGKILL)
+    rows = [(row.service, row.run, row.pid, row.purpose) for row in stack.accept().running]
+    assert rows == [("web", 0, 0, Purpose.START)], "a start that failed leaves nothing to be adopted"
+    assert all(map(lives, pids))
+    stop = stack.program("true", purpose=Purpose.STOP)
+    stack.expect(Exited, run=stop)
+    os.kill(stack.engine_pid, signal.SIGKILL)
+    assert stack.accept().running == ()
+
+
+def test_a_start_goes_on_while_no_engine_lives(stack: Stack, tmp_path: Path) -> None:
+    run = stack.program("sh", "-c", f"sleep 0.5; {LEAVE}", purpose=Purpose.START, cwd=str(tmp_path))
+    pid = stack.expect(RunStarted, run=run).pid
+    os.kill(stack.engine_pid, signal.SIGKILL)
+    assert [(row.run, row.pid) for row in stack.accept().running] == [(run, pid)]
+    assert stack.expect(Exited, run=run).code == 0
+    assert lives(read_pid(tmp_path / "far"))
+
+
+def test_a_dead_guardian_leaves_none_of_it(stack: Stack, tmp_path: Path) -> None:
+    pids = started(stack, tmp_path)
+    os.kill(stack.process.pid, signal.SIGKILL)
+    until(lambda: not any(map(lives, pids)), 5)
+
+
+def test_without_control_groups_nothing_is_left_running(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, "ordinary")
+    try:
+        stack.lease(60_000)
+        run = stack.program("true", purpose=Purpose.START)
+        failed = stack.expect(RunFailed, run=run)
+        assert failed.outcome is Outcome.FAILED and "can write no control group" in failed.text
+        stack.send(End(run))
+        stack.lease(60_000)
+    finally:
+        stack.close()
+
+
+def test_a_systemd_unit_ends_with_the_lease_of_its_group(tmp_path: Path) -> None:
+    mount = find_mount()
+    assert mount
+    folder = mount / f"hasnmptest{os.getpid()}.slice" / f"hasnmp-test-{os.getpid()}.service"
+    folder.mkdir(parents=True)
+    stack = Stack(tmp_path, "cgroup", unit=folder.name.removesuffix(".service"))
+    unit = subprocess.Popen(["sleep", "1000"])
+    try:
+        expiry = stack.lease(1500)
+        (folder / "cgroup.procs").write_text(str(unit.pid))
+        stack.send(Release("g", 1))
+        refused = stack.expect(Released)
+        assert not refused.ok and f"process {unit.pid} ({folder.name})" in refused.text
+        assert unit.wait(5) == -signal.SIGKILL and boottime_ns() < expiry
+    finally:
+        unit.kill()
+        unit.wait()
+        stack.close()
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_no_force_ends_restarts_a_machine_that_must_be_certain(tmp_path: Path, accept: bool) -> None:
+    stack = Stack(tmp_path, "cgroup", agent="ocf:heartbeat:LVM-activate", disk=True, accept=accept)
+    try:
+        stack.lease(1200)
+        run = stack.program("true", service="other", purpose=Purpose.START)
+        assert stack.expect(Exited, run=run).code == 0
+        if accept:
+            stack.accept(5)
+            until(
+                lambda: (
+                    "of it may be left, and nobody looks: what other (ocf:heartbeat:LVM-activate) set up" in stack.log()
+                ),
+                5,
+            )
+        else:
+            until(lambda: (tmp_path / "restarted").exists(), 5)
+            assert "what other (ocf:heartbeat:LVM-activate) set up" in stack.log()
+    finally:
+        stack.close()
+
+
+def test_an_agent_that_was_never_executed_has_set_up_nothing(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, "cgroup", agent="ocf:heartbeat:LVM-activate", disk=True)
+    try:
+        stack.lease(60_000)
+        run = stack.program("/nowhere/agent", service="other", purpose=Purpose.START)
+        assert stack.expect(RunFailed, run=run).outcome is Outcome.MISSING
+        stack.send(Release("g", 1))
+        assert stack.expect(Released).ok
+    finally:
+        stack.close()
