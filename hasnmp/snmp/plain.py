@@ -75,8 +75,9 @@ class Forms:
         form = self._forms.get((who, data[:start] + data[end : end + MIDDLE]))
         if form is None or form.size != len(data) or data[-2:] != b"\5\0":
             return None
-        if data[start] in (0, 0xFF) and end - start > 1:
-            return None  # a number that may have a shorter form, which the answer then must have
+        lead = data[start]
+        if (lead == 0 or lead == 0xFF) and end - start > 1 and data[start + 1] ^ lead < 0x80:
+            return None  # a number that has a shorter form, which the answer must have
         asked = data[end + form.skip : -2].split(BETWEEN)
         window = form.window
         try:

@@ -108,12 +108,12 @@ def test_an_answer_is_what_is_now(steps: list[Any]) -> None:
 def test_a_change_forgets_what_rests_on_it_and_nothing_else() -> None:
     agent = Agent(a_view(2))
     names = {n: (*ENTRY, n, *text_index("httpd")) for n in range(2, 20)}
-    agent.ask(v2c(a_pdu(GET, [binding(name) for name in names.values()])))
-    agent.ask(v2c(a_pdu(NEXT, [binding(name) for name in names.values()])))
+    for tag in (GET, GET, NEXT, NEXT):  # twice, for only a request of a known form leaves something behind
+        agent.ask(v2c(a_pdu(tag, [binding(name) for name in names.values()])))
     window = next(window for window in agent.store._windows.values() if window.found)
     known, after = set(window.found), dict(window.after)
     change(agent, "field", "httpd", {"checks": 99})
     change(agent, "statistics", "", {"failovers": 3})
     column = next(column for column in agent.store.columns if column.oid == (*ENTRY, 9))
-    gone = question(column.raw + column.rows.suffixes[1])
-    assert gone in known and known - set(window.found) == {gone} and window.after == after
+    gone = question(column.raw + column.rows.suffixes[0])
+    assert after and gone in known and known - set(window.found) == {gone} and window.after == after
