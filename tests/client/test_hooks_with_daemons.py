@@ -23,8 +23,8 @@ class Scene(Pair):
         script = folder / "hook.sh"
         script.write_text(
             "#!/bin/sh\n"
-            f'told=$(cat); echo "$told" >>{folder}/$HASNMP_NODE_NAME.told\n'
             f"env | grep ^HASNMP_ | sort >{folder}/$HASNMP_NODE_NAME.$HASNMP_EVENT.env\n"
+            f'told=$(cat); echo "$told" >>{folder}/$HASNMP_NODE_NAME.told\n'
             f"do={folder}/$HASNMP_NODE_NAME.$HASNMP_EVENT; [ ! -e $do ] || . $do\n"
         )
         script.chmod(0o755)
