@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 from hasnmp import config_schema as schema
-from hasnmp.config_kinds import IP, RECEIVER, Secret
+from hasnmp.config_kinds import IP, RECEIVER, Secret, split_endpoint
 from hasnmp.config_read import (
     BAD,
     REQUIRED,
@@ -36,6 +38,10 @@ def judge_clients(root: Section, context: Context) -> None:
         context.tell(clients, ["keys"], "are given, but listen is not: nobody is answered; give clients.listen")
     services = {s["name"]: s["agent"] for s in _services(root) if s.good("name", "agent")}
     lines: dict[str, int] = {}
+    heartbeat = root["heartbeat"]
+    heartbeats = (
+        {s.octets for s in heartbeat["key_files"]} if heartbeat is not BAD and heartbeat.good("key_files") else set()
+    )
     seen: dict[bytes, str] = {}
     for key in clients["keys"]:
         line, path = key.at("name")
@@ -54,9 +60,37 @@ def judge_clients(root: Section, context: Context) -> None:
                 context.tell(key, ["report"], f"{name} has agent {agent}, which looks after it itself; only services of agent "
                              "passive are reported on")  # fmt: skip
         for secret in key["key_files"] if key.good("key_files") else ():
+            if secret.octets and secret.octets in heartbeats:
+                context.tell(key, ["key_files"], f"{secret.path} holds a key of heartbeat.key_files: a client that has it could "
+                             "sign heartbeats, and a heartbeat is a node's word; make another")  # fmt: skip
             if secret.octets and seen.setdefault(secret.octets, key["name"]) != key["name"]:
                 context.tell(key, ["key_files"], f"{secret.path} holds a key of {seen[secret.octets]} too; whoever has it could "
                              "pass for both; make another")  # fmt: skip
+
+
+def judge_ports(root: Section, context: Context) -> None:
+    """All three are UDP, and of two at one address and port only the first gets its socket."""
+    taken: dict[tuple[Any, int], str] = {}
+    heartbeat = root["heartbeat"]
+    if root.good("nodes") and heartbeat is not BAD and heartbeat.good("port"):
+        for name, node in root["nodes"].items():
+            for link, address in node["links"].items() if node is not BAD and node.good("links") else ():
+                taken.setdefault(
+                    (ipaddress.ip_address(address), heartbeat["port"]), f"the heartbeat of {name} on link {link}"
+                )
+    for part in ("snmp", "clients"):
+        section = root[part]
+        for text in section["listen"] if section is not BAD and section.good("listen") else ():
+            host, digits = split_endpoint(text)
+            address, port = ipaddress.ip_address(host), int(digits)
+            for (other, at), whose in taken.items():
+                anywhere = (address.is_unspecified or other.is_unspecified) and address.version == other.version
+                if at == port and (address == other or anywhere):
+                    context.tell(
+                        section, ["listen"], f"{text} is taken by {whose}, which is UDP too; choose another port"
+                    )
+                    break
+            taken.setdefault((address, port), f"{part}.listen")
 
 
 def judge_hooks(root: Section, context: Context) -> None:

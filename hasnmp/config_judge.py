@@ -12,7 +12,7 @@ from hasnmp import config_ocf as ocf
 from hasnmp import config_schema as schema
 from hasnmp import config_sql
 from hasnmp.config_agents import read_options
-from hasnmp.config_clients import judge_clients, judge_hooks
+from hasnmp.config_clients import judge_clients, judge_hooks, judge_ports
 from hasnmp.config_kinds import HTTP_URL, split_endpoint
 from hasnmp.config_read import BAD, Context, Key, Section, read_section, suggest
 from hasnmp.config_views import judge_access, judge_views
@@ -51,6 +51,7 @@ def judge(root: Section, context: Context) -> dict[str, Section]:
     if root.good("snmp"):
         _judge_snmp(root["snmp"], context)
     judge_clients(root, context)
+    judge_ports(root, context)
     judge_hooks(root, context)
     control = root["control"]
     if control is not BAD and control.good("group") and control["group"] and context.strict:

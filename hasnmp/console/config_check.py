@@ -110,8 +110,19 @@ def _programs(config: Config, places: Places) -> Iterator[Fault]:
             words = {("options", k): service.options.get(k) or () for k in ("command", "stop_command")}
             words["check", "command"] = service.check.command
             for where, command in words.items():
-                if command and command[0].startswith("/") and not os.access(command[0], os.X_OK):
-                    state = "can't be executed" if os.path.exists(command[0]) else "is not on this machine"
+                if command and (missing := _missing(command[0])):
                     yield places.fault(
-                        f"{command[0]} {state} now; right only if it comes with the group, on its disk", *path, *where
+                        f"{missing} now; right only if it comes with the group, on its disk", *path, *where
                     )
+    for number, hook in enumerate(config.hooks):
+        if missing := _missing(hook.run[0]):
+            then = "no group that it is for starts on" if hook.required and hook.on == "before_start" else "it fails on"
+            yield places.fault(f"{missing}: {then} a node without it", "hooks", number, "run")
+
+
+def _missing(program: str) -> str:
+    """What hinders an absolute path from being run, "" if nothing does."""
+    if not program.startswith("/") or os.access(program, os.X_OK):
+        return ""
+    state = "can't be executed" if os.path.exists(program) else "is not on this machine"
+    return f"{program} {state}"

@@ -6,6 +6,7 @@ from hasnmp.agents import ocf_metadata, systemd_files
 from hasnmp.agents.ocf_metadata import ActionInfo, MetadataError, Parameter
 from hasnmp.config_fence import is_secret
 from hasnmp.config_ocf import NEEDS_PROMOTION, outlives, parts
+from hasnmp.config_read import suggest
 from hasnmp.console.tables import Cell, Screen, clean, table, wrap
 from hasnmp.errors import Code, Refused
 from hasnmp.settings import Service
@@ -49,7 +50,8 @@ def show(agent: str, screen: Screen) -> list[str]:
     try:
         said = ocf_metadata.read(agent)
     except MetadataError as error:
-        raise Refused(Code.NOT_FOUND, f"no agent {agent!r} to show: {error}") from None
+        meant = suggest(agent, set(ocf_metadata.installed()) - {agent})
+        raise Refused(Code.NOT_FOUND, f"no agent {agent!r} to show: {error}{meant}") from None
     lines = wrap(f"{agent}: {clean(said.short)}", screen.width, "  ")
     if parts(agent)[2] in NEEDS_PROMOTION:
         lines += wrap("It can't be used: it needs one of several nodes to be promoted, and hasnmp runs a service on one.",

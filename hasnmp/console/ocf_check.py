@@ -44,7 +44,8 @@ def look(config: Config, places: Places) -> Found:
                     asked[agent] = str(error)
             said = asked[agent]
             if isinstance(said, str):
-                yield False, places.fault(f"{said}; its options were not looked at", *at, "agent")
+                meant = "" if os.path.exists(ocf_metadata.path(agent)) else suggest(agent, ocf_metadata.installed())
+                yield False, places.fault(f"{said}{meant}; its options were not looked at", *at, "agent")
                 continue
             sound = True
             for faulty, where, text in _judge(service, said, unique):
@@ -56,7 +57,9 @@ def look(config: Config, places: Places) -> Found:
 
 
 def _unit(unit: str) -> Iterator[str]:
-    if not systemd_files.is_known(unit):
+    if unit.endswith("@.service"):
+        yield f"{unit} is a template, which systemd starts nothing by; name one of it, as {unit.removesuffix('.service')}NAME"
+    elif not systemd_files.is_known(unit):
         yield f"{unit} has no unit file on this machine; right only if the others have it, or a generator makes it"
     if link := systemd_files.enabled_by(unit):
         yield f"{unit} is enabled ({link}): a boot would start it here without a lease; run: systemctl disable {unit}"

@@ -11,8 +11,9 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import structlog
@@ -22,7 +23,7 @@ from hasnmp import wire_clients as wire
 from hasnmp.errors import Code
 from hasnmp.model import CommandRow, CommandState, Verb
 from hasnmp.protocol import ProtocolError
-from hasnmp.runtime.desk import Desk, Done
+from hasnmp.runtime.desk import Counters, Desk, Done
 from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.settings import Config
 from hasnmp.snmp.listener import Addresses, Listener
@@ -31,6 +32,7 @@ MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trust
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 RETRY_LISTEN_S = 1.0
 ABSENT = "its address is not on this machine"
+TELL_S = 60.0  # refused datagrams are told of in the log at most this often: the log is no place for a flood
 REPORT_S = 2.0  # what the engine may take for a report
 REPORTS = 64  # that wait for the engine
 TABLES = ("groups", "services")  # all that is asked for: the rest of each message is left alone
@@ -47,6 +49,7 @@ class Clients:
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, Done] = {}
         self._next = 0
+        self._told, self._tell_at_s = Counters(), 0.0
         self._parent = os.getppid()
         self._stop = asyncio.Event()
 
@@ -79,7 +82,16 @@ class Clients:
             if os.getppid() != self._parent:
                 self._log.error("guardian_gone", next="exit")
                 return
+            self.tell_refused(time.monotonic())
             await asyncio.sleep(0.2)
+
+    def tell_refused(self, now_s: float) -> None:
+        """Who is refused gets no answer: what an administrator looks for is said here."""
+        now, told = replace(self.desk.counters), self._told
+        fresh = {name: getattr(now, name) - getattr(told, name) for name in ("signature", "malformed", "dropped")}
+        if any(fresh.values()) and now_s >= self._tell_at_s:
+            self._told, self._tell_at_s = now, now_s + TELL_S
+            self._log.warning("requests_refused", **fresh, last=self.desk.refused, next_s=TELL_S)
 
     async def _listen(self) -> None:
         """Have a socket on every listen address that is on this machine: virtual addresses come and go with their groups."""

@@ -24,7 +24,6 @@ from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.settings import ClientKey, Config
 
 MS = 1_000_000
-ADDRESSES = ("address", "ocf:heartbeat:IPaddr2")  # of several in a group the first one counts
 STALE_MS = 2500  # the engine tells of itself each second: a picture older than this vouches for no state
 CHALLENGE_MS = 10_000  # how long a challenge is good
 USED = 4096  # reports whose outcome is kept for a repetition: more within CHALLENGE_MS are refused
@@ -59,6 +58,7 @@ class Desk:
     ) -> None:
         self.mirror = Mirror()
         self.counters = Counters()
+        self.refused = ""  # the last that was refused for its key: from where, and why
         self._cluster, self._node, self._board, self._report, self._now_ns = config.cluster, node, board, report, now_ns
         self._keys = {key.name: key for key in config.clients.keys}
         self._networks = {k.name: [ipaddress.ip_network(n) for n in k.networks] for k in config.clients.keys}
@@ -91,6 +91,12 @@ class Desk:
         if key is None or not secret:
             self._wrong += 1
             self.counters.signature += 1
+            why = (
+                "no key of this name" if key is None
+                else "the signature is wrong" if self._from(key, host)
+                else "it may not be used from there"
+            )  # fmt: skip
+            self.refused = f"{host}, key {envelope.key[:32]!r}: {why}"
             return
         self._known[host] = None
         self._known.move_to_end(host)
@@ -159,8 +165,7 @@ class Desk:
             owner = self._node
         elif owner == self._node:
             owner = ""
-        ips = [str(s.options.get("ip", "")) for s in group.services if s.agent in ADDRESSES]
-        address = ips[0].partition("/")[0] if ips else ""
+        address = next((s.ip for s in group.services if s.ip), "")  # of several the first one counts
         return wire.Found(
             asked.key, asked.nonce, self._cluster, self._node, asked.name, group.name, owner,
             token if lease_ms else row.token if isinstance(row, GroupRow) else 0, lease_ms, state,

@@ -168,6 +168,16 @@ def test_a_program_that_is_not_here_is_a_note(check: Any, tmp_path: Path) -> Non
     ]
 
 
+def test_a_hook_that_is_not_here_is_a_note(check: Any) -> None:
+    hooks = "{on: before_start, run: [/srv/none], required: true}, {on: node_lost, run: [/srv/tell]}, {on: node_lost, run: [cat]}"
+    status, out, said = check("pill", "", "groups:\n", f"hooks: [{hooks}]\ngroups:\n")
+    assert (status, out) == (0, GOOD)
+    assert [line.partition(": hooks")[2] for line in said] == [
+        "[0].run: /srv/none is not on this machine: no group that it is for starts on a node without it",
+        "[1].run: /srv/tell is not on this machine: it fails on a node without it",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [

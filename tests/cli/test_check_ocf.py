@@ -129,3 +129,18 @@ def test_agents_lists_and_shows_them_in_eighty_columns(check: Any, run: Any) -> 
     assert "start 120 s" in words and "monitor, check.depth 20 60 s 60 s" in words
     missing = run("agents", "show", "ocf:test:nothing")
     assert missing.status != 0 and "resource.d/test/nothing" in missing.err
+    for name in ("db", "DB", "ocf::test:db", "ocf:test:DB"):
+        missing = run("agents", "show", name)
+        assert missing.status != 0 and "perhaps ocf:test:db is meant" in missing.err.replace('"', ""), missing.err
+
+
+def test_what_is_nearly_an_agent_is_named(check: Any) -> None:
+    check("dir: /srv")
+    status, text = check("dir: /srv", agent="ocf:test:DB")
+    assert status == 0 and "perhaps ocf:test:db is meant; its options were not looked at" in text.replace('"', ""), text
+
+
+def test_a_template_of_units_is_a_note(check: Any) -> None:
+    status, text = check("", agent="systemd:getty@")
+    assert status == 0 and "agent: getty@.service is a template, " in text and "getty@NAME" in text
+    assert "is a template" not in check("", agent="systemd:getty@tty1")[1]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from hasnmp import wire_clients as wire
 from hasnmp.errors import Code
 from hasnmp.model import ServiceState
-from hasnmp.runtime import desk
-from tests.client.desk_lab import APPS, FEED, MS, OLD, Lab, nonce, opened
+from hasnmp.runtime import clients, desk
+from hasnmp.runtime.lease_board import LeaseBoard
+from tests.client.desk_lab import APPS, CONFIG, FEED, MS, OLD, Lab, nonce, opened
 
 # ---------------------------------------------------------------------------------------------------- who runs what
 
@@ -99,6 +101,29 @@ def test_strangers_get_no_answer(name: str, key: bytes, host: str) -> None:
     assert lab.raw(wire.encode(wire.Find(name, nonce(), "bank", "db"), key), host) == []
     assert lab.desk.counters.signature == 1
     assert lab.raw(wire.encode(wire.Find("feeder", nonce(), "bank", "db"), FEED), "2001:db8::7")
+
+
+def test_what_is_refused_is_told_in_the_log_once_a_minute() -> None:
+    process = clients.Clients(CONFIG, "a", LeaseBoard())
+    asked = [(name, host) for name in ("apps", "nobody", "feeder") for host in ("192.0.2.50", "198.51.100.7")]
+    told: list[str] = []
+    with capture_logs() as log:
+        process.tell_refused(0.0)
+        for number, (name, host) in enumerate(asked):
+            process.desk.handle(wire.encode(wire.Find(name, nonce(), "bank", "db"), b"x" * 32), host, bytes)
+            told.append(process.desk.refused)
+            process.tell_refused(float(number))
+        process.desk.handle(b"x", "192.0.2.50", bytes)
+        process.tell_refused(clients.TELL_S)
+        process.tell_refused(2 * clients.TELL_S)
+    assert [(line["event"], line["signature"], line["malformed"]) for line in log] == [
+        ("requests_refused", 1, 0), ("requests_refused", len(asked) - 1, 1),
+    ]  # fmt: skip
+    assert [told[0], told[2], told[5]] == [
+        "192.0.2.50, key 'apps': the signature is wrong",
+        "192.0.2.50, key 'nobody': no key of this name",
+        "198.51.100.7, key 'feeder': it may not be used from there",
+    ]
 
 
 def test_a_short_request_gets_no_answer_and_no_answer_is_longer() -> None:

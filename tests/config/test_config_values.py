@@ -536,6 +536,20 @@ def test_one_community_twice(home: Path) -> None:
     ]
 
 
+def test_a_client_may_not_have_the_nodes_own_key(home: Path) -> None:
+    """Whoever has it could sign heartbeats."""
+    (home / "more.key").write_bytes(bytes(range(65, 97)))
+    (home / "apps.key").write_bytes(b"0123456789" * 4)
+    for name in ("more.key", "apps.key"):
+        (home / name).chmod(0o600)
+    keys = "[{name: a, key_files: [apps.key]}, {name: b, key_files: [apps.key, more.key]}]"
+    said = lines_of(BASE + f'clients: {{listen: ["192.0.2.11:5406"], keys: {keys}}}\n', home)
+    assert [line.partition(" key_files")[0].partition(": a client")[0].partition("; whoever")[0] for line in said] == [
+        "FILE:30: clients.keys.b.key_files: apps.key holds a key of a too",
+        "FILE:30: clients.keys.b.key_files: more.key holds a key of heartbeat.key_files",
+    ]
+
+
 def test_programs_and_accounts_of_this_machine(home: Path) -> None:
     text = BASE.replace("command: [/bin/sleep", "user: no-such-user, stop_command: [sh], command: [no-such-program")
     assert lines_of(text + "control: {group: no-such-group}\n", home) == [
