@@ -193,6 +193,11 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
+        packed(sys.argv[1])
+    except OSError:
+        print(f"hasnmp-tickle: {sys.argv[1]} is no IP address\n{USAGE}", file=sys.stderr)
+        return 2
+    try:
         serve(sys.argv[1], sys.argv[2])
     except OSError as error:
         print(f"hasnmp-tickle: {error}", file=sys.stderr)

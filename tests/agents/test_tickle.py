@@ -155,3 +155,7 @@ def test_a_damaged_list_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
 def test_usage() -> None:
     done = subprocess.run([sys.executable, tickle.__file__, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("usage: hasnmp-tickle ADDRESS FILE")
+    done = subprocess.run(
+        [sys.executable, tickle.__file__, "192.0.2.999", "x"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.startswith("hasnmp-tickle: 192.0.2.999 is no IP address")
