@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pwd
 import re
+import sys
 from importlib import metadata, util
 from urllib.parse import parse_qsl, urlsplit
 
@@ -34,6 +35,7 @@ DRIVERS = {
     "mssql+pymssql": ("pymssql", "pymssql"),
     "sqlite": ("sqlite3", "sqlite3"),
 }
+PIP = f"{sys.executable} -m pip"  # of the Python that runs the check; another one's would not help
 # Dialects that SQLAlchemy does not bring along -> the package that does.
 ELSEWHERE = {"sybase": "sqlalchemy-sybase", "informix": "IfxAlchemy", "db2": "ibm-db-sa"}
 
@@ -58,19 +60,17 @@ def missing(url: str) -> str:
     """What has to be installed on this machine for the URL, and how; "" if nothing has."""
     name = url.partition("://")[0]
     if util.find_spec("sqlalchemy") is None:
-        return "needs SQLAlchemy, which is not installed for this Python; run: pip install 'hasnmp[sql]'"
+        return f"needs SQLAlchemy, which is not installed; run: {PIP} install 'hasnmp[sql]'"
     if name in DRIVERS:
         module, package = DRIVERS[name]
         if util.find_spec(module) is None:
-            return f"needs the driver {module}, which is not installed for this Python; run: pip install {package}"
+            return f"needs the driver {module}, which is not installed; run: {PIP} install {package}"
         return ""
     dialect = name.partition("+")[0]
     if metadata.entry_points(group="sqlalchemy.dialects", name=name.replace("+", ".")):
         return ""  # brought by a package, which brings or names its driver
     if dialect in ELSEWHERE:
-        return (
-            f"needs the dialect {name}, which is not installed for this Python; run: pip install {ELSEWHERE[dialect]}"
-        )
+        return f"needs the dialect {name}, which is not installed; run: {PIP} install {ELSEWHERE[dialect]}"
     known = ", ".join(DRIVERS)
     return f"names {show(name)}, which no installed package brings; SQLAlchemy itself has {known}"
 
