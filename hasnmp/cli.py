@@ -333,7 +333,7 @@ def parser() -> Parser:
     made = add(
         "apply",
         apply,
-        "have all nodes go by a file at once: for times, nodes, links and the lease disk, which a reload may not change",
+        "have all nodes go by a file at once: for times, nodes, links, the port and the lease disk, which a reload may not change",
         where,
         order,
     )

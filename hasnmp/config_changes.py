@@ -68,6 +68,7 @@ def compare(old: Config, new: Config) -> Changes:
     )
     lines += _other_lines(old, new)
     needs_apply = tuple(_staged(old, new))
+    with_disk = old.arbiter.type == new.arbiter.type == "disk"
     needs_restart = tuple(
         name for name in ("run_dir", "state_dir", "watchdog") if getattr(old, name) != getattr(new, name)
     )
@@ -83,7 +84,9 @@ def compare(old: Config, new: Config) -> Changes:
             and not (_of_nodes(name) and _is_step(old, new))
             and not (name == "nodes" and _is_apart(old, new))
             # The core goes over to another disk when every node is heard to read it and nothing rests on the former one.
-            and not (name == "arbiter.device" and old.arbiter.type == new.arbiter.type == "disk")
+            and not (name == "arbiter.device" and with_disk)
+            # A cut, as long as the switch takes: the leases go over to the disk. For good, where a node misses it.
+            and not (name == "heartbeat.port" and with_disk)
             and not (name.endswith(".links") and _keeps_a_link(old, new))
         ),
         needs_restart,

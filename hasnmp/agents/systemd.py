@@ -9,12 +9,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hasnmp import settings
+from hasnmp.agents import systemd_files
+from hasnmp.agents.host import Host
 from hasnmp.agents.ocf import OcfAgent
 
 PROGRAM = (sys.executable, "-I", str(Path(__file__).with_name("systemd_unit.py")))
 
 
 class SystemdAgent(OcfAgent):
+    def __init__(self, service: settings.Service, host: Host) -> None:
+        super().__init__(service, host)
+        if link := systemd_files.enabled_by(service.unit):
+            host.log.warning(
+                "unit_enabled_at_boot", service=service.name, link=link, next=f"systemctl disable {service.unit}"
+            )
+
     def _program(self, action: str) -> tuple[str, ...]:
         return (*PROGRAM, action, self._service.unit)
 

@@ -24,9 +24,9 @@ def enabled_by(unit: str) -> str:
     """The link that has a boot start it, "" if none does."""
     for place in PLACES[:2]:
         for kind in ("wants", "requires"):
-            found = sorted(Path(place).glob(f"*.{kind}/{unit}"))
-            if found:
-                return str(found[0])
+            for folder in sorted(Path(place).glob(f"*.{kind}")):
+                if os.path.lexists(folder / unit):
+                    return str(folder / unit)
     return ""
 
 

@@ -107,11 +107,6 @@ def act(action: str, unit: str) -> None:
             raise Over(NOT_RUNNING, f"{unit} is inactive")
         raise Over(FAILED, f"{unit} is {state} ({now.get('SubState')}), result {now.get('Result')}")
     if action == "start":
-        if now.get("UnitFileState") == "enabled":
-            print(
-                f"{unit} is enabled, so that a boot starts it without a lease: systemctl disable {unit}",
-                file=sys.stderr,
-            )
         drop_in(systemd, unit, True)
         result = systemd.job("StartUnit", unit)
     else:

@@ -64,8 +64,9 @@ class Apply:
     mine: Mine | None = None
     staged_here: str = ""  # the file that this node's guardian holds, judged good
     asker: dict[str, str] = field(default_factory=dict)  # file -> the node that sent it
-    ident: str = ""  # of the file whose parts are coming
-    parts: dict[int, str] = field(default_factory=dict)
+    coming: dict[str, tuple[str, dict[int, str]]] = field(
+        default_factory=dict
+    )  # node -> its file's name, and parts so far
     command: int = 0  # that brought this engine halfway
     halfway_ns: int = 0  # since when every node is heard to be halfway
     forward_at: int = 0  # not before: the guardian is at it
@@ -111,14 +112,16 @@ class Apply:
         if kind == "x":
             ident, _, number = name.partition("/")
             count, part = int(value[0]), str(value[1])
-            if ident != self.ident:
-                self.ident, self.parts = ident, {}
+            before, parts = self.coming.get(sender, ("", {}))
+            if ident != before:
+                parts = {}
+            self.coming[sender] = ident, parts
             if 0 <= int(number) < count <= PARTS:
-                self.parts[int(number)] = part[:PART]
-            whole = "".join(self.parts[i] for i in range(count)) if len(self.parts) == count else ""
+                parts[int(number)] = part[:PART]
+            whole = "".join(parts[i] for i in range(count)) if len(parts) == count else ""
             if whole and ident_of(whole) == ident:
-                self.ident, self.parts = "", {}
-                self.asker = {ident: sender}
+                del self.coming[sender]
+                self.asker = {i: who for i, who in self.asker.items() if who != sender} | {ident: sender}
                 if self.mine is not None:
                     busy = f"an apply that was asked for there, on {self.state.me}, is under way"
                     self.state.streams[sender].put(f"y/{ident}", [int(Code.BUSY), busy])
@@ -131,8 +134,8 @@ class Apply:
         """This node's loader has judged it."""
         if event.code == Code.DONE:
             self.staged_here = event.ident
-        if event.ident in self.asker:
-            self.state.streams[self.asker[event.ident]].put(f"y/{event.ident}", [event.code, event.text[:500]])
+        if asker := self.asker.pop(event.ident, ""):
+            self.state.streams[asker].put(f"y/{event.ident}", [event.code, event.text[:500]])
         self._judged(self.state.me, event.ident, Code(event.code), event.text)
         self.state.ctx.dirty = True
 
@@ -203,9 +206,8 @@ class Apply:
             self._tell(waits)
             return
         # What was leased before, and proven without the new nodes, is over or proven anew.
-        longest = max(state.config.heartbeat.dead_after_ms, state.config.arbiter.lease_ms)
         self.halfway_ns = self.halfway_ns or ctx.now
-        due = max(self.halfway_ns + longest * MS * TAKER_PART // 100, self.forward_at)
+        due = max(self.halfway_ns + state.longest_ms * MS * TAKER_PART // 100, self.forward_at)
         if ctx.now < due:
             ctx.wake(due)
             return

@@ -53,6 +53,7 @@ class Durable:
         ceiling = state.ceiling = number_of(document.get("ceiling"))  # it was read from the disk: it is durable
         state.lead, state.lead_offset_ms = number_of(document.get("lead")), ctx.wall_offset_ms
         longest = max(hb.dead_after_ms, number_of(document.get("dead_after_ms")))
+        state.longest_ms = max(hb.dead_after_ms, self.config.arbiter.lease_ms, number_of(document.get("longest_ms")))
         if self.config.arbiter.type == "disk":
             state.arbiter.uuid = str(document.get("arbiter_uuid") or "")
             # Until the disk shows that there is nothing to have forgotten; not only for this life (seed 107730).
@@ -141,7 +142,9 @@ class Durable:
         self.asked_at = self.asked_at or ctx.now
         document = {
             "journal": state.journal.document(), "board": state.board.document(ctx), "ceiling": ceiling, "lead": state.lead_now(),
-            "dead_after_ms": self.config.heartbeat.dead_after_ms, "owned": dict(state.owned),
+            "dead_after_ms": self.config.heartbeat.dead_after_ms,
+            "longest_ms": state.longest_ms if self.config.webs else max(self.config.heartbeat.dead_after_ms, self.config.arbiter.lease_ms),
+            "owned": dict(state.owned),
             "last_owner": dict(state.last_owner),
             "forever": {
                 n: [x.promised_to, x.promised_node, x.promised_token, x.forever_ms, x.forever_seq]

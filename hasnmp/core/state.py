@@ -96,6 +96,7 @@ class State:
         default_factory=set
     )  # groups of which the state file that is gone may have known something
     unclean: set[str] = field(default_factory=set)  # groups of which the guardian could not end everything here
+    longest_ms: int = 0  # how long a lease may last, by this file or by the one before it
     ceiling: int = 0  # tokens up to here may be used: a higher one is durable as "used" already
     lead: int = 0  # arbiter fence: how far the others' clocks are ahead of ours, in quarter seconds; durable
     lead_offset_ms: int = 0  # ctx.wall_offset_ms as it was then

@@ -234,6 +234,11 @@ def _moved(link: Link, port: int) -> bool:
         return False  # it is missing: not yet
 
 
+def try_out(address: str, port: int) -> None:
+    """Raises OSError: this machine can't receive there."""
+    _bound(_resolve(address, port)).close()
+
+
 def _reachable(
     peer: str, port: int, own: tuple[str, int] | tuple[str, int, int, int]
 ) -> tuple[str, int] | tuple[str, int, int, int]:

@@ -20,7 +20,7 @@ from hasnmp.agents import ocf_metadata
 from hasnmp.arbiters.disk import Blocks
 from hasnmp.config_changes import Changes, compare, nobody, settled
 from hasnmp.errors import ConfigError, WireError
-from hasnmp.runtime import members
+from hasnmp.runtime import links, members
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.processes import SOFTWARE, Child, Family, S, log
 from hasnmp.settings import Config
@@ -89,7 +89,7 @@ def judge(text: str, path: str, old: Config, node: str) -> Loaded:
         )
     if node not in [n.name for n in new.nodes]:
         return Loaded(old)
-    if why := _no_place(old, new):
+    if why := _no_place(old, new) or _no_address(old, new, node):
         return Loaded(faults=(why,))
     if why := nobody(new):
         return Loaded(faults=(why,))
@@ -126,6 +126,18 @@ def _no_place(old: Config, new: Config) -> str:
         return (
             f"arbiter.device: {device} is foreign: it is the lease disk {header.uuid} of the cluster {header.cluster}"
         )
+    return ""
+
+
+def _no_address(old: Config, new: Config, node: str) -> str:
+    """Which new address or port of its own links this machine can't use, "" when it can: it would hear nobody there."""
+    former, port = old.node(node).links, new.heartbeat.port
+    for name, address in new.node(node).links.items():
+        if (former.get(name), old.heartbeat.port) != (address, port):
+            try:
+                links.try_out(address, port)
+            except OSError as error:
+                return f"nodes.{node}.links.{name}: {address} port {port} can't be used here ({error.strerror}); nobody would be heard there"
     return ""
 
 

@@ -87,7 +87,7 @@ class Changes(Malice):
 
     def reload_file(self, machine: Machine, new: Config) -> None:
         """The file is written, and the daemon told by SIGHUP or by a command."""
-        if not machine.powered:
+        if not machine.powered or machine.name not in [n.name for n in new.nodes]:
             return
         machine.file = new
         self.world.count("reloads asked for")
@@ -108,8 +108,8 @@ class Changes(Malice):
         self.put_in_force(self.reloadable(new) if self.world.rng.random() < 0.4 else new)
 
     def members(self) -> None:
-        """A group gets other nodes."""
-        self.put_in_force(self.regrouped(self.meant))
+        """A group gets other nodes; with other times, perhaps."""
+        self.put_in_force(self.regrouped(self.timed(self.meant) if self.world.rng.random() < 0.2 else self.meant))
 
     def members_under_fire(self) -> None:
         """The same, and before every node has come to the end of it something happens."""

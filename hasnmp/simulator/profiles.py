@@ -201,7 +201,7 @@ PROFILES |= {
         intervals=(60, 120),
     ),
     "moved disk": _aimed({"disk_moved_cut": 2, "disk_moved": 1}, (1, 3), nodes=(2, 3)),
-    "kept moved disk": _kept({"disk_moved": 1}, (1, 2)),
+    "kept moved disk": _kept({"disk_moved": 1}, (1, 1)),
     "members forgotten": _aimed({"members_forgotten": 1}, (1, 1), nodes=(3,)),
     "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip

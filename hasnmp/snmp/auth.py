@@ -135,10 +135,10 @@ class Aes:
         with self._lock:
             self._salt = number = (self._salt + 1) & 0xFFFFFFFFFFFFFFFF
             vector = boots << 96 | seconds << 64 | number
-            self._chain((vector ^ int.from_bytes(self._block(self._last), "big")).to_bytes(16, "big"))
-            out = self._chain(padded)
+            first = (vector ^ int.from_bytes(self._block(self._last), "big")).to_bytes(16, "big")
+            out = self._chain(first + padded)
             self._last = out[-16:]
-        return out[:size], number.to_bytes(8, "big")
+        return out[16 : 16 + size], number.to_bytes(8, "big")
 
 
 class Des:

@@ -149,17 +149,22 @@ def encode_oid(oid: Oid) -> bytes:
     return encode_subids((40 * oid[0] + oid[1], *oid[2:]))
 
 
+def header(tag: int, length: int) -> bytes:
+    """What an element of this tag begins with whose contents have so many octets."""
+    if length < 0x80:
+        return bytes((tag, length))
+    if length < 0x100:
+        return bytes((tag, 0x81, length))
+    if length < 0x10000:
+        return bytes((tag, 0x82, length >> 8, length & 0xFF))
+    octets = (length.bit_length() + 7) // 8
+    return bytes((tag, 0x80 | octets)) + length.to_bytes(octets, "big")
+
+
 def encode(tag: int, contents: bytes) -> bytes:
     """One element."""
     length = len(contents)
-    if length < 0x80:
-        return bytes((tag, length)) + contents
-    if length < 0x100:
-        return bytes((tag, 0x81, length)) + contents
-    if length < 0x10000:
-        return bytes((tag, 0x82, length >> 8, length & 0xFF)) + contents
-    octets = (length.bit_length() + 7) // 8
-    return bytes((tag, 0x80 | octets)) + length.to_bytes(octets, "big") + contents
+    return bytes((tag, length)) + contents if length < 0x80 else header(tag, length) + contents
 
 
 def encode_integer(value: int, tag: int = INTEGER) -> bytes:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable
-from itertools import pairwise
+from itertools import chain, compress, pairwise
+from operator import attrgetter, ne
 from typing import Any, Protocol, cast
 
 from hasnmp.model import View
@@ -23,7 +24,10 @@ Oid = tuple[int, ...]
 class Rows:
     """The instances of one table (or the single one of a scalar), which its columns share."""
 
-    __slots__ = ("columns", "define", "dirty", "index", "key", "keys", "places", "rows", "suffixes")
+    __slots__ = (
+        "by_field", "by_row", "columns", "define", "dirty", "fields", "holes", "index", "key", "keys", "places", "rows",
+        "suffixes",
+    )  # fmt: skip
 
     def __init__(
         self, define: Callable[[View], Iterable[tuple[Oid, Any]]], key: Callable[[Any], Oid] | None = None
@@ -32,6 +36,10 @@ class Rows:
         self.key = key
         self.places: dict[Oid, int] = {}  # a row's key -> position; only where `key` tells a changed row's
         self.columns: list[Cells] = []
+        self.by_field: list[Cells] = []  # columns that rest on one field of the row alone
+        self.by_row: list[Cells] = []  # columns that rest on any of them
+        self.fields: attrgetter[tuple[Any, ...]] | None = None  # those of by_field
+        self.holes = False  # has an instance had no value since the rows were listed?
         self.dirty = True
         self.keys: list[Oid] = []  # sorted
         self.rows: list[Any] = []
@@ -51,18 +59,42 @@ class Rows:
         self.rows = [row for _, row in found]
         for column in self.columns:
             column.cells = [None] * len(keys)
-        self.dirty = False
+        self.dirty = self.holes = False
 
-    def replace(self, changed: Iterable[Any]) -> None:
-        """These rows have other values now, which costs as much as they are many. A row that is new makes all dirty."""
+    def add(self, column: Cells) -> None:
+        self.columns.append(column)
+        if column.volatile:
+            return
+        if column.field is None:
+            self.by_row.append(column)
+        elif column.field:
+            self.by_field.append(column)
+            names = [cast(str, one.field) for one in self.by_field]
+            self.fields = attrgetter(*names, names[-1])  # of two names or more, for that gives a tuple always
+
+    def replace(self, changed: Iterable[Any]) -> list[bytes] | None:
+        """These rows have other values now, which costs as much as they are many.
+
+        Returns: the questions whose answers are over. None: which instances there are may be another matter, too, for a row
+        is new, or some had no value; so all is dirty.
+        """
+        over: list[bytes] = []
+        if self.dirty:
+            return over  # what was known is forgotten, and nothing was asked for since
         for row in changed:
-            at = None if self.key is None or self.dirty else self.places.get(self.key(row))
+            at = None if self.key is None or self.holes else self.places.get(self.key(row))
             if at is None:
                 self.dirty = True
-                return
+                return None
+            others: Iterable[Cells] = self.by_row
+            if self.fields is not None:
+                others = chain(compress(self.by_field, map(ne, self.fields(self.rows[at]), self.fields(row))), others)
             self.rows[at] = row
-            for column in self.columns:
-                column.cells[at] = None
+            for column in others:
+                if column.cells[at] is not None:
+                    column.cells[at] = None
+                    over.append(question(column.raw + self.suffixes[at]))
+        return over
 
 
 def _key(item: tuple[Oid, Any]) -> Oid:
@@ -72,7 +104,7 @@ def _key(item: tuple[Oid, Any]) -> Oid:
 class Cells:
     """One column, or one scalar."""
 
-    __slots__ = ("cells", "encode", "following", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
+    __slots__ = ("cells", "encode", "field", "following", "oid", "raw", "read", "rows", "syntax", "target", "volatile")
 
     def __init__(self, target: Scalar | Column, oid: Oid, rows: Rows, read: Callable[[Reader, Any], Any]) -> None:
         self.target = target
@@ -83,17 +115,26 @@ class Cells:
         self.syntax = int(target.syntax)
         self.encode = ber.encoder(self.syntax)
         self.volatile = target.volatile
+        self.field = target.field if isinstance(target, Column) else None
         self.cells: list[bytes | None] = []  # encoded variable bindings; None: not encoded yet, or no such instance
         self.following: Cells | None = None
-        rows.columns.append(self)
+        rows.add(self)
 
 
 Cursor = tuple[Cells, int]
 
+AHEAD = 32  # instances that are looked up at once for a GETNEXT
 KEPT = 20_000  # answers that a window remembers of each kind, of 200 octets or so
 
 _HEADS = [bytes((ber.SEQUENCE, size)) for size in range(0x80)]
 _NAMES = [bytes((ber.OID, size)) for size in range(0x80)]
+ASKED = 0x7A  # octets that a name in a question is shorter than
+_ASKED = [bytes((size + 4, ber.OID, size)) for size in range(ASKED)]
+
+
+def question(raw: bytes) -> bytes:
+    """A name as a request's variable binding has it, between the tag of that and its NULL; b"" for a long one."""
+    return _ASKED[len(raw)] + raw if len(raw) < ASKED else b""
 
 
 class Scope(Protocol):
@@ -109,8 +150,9 @@ class Scope(Protocol):
 class Window:
     """A view over a store's columns: most are in it or not, and are asked for only once.
 
-    found, after: what a name was answered with by GET and by GETNEXT since the last change of anything: a console asks for
-    the same again and again, and nothing is as quick as one look into a dict.
+    A console asks for the same again and again, and nothing is as quick as one look into a dict:
+    found: question() of an instance -> its variable binding, until its value may have changed;
+    after: question() of a name -> that of the instance after it, until instances may have come or gone.
     """
 
     __slots__ = ("_counter64", "_known", "_scope", "after", "found")
@@ -126,9 +168,14 @@ class Window:
         self.found.clear()
         self.after.clear()
 
-    def keep(self, kept: dict[bytes, bytes], raw: bytes, column: Cells, varbind: bytes) -> None:
-        if not column.volatile and len(kept) < KEPT:
-            kept[raw] = varbind
+    def keep(self, asked: bytes, column: Cells, varbind: bytes) -> None:
+        """Remember the answer to a question for an instance of this column."""
+        if asked and not column.volatile and len(self.found) < KEPT:
+            self.found[asked] = varbind
+
+    def keep_after(self, asked: bytes, instance: bytes) -> None:
+        if asked and instance and len(self.after) < KEPT:
+            self.after[asked] = instance
 
     def of(self, column: Cells) -> bool | None:
         """True, False: all its instances are seen, or none; None: some are."""
@@ -161,7 +208,7 @@ class Store:
         self._all: list[Rows] = []
         columns: list[Cells] = []
         for scalar in scalars:
-            rows = self._rows(_scalar_row, scalar.view_tables)
+            rows = self._rows(_scalar_row, scalar.view_tables, _scalar_key)
             columns.append(Cells(scalar, scalar.oid, rows, _scalar_read(scalar)))
         for table in tables:
             rows = self._rows(table.rows, table.view_tables, table.key)
@@ -203,19 +250,25 @@ class Store:
 
     def changed(self, view_tables: Iterable[str]) -> None:
         """Rows of these view tables changed: what rests on them is read anew when it is asked for."""
-        self._forget()
         names = tuple(view_tables)
-        for name in names:
-            for rows in self._by_view_table.get(name, ()):
-                rows.dirty = True
+        known = [rows for name in names for rows in self._by_view_table.get(name, ()) if not rows.dirty]
+        if known:  # else nobody has asked for them since they changed last
+            self._forget()
+        for rows in known:
+            rows.dirty = True
         for twin in self.twins:
             twin.changed(names)
 
     def changed_rows(self, view_table: str, changed: Collection[Any]) -> None:
         """These rows of a view table are new or have other values; none is gone."""
-        self._forget()
         for rows in self._by_view_table.get(view_table, ()):
-            rows.replace(changed)
+            over = rows.replace(changed)
+            if over is None:
+                self._forget()
+                continue
+            for window in self._windows.values():
+                for asked in over:
+                    window.found.pop(asked, None)
         for twin in self.twins:
             twin.changed_rows(view_table, changed)
 
@@ -260,6 +313,7 @@ class Store:
         if cell is None:
             value = column.read(self.reader(), column.rows.rows[at])
             if value is None:
+                column.rows.holes = True
                 return None
             name = column.raw + column.rows.suffixes[at]
             size = len(name)
@@ -291,7 +345,7 @@ class Store:
             return None
         found = column.cells[at] or self.varbind(column, at)
         if window is not None and found is not None:
-            window.keep(window.found, raw, column, found)
+            window.keep(question(raw), column, found)
         return found
 
     def missing(self, raw: bytes, window: Window | None = None) -> bytes:
@@ -345,6 +399,28 @@ class Store:
             column, at = column.following, 0
         return None
 
+    def next(self, raw: bytes, window: Window, asked: bytes) -> bytes | None:
+        """The variable binding of the first instance after this name; None: the end of the MIB. asked: the name's question.
+
+        Raises: as varbind(); BerError: the octets are no OID.
+        """
+        cursor = self.after(raw)
+        run = None if cursor is None else self.run(cursor, AHEAD, window)
+        if run is not None:  # who asks for one will ask for those after it
+            for found in run[0]:
+                instance = question(found[4 : 4 + found[3]]) if found[1] < 0x80 else b""
+                window.keep_after(asked, instance)
+                asked = instance
+            return run[0][0]
+        place = self.settle(cursor, window)
+        if place is None:
+            return None
+        found, column, at = place
+        instance = question(self.name(column, at))
+        window.keep_after(asked, instance)
+        window.keep(instance, column, found)
+        return found
+
     def run(self, cursor: Cursor, count: int, window: Window | None = None) -> tuple[list[bytes], Cells, int] | None:
         """The next `count` variable bindings from the cursor on, and the place of the last one, where that is simple.
 
@@ -388,6 +464,10 @@ def exception(raw: bytes, value: bytes) -> bytes:
 
 def _scalar_row(_view: View) -> Iterable[tuple[Oid, Any]]:
     return (((0,), None),)
+
+
+def _scalar_key(_row: Any) -> Oid:
+    return (0,)
 
 
 def _scalar_read(scalar: Scalar) -> Callable[[Reader, Any], Any]:

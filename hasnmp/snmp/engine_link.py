@@ -28,6 +28,7 @@ KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
 DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
 START_GRACE_S = 10.0  # but not while this node is only starting
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
+WALL_STEP_MS = 100
 WHY_S = 1.0  # until an engine that does not say why is asked of another group
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -56,6 +57,8 @@ class EngineLink:
         self._writer: asyncio.StreamWriter | None = None
         self._lost_ns = started_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
         self._down_told = False
+        self._believed_until_ns = 0  # what the mirror shows
+        self._wall_ms = 0  # the wall clock at CLOCK_BOOTTIME 0, by which the dates that are kept were made
         self.fresh = False  # as objects are answered; a listener's thread may find that it is not so any more
         self._judged_fresh = False  # as the loop found it last
         self._replies: dict[int, asyncio.Future[Any]] = {}
@@ -93,6 +96,7 @@ class EngineLink:
             if self._mirror.complete:
                 self._lost_ns = self._now_ns()
         self._mirror.complete = False
+        self._believe()
         for future in self._replies.values():
             if not future.done():
                 future.set_result("the engine went away")
@@ -114,11 +118,15 @@ class EngineLink:
 
     def _take_in(self, message: dict[str, Any]) -> EventRow | CommandRow | None:
         result = self._mirror.apply(message)
+        self._believe()
         match message["type"]:
             case "snapshot":
                 self._store.changed_all()
                 self._lost_ns = 0
+                self._wall_step()
             case "delta":
+                if self._wall_step():  # every date that is kept is another one now
+                    self._store.changed_all()
                 self._store.changed(table for table, keys in message["gone"].items() if keys)
                 for table, rows in message["rows"].items():
                     now = self._mirror.view.tables.get(table, {})
@@ -131,6 +139,14 @@ class EngineLink:
                 if future is not None and not future.done():
                     future.set_result(result or message.get("lines") or str(message.get("text")))
         return result
+
+    def _wall_step(self) -> bool:
+        """Was the wall clock set? Slow corrections add up until they show in a date, whose smallest part is 100 ms."""
+        wall_ms = self._mirror.view.wall_ms - self._mirror.view.now_ns // 1_000_000
+        if abs(wall_ms - self._wall_ms) < WALL_STEP_MS:
+            return False
+        self._wall_ms = wall_ms
+        return True
 
     def _tell_missed(self) -> None:
         """Events that happened while the engine was out of reach, its line to us was full, or no agent ran, are late,
@@ -170,11 +186,14 @@ class EngineLink:
 
     # ------------------------------------------------------------------------------------- is it to be believed?
 
-    def _is_fresh(self) -> bool:
-        """Is what the mirror shows to be believed? Older than dead_after it may be another world's."""
+    def _believe(self) -> None:
+        """How long is what the mirror shows to be believed? Older than dead_after it may be another world's."""
         limit_s = self._dead_after_s + (KEEPALIVE_S if self._mirror.complete else 0)
         now_ns = self._mirror.view.now_ns
-        return now_ns > 0 and (self._now_ns() - now_ns) / 1e9 <= limit_s
+        self._believed_until_ns = now_ns + int(limit_s * 1e9) if now_ns > 0 else 0
+
+    def _is_fresh(self) -> bool:
+        return self._now_ns() <= self._believed_until_ns
 
     def distrust(self) -> None:
         """In a listener's thread, the lock held. The loop may hang, say in a write to a dead disk: its word that all is

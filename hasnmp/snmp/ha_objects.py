@@ -10,6 +10,7 @@ What a SET means is sets.py's; the objects of who is told (haNotify) are receive
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from operator import attrgetter
 from typing import Any
@@ -44,8 +45,17 @@ from hasnmp.snmp.oids import ROOT
 
 # ------------------------------------------------------------------------------------------------- making the tables
 
-# Where a value comes from: a field's name, or a function of the reader and the row.
-_Source = str | Callable[[Reader, Any], Any]
+
+@dataclass(frozen=True, slots=True)
+class _Of:
+    """A value that is made of one field of the row; field "": of none."""
+
+    field: str
+    read: Callable[[Reader, Any], Any]
+
+
+# Where a value comes from: a field as it is, something made of one, or a function of the reader and the row.
+_Source = str | _Of | Callable[[Reader, Any], Any]
 
 INTEGER32, OCTETS, COUNTER32 = Syntax.INTEGER32, Syntax.OCTETS, Syntax.COUNTER32
 UNSIGNED32, TIMETICKS = Syntax.UNSIGNED32, Syntax.TIMETICKS
@@ -99,7 +109,7 @@ def _reader_of(syntax: Syntax, source: _Source) -> Callable[[Reader, Any], Value
             return _fit(syntax, value)
 
         return fitting
-    function = source
+    function = source.read if isinstance(source, _Of) else source
     return lambda r, row: _fit(syntax, function(r, row))
 
 
@@ -107,7 +117,8 @@ def _column(number: int, name: str, syntax: Syntax, source: _Source, *, volatile
             allowed: tuple[int, ...] | range = (), size: int = 0) -> Column:  # fmt: skip
     """A column; it is writable if `allowed` or `size` says what may be written."""
     access = "read-write" if allowed or size else "read-only"
-    return Column(name, number, syntax, access, _reader_of(syntax, source), volatile, allowed, size)
+    field = source.field if isinstance(source, _Of) else source if isinstance(source, str) else None
+    return Column(name, number, syntax, access, _reader_of(syntax, source), volatile, allowed, size, field)
 
 
 def _scalars(part: int, table: str, *columns: Column) -> tuple[Scalar, ...]:
@@ -145,32 +156,32 @@ def _table(name: str, oid: Oid, view_table: str, key: Callable[[Any], Oid], inde
 def _state(name: str, unknown: IntEnum) -> _Source:
     """A state, and `unknown` as long as nobody is there to vouch for it: the last good one would be a lie."""
     get = attrgetter(name)
-    return lambda r, row: get(row) if r.fresh else unknown
+    return _Of(name, lambda r, row: get(row) if r.fresh else unknown)
 
 
 def _stamp(name: str) -> _Source:
     get = attrgetter(name)
-    return lambda r, row: r.timestamp(get(row))
+    return _Of(name, lambda r, row: r.timestamp(get(row)))
 
 
 def _date(name: str) -> _Source:
     get = attrgetter(name)
-    return lambda r, row: r.date(get(row))
+    return _Of(name, lambda r, row: r.date(get(row)))
 
 
 def _wall(name: str) -> _Source:
     get = attrgetter(name)
-    return lambda r, row: date_and_time(get(row))
+    return _Of(name, lambda r, row: date_and_time(get(row)))
 
 
 def _age(name: str) -> _Source:
     get = attrgetter(name)
-    return lambda r, row: r.age_ms(get(row))
+    return _Of(name, lambda r, row: r.age_ms(get(row)))
 
 
 def _list(name: str) -> _Source:
     get = attrgetter(name)
-    return lambda r, row: ",".join(get(row))
+    return _Of(name, lambda r, row: ",".join(get(row)))
 
 
 def _inet_type(r: Reader, row: Any) -> int:
@@ -192,7 +203,7 @@ def _lease_remaining_ms(r: Reader, row: Any) -> int:
 
 
 def _constant(value: int | str) -> _Source:
-    return lambda r, row: value
+    return _Of("", lambda r, row: value)
 
 
 _NO_ACTION = _constant(1)  # a write gives a command; there is nothing to read back (CISCO-RF-MIB does the same)

@@ -96,7 +96,8 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column; `number` is its sub-identifier below the entry."""
+    """One column; `number` is its sub-identifier below the entry. field: that of the row which alone can change a value;
+    "" = none, None = any."""
 
     name: str
     number: int
@@ -106,6 +107,7 @@ class Column:
     volatile: bool = False
     allowed: tuple[int, ...] | range = ()
     size: int = 0
+    field: str | None = None
 
     @property
     def write(self) -> bool:

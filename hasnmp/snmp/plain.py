@@ -1,211 +1,151 @@
-"""Requests of the plain form that nearly all have, read in one go: no call an element, nothing built that is not needed.
+"""Requests of a form that is known, answered without being taken apart.
 
-What is not of that form - any length or number written long, any value but NULL, anything malformed - is None here, and the
-responder's full parser has the word. Both read the same in what they both take (tests/snmp/test_snmp_plain.py).
+A console asks the same all the time. What changes from one request to the next is the request-id, and the names, most of
+which were asked for before. What is around them is the request's *form*; the full parser takes it apart once.
+
+    octets     30 L 02 01 v 04 L community A0 L 02 n | request-id | 02 01 00 02 01 00 30 L | 30 | L 06 L name | 05 00 ...
+    form       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^                ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+    question                                                                                     ^^^^^^^^^^^^^
+
+A request of a known form is split at its NULLs, and each question is looked up as it is. Its lengths are in it: so whatever
+is found was asked for in just these octets, and the split fell where a parser would have cut. What is not of a known form,
+or asks for what has no value, is the responder's full parser's (tests/snmp/test_snmp_plain.py holds the two together).
 """
 
 from __future__ import annotations
 
 from hasnmp.snmp import ber
+from hasnmp.snmp.cells import ASKED, Store, Window
+from hasnmp.snmp.pdus import Requests
 
-# What a variable binding of a name of so many octets and NULL begins with.
-HEADS = [bytes((ber.SEQUENCE, size + 4, ber.OID)) for size in range(0x7A)]
-_HEADERS = 1500  # octets of contents whose headers are kept ready: an answer's, mostly
-SEQUENCES = [ber.encode(ber.SEQUENCE, bytes(size))[: -size or None] for size in range(_HEADERS)]
-RESPONSES = [ber.encode(0xA2, bytes(size))[: -size or None] for size in range(_HEADERS)]
-STRINGS = [ber.encode(ber.OCTETS, bytes(size))[: -size or None] for size in range(_HEADERS)]
+BETWEEN = b"\5\0\x30"  # the end of one variable binding without a value, the tag of the next
+MIDDLE = 11  # octets after a request-id that belong to the form: two numbers of one octet, a header, a tag
+FORMS = 2000  # that are remembered at once
+HEADERS = 1500  # octets of an answer whose headers are kept ready
 
-# Tag, the request-id as it is encoded, error-status and error-index (or non-repeaters and max-repetitions), the names.
-Plain = tuple[int, bytes, int, int, list[bytes]]
+GET, NEXT, RESPONSE, BULK = 0xA0, 0xA1, 0xA2, 0xA5
+
+Heads = dict[int, tuple[bytes, bytes]]
 
 
-def head(data: bytes) -> tuple[int, bytes, int] | None:
-    """Of a message: its version, its community, and where its PDU begins; of v3 no community, and where its header begins."""
-    try:
-        at = 2
-        size = data[1]
-        if size >= 0x80:
-            if size == 0x81:
-                size = data[2]
-                at = 3
-            elif size == 0x82:
-                size = data[2] << 8 | data[3]
-                at = 4
-        if at + size != len(data) or data[0] != 0x30 or data[at : at + 2] != b"\2\1":
+class Form:
+    """size: octets of the request. skip: from the end of its request-id to its first question. heads: of answers to it, by
+    the size of their variable bindings; prefix: what goes before their PDU; id_size: octets of the request-id."""
+
+    __slots__ = ("first", "heads", "id_size", "prefix", "second", "size", "skip", "tag", "window")
+
+    def __init__(
+        self, size: int, tag: int, first: int, second: int, skip: int, window: Window, prefix: bytes, id_size: int,
+        heads: Heads,
+    ) -> None:  # fmt: skip
+        self.size, self.tag, self.first, self.second, self.skip = size, tag, first, second, skip
+        self.window, self.prefix, self.id_size, self.heads = window, prefix, id_size, heads
+
+    def head(self, size: int) -> tuple[bytes, bytes]:
+        """What an answer with so many octets of variable bindings has before its request-id, and after it."""
+        after = b"\2\1\0\2\1\0" + ber.header(ber.SEQUENCE, size)
+        contents = 2 + self.id_size + len(after) + size
+        pdu = ber.header(RESPONSE, contents)
+        message = ber.header(ber.SEQUENCE, len(self.prefix) + len(pdu) + contents)
+        found = message + self.prefix + pdu + bytes((ber.INTEGER, self.id_size)), after
+        if size < HEADERS:
+            self.heads[size] = found
+        return found
+
+
+class Forms:
+    """The forms of requests that were taken apart, and the answers to requests of these forms. who: whose a form is, apart
+    from what is in its octets."""
+
+    def __init__(self, store: Store, requests: Requests) -> None:
+        self._store = store
+        self._requests = requests
+        self._forms: dict[tuple[object, bytes], Form] = {}
+        self._heads: dict[tuple[bytes, int], Heads] = {}
+
+    def answer(self, who: object, data: bytes, at: int, room: int) -> bytes | None:
+        """The answer to a request, without what is sealed around it. None: nothing was done.
+
+        data[at]: its PDU's length. room: octets that the variable bindings may take. Raises: IndexError: octets are missing.
+        """
+        size = data[at]
+        at += 2 if size < 0x80 else 3 if size == 0x81 else 4
+        start = at + 1
+        end = start + data[at]
+        form = self._forms.get((who, data[:start] + data[end : end + MIDDLE]))
+        if form is None or form.size != len(data) or data[-2:] != b"\5\0":
             return None
-        if data[at + 2] == 3:
-            return 3, b"", at + 3
-        if data[at + 3] != 4:
+        lead = data[start]
+        if (lead == 0 or lead == 0xFF) and end - start > 1 and data[start + 1] ^ lead < 0x80:
+            return None  # a number that has a shorter form, which the answer must have
+        asked = data[end + form.skip : -2].split(BETWEEN)
+        window = form.window
+        try:
+            if form.tag == GET:
+                values = b"".join(map(window.found.get, asked))  # type: ignore[arg-type]
+            elif form.tag == NEXT:
+                values = b"".join(map(window.found.get, map(window.after.get, asked)))  # type: ignore[arg-type]
+            else:
+                values = self._find(form, asked, room)
+        except TypeError:  # something is not known
+            values = self._find(form, asked, room)
+        size = len(values)
+        if not size or size > room:
             return None
-        size = data[at + 4]
-        return (data[at + 2], data[at + 5 : at + 5 + size], at + 5 + size) if size < 0x80 else None
-    except IndexError:
-        return None
+        head, middle = form.heads.get(size) or form.head(size)
+        return b"".join((head, data[start:end], middle, values))
 
+    def learn(
+        self, who: object, data: bytes, at: int, tag: int, first: int, second: int, bindings: int, window: Window,
+        prefix: bytes,
+    ) -> None:  # fmt: skip
+        """Remember the form of a request that the full parser took apart, where it is one that answer() can read.
 
-def pdu(data: bytes, at: int, end: int) -> Plain | None:
-    """A PDU that fills octets[at:end]."""
-    try:
-        tag = data[at]
-        size = data[at + 1]
-        at += 2
-        if size >= 0x80:
-            if size == 0x81:
-                size = data[at]
-                at += 1
-            elif size == 0x82:
-                size = data[at] << 8 | data[at + 1]
-                at += 2
-        if at + size != end or data[at] != 2:
-            return None
-        size = data[at + 1]
-        start, at = at, at + size + 2
-        request_id = data[start:at]
-        if size != 1 and (
-            not 2 <= size <= 4
-            or (request_id[2] == 0 and request_id[3] < 0x80)
-            or (request_id[2] == 0xFF and request_id[3] >= 0x80)
-        ):
-            return None
-        first, second = data[at + 2], data[at + 5]
-        if data[at : at + 2] != b"\2\1" or data[at + 3 : at + 5] != b"\2\1" or first > 0x7F or second > 0x7F:
-            return None
-        if data[at + 6] != 0x30:
-            return None
-        size = data[at + 7]
-        at += 8
-        if size >= 0x80:
-            if size == 0x81:
-                size = data[at]
-                at += 1
-            elif size == 0x82:
-                size = data[at] << 8 | data[at + 1]
-                at += 2
-        if at + size != end:
-            return None
-        names = []
-        while at < end:
-            size = data[at + 3]
-            stop = at + 6 + size
-            if size >= 0x7A or data[at : at + 3] != HEADS[size] or data[stop - 2 : stop] != b"\5\0":
-                return None
-            names.append(data[at + 4 : stop - 2])
-            at = stop
-        return (tag, request_id, first, second, names) if at == end else None
-    except IndexError:
-        return None
-
-
-# Of an SNMPv3 message by USM: msgID, msgMaxSize, msgFlags; engine ID, boots, time, user; start and end of the authentication
-# parameters; the salt; tag, start and end of the scoped PDU, or of what it is encrypted to.
-Secured = tuple[int, int, int, bytes, int, int, bytes, int, int, bytes, int, int, int]
-
-
-def secured(data: bytes, at: int, end: int) -> Secured | None:
-    """An SNMPv3 message from after its version on."""
-    try:
-        # HeaderData (RFC 3412 section 6): in lengths of one octet.
-        head_end = at + 2 + data[at + 1]
-        size = data[at + 3]
-        stop = at + 4 + size
-        if data[at] != 0x30 or data[at + 2] != 2 or not 1 <= size <= 4 or data[stop] != 2:
-            return None
-        msg_id = int.from_bytes(data[at + 4 : stop], "big", signed=True)
-        size = data[stop + 1]
-        at = stop + 2 + size
-        max_size = int.from_bytes(data[stop + 2 : at], "big", signed=True)
+        at: as there. bindings: where its variable bindings begin. prefix: what an answer has before its PDU.
+        """
+        _, number, stop = ber.tlv(data, at - 1, len(data))
+        _, end = ber.integer(data, number, stop)
+        start = number + 2
+        skip = bindings + 1 - end
         if (
-            not 1 <= size <= 4
-            or data[at : at + 2] != b"\4\1"
-            or data[at + 3 : at + 6] != b"\2\1\3"
-            or at + 6 != head_end
-        ):
-            return None
-        flags = data[at + 2]
-        # UsmSecurityParameters (RFC 3414 section 2.4), in an OCTET STRING.
-        at += 7
-        size = data[at]
-        if size == 0x81:
-            at += 1
-            size = data[at]
-        elif size >= 0x80:
-            return None
-        params_end = at + 1 + size
-        if data[head_end] != 4 or data[at + 1] != 0x30:
-            return None
-        at += 2
-        size = data[at]
-        if size == 0x81:
-            at += 1
-            size = data[at]
-        elif size >= 0x80:
-            return None
-        at += 1
-        if at + size != params_end:
-            return None
-        size = data[at + 1]
-        stop = at + 2 + size
-        if data[at] != 4 or size >= 0x80:
-            return None
-        engine_id = data[at + 2 : stop]
-        size = data[stop + 1]
-        at = stop + 2 + size
-        if data[stop] != 2 or not 1 <= size <= 4:
-            return None
-        boots = int.from_bytes(data[stop + 2 : at], "big", signed=True)
-        size = data[at + 1]
-        stop = at + 2 + size
-        if data[at] != 2 or not 1 <= size <= 4:
-            return None
-        seconds = int.from_bytes(data[at + 2 : stop], "big", signed=True)
-        size = data[stop + 1]
-        at = stop + 2 + size
-        if data[stop] != 4 or size >= 0x80:
-            return None
-        name = data[stop + 2 : at]
-        size = data[at + 1]
-        auth_at = at + 2
-        auth_end = auth_at + size
-        if data[at] != 4 or size >= 0x80 or data[auth_end] != 4:
-            return None
-        size = data[auth_end + 1]
-        at = auth_end + 2 + size
-        if size >= 0x80 or at != params_end:
-            return None
-        salt = data[auth_end + 2 : at]
-        # ScopedPduData
-        tag = data[at]
-        size = data[at + 1]
-        at += 2
-        if size == 0x81:
-            size = data[at]
-            at += 1
-        elif size == 0x82:
-            size = data[at] << 8 | data[at + 1]
-            at += 2
-        if at + size != end:
-            return None
-        return msg_id, max_size, flags, engine_id, boots, seconds, name, auth_at, auth_end, salt, tag, at, end
-    except IndexError:
-        return None
+            number - at > 3 or end - start != data[number + 1] or stop != len(data) or skip > MIDDLE
+            or tag not in (GET, NEXT, BULK) or not 0 <= first < 0x80 or not 0 <= second < 0x80
+            or data[end : end + 7] != bytes((2, 1, first, 2, 1, second, ber.SEQUENCE))
+        ):  # fmt: skip
+            return
+        if len(self._forms) >= FORMS:
+            self._forms.clear()
+        heads = self._heads.setdefault((prefix, end - start), {})
+        form = Form(len(data), tag, first, second, skip, window, prefix, end - start, heads)
+        self._forms[who, data[:start] + data[end : end + MIDDLE]] = form
 
-
-def response(request_id: bytes, varbinds: bytes) -> bytes:
-    """A Response-PDU without an error."""
-    size = len(varbinds)
-    if size < _HEADERS - 30:
-        head = SEQUENCES[size]
-        return b"".join(
-            (RESPONSES[size + len(head) + len(request_id) + 6], request_id, b"\2\1\0\2\1\0", head, varbinds)
-        )
-    return ber.encode(0xA2, request_id + b"\2\1\0\2\1\0" + ber.encode(ber.SEQUENCE, varbinds))
-
-
-def sequence(contents: bytes) -> bytes:
-    size = len(contents)
-    return SEQUENCES[size] + contents if size < _HEADERS else ber.encode(ber.SEQUENCE, contents)
-
-
-def octets(contents: bytes) -> bytes:
-    size = len(contents)
-    return STRINGS[size] + contents if size < _HEADERS else ber.encode(ber.OCTETS, contents)
+    def _find(self, form: Form, asked: list[bytes], room: int) -> bytes:
+        """The variable bindings of an answer without error. Empty: there is none, or it needs the long way."""
+        store, window = self._store, form.window
+        found: list[bytes] = []
+        names: list[bytes] = []
+        for one in asked:
+            size = len(one) - 3
+            if not 0 < size < ASKED or one[0] != size + 4 or one[1] != ber.OID or one[2] != size:
+                return b""
+            names.append(one[3:])
+        store.begin()
+        try:
+            if form.tag == GET:
+                for one, raw in zip(asked, names, strict=True):
+                    kept = window.found.get(one) or store.find(raw, window)
+                    if kept is None:
+                        return b""
+                    found.append(kept)
+            elif form.tag == NEXT:
+                for one, raw in zip(asked, names, strict=True):
+                    known = window.after.get(one)
+                    kept = (known and store.find(known[3:], window)) or store.next(raw, window, one)
+                    if kept is None:
+                        return b""
+                    found.append(kept)
+            else:
+                self._requests.walk(names, form.first, form.second, window, room, found)
+        except Exception:  # a name that is none, or a value that can't be read: the long way tells which
+            return b""
+        return b"".join(found)

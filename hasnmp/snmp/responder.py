@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
-from hasnmp.snmp import ber, plain
+from hasnmp.snmp import ber
 from hasnmp.snmp.access import Communities, Principal
 from hasnmp.snmp.ber import BerError
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.error_status import V1_STATUS, ErrorStatus
 from hasnmp.snmp.pdus import Refused, Requests
+from hasnmp.snmp.plain import Forms
 from hasnmp.snmp.sets import SetError
 from hasnmp.snmp.setting import Done, SetRequest
 from hasnmp.snmp.standard import Counters
-from hasnmp.snmp.usm import MAX_MESSAGE, NO_AUTH, Engine, Incoming, Report, User
+from hasnmp.snmp.usm import MAX_MESSAGE, NO_AUTH, Engine, Fields, Incoming, Report, User
 
 GET, NEXT, RESPONSE, SET, V1_TRAP, BULK, INFORM, TRAP, REPORT = range(0xA0, 0xA9)
 _PDUS = {  # of each version of the message (RFC 1157 section 4.1, RFC 3416 section 3)
@@ -36,10 +36,9 @@ _CONFIRMED = frozenset((*_REQUESTS, INFORM))
 # SNMPv1 has neither Counter64 nor exceptions.
 _VALUES = {0: ber.VALUES - {ber.COUNTER64, 0x80, 0x81, 0x82}, 1: ber.VALUES, 3: ber.VALUES}
 
-_VERSIONS = (b"\2\1\0", b"\2\1\1")
-
 REPORTS_A_SECOND = 100  # to one address; far above what a console's discovery needs, far below a useful flood
 REPORTS_A_SECOND_TO_ALL = 1000
+ROOM = MAX_MESSAGE - 200  # octets of variable bindings with which an answer by a community of any length is not too big
 UNPROVEN_SIZE = 1500  # octets of a scoped PDU that comes without authentication: no manager sends more
 
 Reply = Callable[[bytes], None]
@@ -124,6 +123,7 @@ class Responder:
     ) -> None:
         self._store = store
         self._requests = requests
+        self._forms = Forms(store, requests)
         self._communities = communities
         self._engine = engine
         self._counters = counters
@@ -139,12 +139,25 @@ class Responder:
     def handle(self, data: bytes, host: str, reply: Reply) -> None:
         """Process one datagram. Never raises for what it contains."""
         self._counters.add("in_packets")
-        head = plain.head(data)
-        if head is not None and head[0] <= 1 and self._quickly(data, *head, host, reply):
+        fields = answer = None
+        at = 0
+        try:
+            # With lengths in the forms that nearly all messages have. Of SNMPv1 and v2c: where the community's length is.
+            size = data[1]
+            at = 6 if size < 0x80 else 7 if size == 0x81 else 8
+            if data[at - 2] == 3:
+                fields = self._engine.known(data, at - 1)
+            else:
+                at += data[at] + 2  # and where the PDU's is
+                answer = self._forms.answer(host, data, at, ROOM)
+        except IndexError:
+            pass
+        if answer is not None:
+            reply(answer)
             return
         try:
-            if head is not None and head[0] == 3:
-                self._v3(data, head[2], len(data), host, reply)
+            if fields is not None:
+                self._v3(data, fields, 0, host, reply)
                 return
             end = len(data)
             start, stop = ber.expect(data, 0, end, ber.SEQUENCE)
@@ -152,9 +165,9 @@ class Responder:
                 raise BerError("octets after the message")
             version, start = ber.integer(data, start, end)
             if version == 1 or version == 0:
-                self._community(data, start, end, version, host, reply)
+                self._community(data, start, end, version, at, host, reply)
             elif version == 3:
-                self._v3(data, start, end, host, reply)
+                self._v3(data, None, start, host, reply)
             else:
                 self._counters.add("bad_versions")
         except BerError:
@@ -162,58 +175,11 @@ class Responder:
 
     # ------------------------------------------------------------------------------------------ SNMPv1 and SNMPv2c
 
-    def _quickly(self, data: bytes, version: int, secret: bytes, at: int, host: str, reply: Reply) -> bool:
-        """Answer a plain request for values that are there. False: nothing was done, _community() has to look at it."""
-        principal = self._communities.find(secret, host)
-        if principal is None:
-            return False
-        pdu = plain.pdu(data, at, len(data))
-        if pdu is None:
-            return False
-        tag, request_id, first, second, names = pdu
-        found = self._values(principal, tag, names, first, second, MAX_MESSAGE - len(secret) - 48, version)
-        if found is None:
-            return False
-        head = _VERSIONS[version] + plain.STRINGS[len(secret)] + secret
-        reply(plain.sequence(head + plain.response(request_id, found)))
-        return True
-
-    def _values(
-        self, principal: Principal, tag: int, names: list[bytes], first: int, second: int, room: int, version: int
-    ) -> bytes | None:
-        """The variable bindings of an answer without error. None: there is none, or it needs the long way."""
-        store = self._store
-        store.begin()
-        window = store.window(principal.view, version != 0)
-        found: list[bytes | None] = []
-        try:
-            if tag == GET:
-                found = [*map(window.found.get, names)]
-                if not all(found):
-                    found = [kept or store.find(raw, window) for raw, kept in zip(names, found, strict=True)]
-                    if not all(found):
-                        return None
-            elif tag == NEXT:
-                found = [*map(window.after.get, names)]
-                for at, kept in enumerate(found):
-                    if kept is None:
-                        place = store.settle(store.after(names[at]), window)
-                        if place is None:
-                            return None
-                        window.keep(window.after, names[at], place[1], place[0])
-                        found[at] = place[0]
-            elif tag == BULK and version:
-                walked: list[bytes] = []
-                self._requests.walk(names, first, second, window, room, walked)
-                return b"".join(walked)
-            else:
-                return None
-        except Exception:  # a name that is none, or a value that can't be read: the long way tells which
-            return None
-        values = b"".join(cast(list[bytes], found))
-        return values if len(values) <= room else None
-
-    def _community(self, data: bytes, pos: int, end: int, version: int, host: str, reply: Reply) -> None:
+    def _community(
+        self, data: bytes, pos: int, end: int, version: int, place: int, host: str, reply: Reply
+    ) -> None:  # fmt: skip
+        """data[pos]: after the version. place: where handle() looked for the PDU's length."""
+        start = pos - 3
         secret, pos = ber.octets(data, pos, end)
         principal = self._communities.find(secret, host)
         if principal is None:
@@ -226,6 +192,8 @@ class Responder:
             self._counters.add("unknown_handlers")
             return
         prefix = ber.encode_integer(version) + ber.encode(ber.OCTETS, secret)
+        if place == pos + 1 and data[start:pos] == prefix:
+            self._learn(host, data, place, pdu, principal, prefix)
 
         def wrap(answer: bytes) -> bytes:
             return ber.encode(ber.SEQUENCE, prefix + answer)
@@ -234,10 +202,12 @@ class Responder:
 
     # -------------------------------------------------------------------------------------------------- SNMPv3
 
-    def _v3(self, data: bytes, pos: int, end: int, host: str, reply: Reply) -> None:
+    def _v3(self, data: bytes, fields: Fields | None, pos: int, host: str, reply: Reply) -> None:
+        """data[pos]: after the version, of a message whose fields are not known yet."""
+        engine = self._engine
         try:
-            message = self._engine.receive(data, pos, end)
-            if message is not None and not self._secured_quickly(message, host, reply):
+            message = engine.receive(data, pos, len(data)) if fields is None else engine.take(data, fields)
+            if message is not None and not self._at_once(message, host, reply):
                 self._scoped(message, host, reply)
         except Report as refused:
             if refused.counter in _UNAUTHENTIC:
@@ -245,22 +215,19 @@ class Responder:
             if refused.message.reportable and self._may_report(host, proven=refused.level > NO_AUTH):
                 reply(self._engine.report(refused, _request_id(refused.message)))
 
-    def _secured_quickly(self, message: Incoming, host: str, reply: Reply) -> bool:
-        """As _quickly(): a plain request of the default context for values that are there."""
-        user, data, context = message.user, message.data, self._engine.context
+    def _at_once(self, message: Incoming, host: str, reply: Reply) -> bool:
+        """Answer a request of a known form. False: nothing was done."""
+        user = message.user
         if user is None or message.level != user.level or not user.principal.admits(host):
             return False
-        if not data.startswith(context, message.start):
+        room = min(message.max_size, MAX_MESSAGE) - self._overhead(user) - 32
+        try:
+            scoped = self._forms.answer(user, message.data, message.start + len(self._engine.context) + 1, room)
+        except IndexError:
             return False
-        pdu = plain.pdu(data, message.start + len(context), message.stop)
-        if pdu is None:
+        if scoped is None:
             return False
-        tag, request_id, first, second, names = pdu
-        limit = min(message.max_size, MAX_MESSAGE)
-        found = self._values(user.principal, tag, names, first, second, limit - self._overhead(user) - 32, 3)
-        if found is None:
-            return False
-        reply(self._engine.send(message, plain.response(request_id, found), message.level))
+        reply(self._engine.seal(message, scoped, message.level))
         return True
 
     def _overhead(self, user: User) -> int:
@@ -291,6 +258,9 @@ class Responder:
             principal = None
             if message.level == NO_AUTH and (end - message.start > UNPROVEN_SIZE or not self._may_report(host)):
                 return
+
+        if principal is not None and data[message.start : pos] == self._engine.context:
+            self._learn(user, data, pos + 1, pdu, principal, self._engine.context)
 
         def wrap(answer: bytes) -> bytes:
             return self._engine.send(message, answer, message.level)
@@ -325,6 +295,11 @@ class Responder:
         return True
 
     # ------------------------------------------------------------------------------------------------ requests
+
+    def _learn(self, who: object, data: bytes, at: int, pdu: Pdu, principal: Principal, prefix: bytes) -> None:
+        """Have the next requests of this form answered without their being taken apart."""
+        window = self._store.window(principal.view, pdu.version != 0)
+        self._forms.learn(who, data, at, pdu.tag, pdu.first, pdu.second, pdu.start, window, prefix)
 
     def _serve(
         self, pdu: Pdu, principal: Principal | None, who: str, host: str, limit: int, overhead: int,

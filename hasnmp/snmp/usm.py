@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 from hasnmp.settings import SnmpUser
-from hasnmp.snmp import ber, plain
+from hasnmp.snmp import ber
 from hasnmp.snmp.access import principal_of
 from hasnmp.snmp.auth import Digest, cipher, localize, password_to_key
 from hasnmp.snmp.ber import BerError
@@ -32,6 +34,13 @@ _LEVELS = {flags: level for level, flags in _FLAGS.items()}
 
 # msgMaxSize, msgFlags and msgSecurityModel, for every msgFlags.
 _TAILS = [ber.encode_integer(MAX_MESSAGE) + bytes((4, 1, flags, 2, 1, USM)) for flags in range(8)]
+_TAIL = len(_TAILS[0])
+
+FORMS = 1000  # of messages, that are remembered at once
+
+# Of a message: msgID, msgMaxSize, msgFlags; engine ID, boots, time, user; start and end of the authentication parameters; the
+# salt; where the scoped PDU (or what it is encrypted to) begins, its contents begin, and it ends.
+Fields = tuple[int, int, int, bytes, int, int, bytes, int, int, bytes, int, int, int]
 
 _USM_STATS = (1, 3, 6, 1, 6, 3, 15, 1, 1)
 _MPD_STATS = (1, 3, 6, 1, 6, 3, 11, 2, 1)
@@ -70,7 +79,8 @@ class User:
 class Incoming:
     """A message's header and, once it passed USM, its plain scoped PDU: octets[start:stop] of `data`.
 
-    It is as authentic as its level says: at NO_AUTH `user` is only a name that its sender knows.
+    It is as authentic as its level says: at NO_AUTH `user` is only a name that its sender knows. `data` begins with the
+    scoped PDU's tag; after a block cipher's there may be padding.
     """
 
     msg_id: int
@@ -102,7 +112,11 @@ class Engine:
     ) -> None:
         self.id = engine_id
         self.seconds = seconds
-        self._said = (-1, b"")  # a time, and how it is encoded: the same for many messages
+        # Of messages sent in one second: what is the same in all of a user's.
+        self._said: tuple[int, dict[tuple[User | None, int, bool], bytes]] = (-1, {})
+        # Of messages received: size, octets of user, digest and salt, the scoped PDU's header; then the fields that are
+        # the same in all of a form: msgMaxSize, msgFlags, engine ID, boots.
+        self._forms: dict[bytes, tuple[int, int, bytes, int, int, bytes, int]] = {}
         self._named = ber.encode(ber.OCTETS, engine_id)
         self.boots = boots
         self.context = self._named + b"\4\0"  # what a scoped PDU begins with: this engine, the default context
@@ -117,6 +131,9 @@ class Engine:
     def boots(self, value: int) -> None:
         self._boots = value
         self._here = self._named + ber.encode_integer(value)
+        # In a message of the usual form: from msgMaxSize on, that left out, to the length of the time.
+        self._until_time = 13 + len(self._here)
+        self._said = (-1, {})
 
     def _refuse(self, counter: str, message: Incoming, level: int = NO_AUTH) -> Report:
         self._counters.add(counter)
@@ -127,12 +144,15 @@ class Engine:
 
         Raises: Report, BerError.
         """
-        fields = plain.secured(data, pos, end)
-        if fields is None:
-            fields = self._fields(data, pos, end)
-            if fields is None:
-                return None
-        msg_id, max_size, flags, engine_id, boots, time_s, name, auth_at, auth_end, salt, tag, start, stop = fields
+        fields = self.fields(data, pos, end)
+        message = None if fields is None else self.take(data, fields)
+        if message is not None and message.level > NO_AUTH:
+            self._learn(data, cast(Fields, fields))
+        return message
+
+    def take(self, data: bytes, fields: Fields) -> Incoming | None:
+        """Of a message with these fields: who sent it, is it authentic, what does it say? As receive()."""
+        msg_id, max_size, flags, engine_id, boots, time_s, name, auth_at, auth_end, salt, at, start, stop = fields
         if msg_id < 0 or max_size < 484:
             raise BerError("message header out of its ranges")
         level = _LEVELS.get(flags & 3)
@@ -141,7 +161,7 @@ class Engine:
             return None
         if boots < 0 or time_s < 0 or len(name) > 32:
             raise BerError("security parameters out of their ranges")
-        if tag != (ber.OCTETS if level == PRIV else ber.SEQUENCE):
+        if data[at] != (ber.OCTETS if level == PRIV else ber.SEQUENCE):
             raise BerError("no scoped PDU of the kind that the flags announce")
         message = Incoming(msg_id, max_size, bool(flags & 4), level)
 
@@ -155,7 +175,7 @@ class Engine:
         if level > user.level:
             raise self._refuse("usm_unsupported_levels", message)
         if level == NO_AUTH:
-            message.user, message.data, message.start, message.stop = user, data, start, stop
+            message.user, message.data, message.start, message.stop = user, data[at:], start - at, stop - at
             return message
         # (6) authentic?
         if auth_end - auth_at != user.digest.size:
@@ -175,15 +195,20 @@ class Engine:
             try:
                 data = user.cipher.decrypt(data[start:stop], boots, time_s, salt)
                 # DES needs padding, and in CFB mode a sender may have added some (RFC 3826 section 3.1.4): it is ignored.
-                start, stop = ber.expect(data, 0, len(data), ber.SEQUENCE)
+                message.start, message.stop = ber.expect(data, 0, len(data), ber.SEQUENCE)
             except (BerError, ValueError):
                 # Authentic, yet no scoped PDU: the two ends have different privacy keys.
                 raise self._refuse("usm_decryption_errors", message) from None
-        message.data, message.start, message.stop = data, start, stop
+            message.data = data
+        else:
+            message.data, message.start, message.stop = data[at:], start - at, stop - at
         return message
 
-    def _fields(self, data: bytes, pos: int, end: int) -> plain.Secured | None:
-        """The same of a message of any form. None: it is not for USM. Raises BerError."""
+    def fields(self, data: bytes, pos: int, end: int) -> Fields | None:
+        """What a message has from after its version on, checked in form only. None: it is not for USM, and counted.
+
+        Raises BerError.
+        """
         # RFC 3412 section 7.2: the header.
         start, header_end = ber.expect(data, pos, end, ber.SEQUENCE)
         msg_id, start = ber.integer(data, start, header_end)
@@ -208,10 +233,59 @@ class Engine:
         salt, inner = ber.octets(data, auth_end, inner_end)
         if inner != inner_end:
             raise BerError("octets after the security parameters")
-        tag, start, stop = ber.tlv(data, params_end, end)
+        _, start, stop = ber.tlv(data, params_end, end)
         if stop != end:
             raise BerError("octets after the scoped PDU")
-        return msg_id, max_size, flags[0], engine_id, boots, time_s, name, auth_at, auth_end, salt, tag, start, stop
+        return (
+            msg_id, max_size, flags[0], engine_id, boots, time_s, name, auth_at, auth_end, salt, params_end, start, stop
+        )  # fmt: skip
+
+    def known(self, data: bytes, pos: int) -> Fields | None:
+        """As fields(), of a message whose form is that of one that was authentic; else None.
+
+        A manager's messages differ in their msgID, time, digest and salt, and in what is encrypted; the octets around
+        these are the form. data[pos]: the header's tag. Raises: IndexError: octets are missing.
+        """
+        after_id = pos + 4 + data[pos + 3]
+        time_at = after_id + data[after_id + 1] + self._until_time
+        form = self._forms.get(data[: pos + 4] + data[after_id : time_at + 1])
+        if form is None:
+            return None
+        time_end = time_at + 1 + data[time_at]
+        auth_at = time_end + 4 + data[time_end + 1]
+        auth_end = auth_at + data[auth_at - 1]
+        at = auth_end + 2 + data[auth_end + 1]
+        size, rest, scoped, max_size, flags, engine_id, boots = form
+        start = at + len(scoped)
+        if (
+            size != len(data) or at - time_at != rest or data[at:start] != scoped
+            or data[time_end] != 4 or data[auth_at - 2] != 4 or data[auth_end] != 4
+        ):  # fmt: skip
+            return None
+        return (
+            int.from_bytes(data[pos + 4 : after_id], "big", signed=True), max_size, flags, engine_id, boots,
+            int.from_bytes(data[time_at + 1 : time_end], "big", signed=True), data[time_end + 2 : auth_at - 2],
+            auth_at, auth_end, data[auth_end + 2 : at], at, start, size,
+        )  # fmt: skip
+
+    def _learn(self, data: bytes, fields: Fields) -> None:
+        """Remember the form of an authentic message, where known() reads it as fields() did."""
+        max_size, flags, engine_id, boots = fields[1:5]
+        at, start = fields[10:12]
+        size = data[1]
+        pos = 5 if size < 0x80 else 6 if size == 0x81 else 7
+        after_id = pos + 4 + data[pos + 3]
+        if after_id + 1 >= len(data):
+            return
+        time_at = after_id + data[after_id + 1] + self._until_time
+        form = data[: pos + 4] + data[after_id : time_at + 1]
+        if len(self._forms) >= FORMS:
+            self._forms.clear()
+        self._forms[form] = (len(data), at - time_at, data[at:start], max_size, flags, engine_id, boots)
+        with suppress(IndexError):
+            if self.known(data, pos) == fields:
+                return
+        del self._forms[form]
 
     def send(
         self, message: Incoming, pdu: bytes, level: int, reportable: bool = False, context: bytes | None = None
@@ -222,33 +296,41 @@ class Engine:
         as an inform's may. context: contextEngineID, if not this engine's.
         """
         named = self._named if context is None else ber.encode(ber.OCTETS, context)
-        scoped = plain.sequence(named + b"\4\0" + pdu)
+        return self.seal(message, ber.encode(ber.SEQUENCE, named + b"\4\0" + pdu), level, reportable)
+
+    def seal(self, message: Incoming, scoped: bytes, level: int, reportable: bool = False) -> bytes:
+        """As send(), of a scoped PDU."""
         user = message.user
         seconds = self.seconds()
-        if level == NO_AUTH or user is None:
-            who = (ber.encode(ber.OCTETS, user.name) if user is not None else b"\4\0") + b"\4\0"
-        else:
-            who = user.who
-        privacy = b"\4\0"
-        if level == PRIV:
-            assert user is not None and user.cipher is not None
-            scoped, salt = user.cipher.encrypt(scoped, self._boots, seconds)
-            scoped = plain.octets(scoped)
-            privacy = b"\4\x08" + salt
-        said = self._said  # read once: another thread may be here too, in another second
-        if seconds != said[0]:
-            said = self._said = seconds, ber.encode_integer(seconds)
-        header = ber.encode_integer(message.msg_id) + _TAILS[_FLAGS[level] | 4 * reportable]
-        params = b"".join((self._here, said[1], who, privacy))
-        size = len(params)
-        security = plain.SEQUENCES[size] + params
-        whole = plain.sequence(
-            b"".join((b"\2\1\3", plain.SEQUENCES[len(header)], header, plain.STRINGS[len(security)], security, scoped))
-        )
+        salt = b"\4\0"
+        size = 0
         if level > NO_AUTH:
             assert user is not None
-            end = len(whole) - len(scoped) - len(privacy)
-            whole = b"".join((whole[: end - user.digest.size], user.digest(whole), whole[end:]))
+            size = user.digest.size
+            if level == PRIV:
+                assert user.cipher is not None
+                scoped, salt = user.cipher.encrypt(scoped, self._boots, seconds)
+                scoped = ber.header(ber.OCTETS, len(scoped)) + scoped
+                salt = b"\4\x08" + salt
+        said = self._said  # read once: another thread may be here too, in another second
+        if seconds != said[0]:
+            said = self._said = seconds, {}
+        form = user, level, reportable
+        middle = said[1].get(form)
+        if middle is None:
+            # From msgMaxSize to where the salt begins, the digest left blank.
+            who = b"\4\0\4\0" if user is None else user.who if size else ber.encode(ber.OCTETS, user.name) + b"\4\0"
+            params = self._here + ber.encode_integer(seconds) + who
+            inner = ber.header(ber.SEQUENCE, len(params) + len(salt)) + params
+            outer = ber.header(ber.OCTETS, len(inner) + len(salt)) + inner
+            middle = said[1][form] = _TAILS[_FLAGS[level] | 4 * reportable] + outer
+        number = ber.encode_integer(message.msg_id)
+        contents = b"".join((b"\2\1\3", ber.header(ber.SEQUENCE, len(number) + _TAIL), number, middle, salt, scoped))
+        whole = ber.header(ber.SEQUENCE, len(contents)) + contents
+        if size:
+            assert user is not None
+            end = len(whole) - len(scoped) - len(salt)
+            whole = b"".join((whole[: end - size], user.digest(whole), whole[end:]))
         return whole
 
     def report(self, refused: Report, request_id: int = 0) -> bytes:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from hasnmp import settings
+from hasnmp.agents import systemd_files
 from hasnmp.core.events import Action, Outcome
 from hasnmp.runtime.cgroups import find_mount
 from hasnmp.runtime.units import GroupUnits, folders
@@ -149,6 +151,21 @@ def test_a_unit_outside_of_a_slice_is_refused_and_stopped_again(systemd: StandIn
             "could not be ended",
         )
         assert not systemd.pids()
+
+
+def test_a_unit_that_a_boot_starts_is_warned_of(systemd: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = systemd.folder / "units/multi-user.target.wants" / UNIT
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/nowhere")
+    monkeypatch.setattr(systemd_files, "PLACES", (str(systemd.folder / "units"), str(systemd.folder / "none")))
+
+    with capture_logs() as lines:
+
+        @play(systemd.folder, service())
+        async def story(bench: Bench) -> None:
+            assert not bench.sent
+
+    assert [(line["event"], line["next"]) for line in lines] == [("unit_enabled_at_boot", f"systemctl disable {UNIT}")]
 
 
 def test_without_a_bus_it_says_so(systemd: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

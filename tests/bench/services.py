@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.bench.faults import Numbers, say
-from tests.cluster import test_nfs, test_nis
+from tests.cluster import test_mail, test_nfs, test_nis
 from tests.cluster.served import Client, Move, Stage
 
 ROUNDS = 3
@@ -30,6 +30,12 @@ class Case:
 CASES = (
     Case("NFS: nfs-ganesha, a client of NFSv3 over TCP", test_nfs.missing, test_nfs.made, test_nfs.ask),
     Case("NIS: ypserv, ypmatch 20 times a second", test_nis.missing, test_nis.made, test_nis.ask),
+    Case(
+        "mail: postfix and dovecot, a client that sends and one that reads",
+        test_mail.missing,
+        test_mail.made,
+        test_mail.ask,
+    ),
 )
 
 

@@ -23,8 +23,8 @@ class Scene(Pair):
         script = folder / "hook.sh"
         script.write_text(
             "#!/bin/sh\n"
-            f'told=$(cat); echo "$told" >>{folder}/$HASNMP_NODE_NAME.told\n'
             f"env | grep ^HASNMP_ | sort >{folder}/$HASNMP_NODE_NAME.$HASNMP_EVENT.env\n"
+            f'told=$(cat); echo "$told" >>{folder}/$HASNMP_NODE_NAME.told\n'
             f"do={folder}/$HASNMP_NODE_NAME.$HASNMP_EVENT; [ ! -e $do ] || . $do\n"
         )
         script.chmod(0o755)
@@ -173,7 +173,8 @@ def test_a_reload_changes_hooks(pair: Scene) -> None:
         row = pair.reload(node)
         assert row.code == 0 and "hooks" in row.text, row.text
     pair.does("a", "before_stop", "exit 1")
-    assert pair.command("a", Verb.FAILOVER, "web", "b").code == 0
+    # b's engine has just begun: it is able again once its first document is on the disk.
+    wait_for(lambda: pair.command("a", Verb.FAILOVER, "web", "b").code == 0, 20, pair.why)
     assert "before_stop" not in pair.told("a")
     for node in pair.NODES:
         pair.config(node).write_text(text[node])

@@ -141,6 +141,8 @@ class Stage:
             if service["agent"] == "exec" and service.get("critical", True):
                 programs.append(host.spawn(*service["options"]["command"], log=f"{service['name']}.alone"))
                 check = service.get("check", {}).get("command", ["true"])
+                if port := service.get("check", {}).get("port"):
+                    check = ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port} && read -rt 5 <&3"]
                 host.run("sh", "-c", f"until {shlex.join(check)}; do sleep 0.005; done", timeout=60)
         self.own_start_ms = (time.monotonic() - began) * 1000
         began = time.monotonic()

@@ -97,8 +97,13 @@ def test_a_file_that_one_node_can_not_use_changes_nothing_anywhere(scene: Scene)
     code, said = status(pair, "a", "apply", file)
     assert code == Code.CONFIG_INVALID
     assert "nothing was changed; b: " in said and "/run/only-here can't be read" in said
-    code, said = status(pair, "a", "apply", put(pair, "a", ("heartbeat:\n", "heartbeat:\n  port: 5406\n")))
-    assert code == Code.CONFIG_INVALID and "heartbeat.port can't change while hasnmpd runs" in said
+    code, said = status(
+        pair,
+        "a",
+        "apply",
+        put(pair, "a", ("lan: 192.0.2.12, cross: 198.51.100.12", "lan: 192.0.2.13, cross: 198.51.100.13")),
+    )
+    assert code == Code.CONFIG_INVALID and "nodes.b.links can't change while hasnmpd runs" in said
     assert [pair.pids(node, "engine") for node in NODES] == engines and len(digests(pair)) == 1
     assert not pair.alarms("a") and not pair.alarms("b")
     scene.nothing_moved(since_ns)

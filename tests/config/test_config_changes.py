@@ -228,8 +228,15 @@ def test_links_change_one_after_the_other() -> None:
     assert (more.needs_apply, more.needs_stop) == (("nodes.a.links", "nodes.b.links"), ())
 
 
-def test_another_lease_disk() -> None:
+def test_another_lease_disk_or_port() -> None:
     assert changes(("device: d", "device: e")).needs_stop == ()
+    port = changes(("key_files", "port: 5406, key_files"))
+    assert (port.needs_apply, port.needs_stop) == (("heartbeat.port",), ())
+    fence = [
+        replace(c, arbiter=replace(c.arbiter, type="fence"))
+        for c in (read(TEXT), read(TEXT.replace("key_files", "port: 1, key_files")))
+    ]
+    assert compare(*fence).needs_stop == ("heartbeat.port",)
     none = replace(read(TEXT), arbiter=replace(read(TEXT).arbiter, type="none", device=""))
     assert set(compare(read(TEXT), none).needs_stop) >= {"arbiter.type"} and compare(none, read(TEXT)).needs_stop
 

@@ -16,7 +16,7 @@ from typing import Any
 import atheris
 
 with atheris.instrument_imports(include=["hasnmp.snmp"]):
-    from hasnmp.snmp import agentx_pdu, ber, plain
+    from hasnmp.snmp import agentx_pdu, ber
     from hasnmp.snmp.agentx_lookup import Lookup
     from tests.snmp.differential import ROOT, WORD, Ours
 
@@ -50,6 +50,10 @@ def one(data: bytes) -> None:
         return
     message = wrapped(data[0], data[1:])
     answer = AGENT.raw(message)
+    known = AGENT.raw(message)  # its form is known now, if it has one
+    AGENT.responder._forms._forms.clear()
+    if data[0] % 6 in (1, 2):  # what goes out by v3 is never the same twice
+        assert known == AGENT.raw(message) == answer
     assert not AGENT.failures, AGENT.failures
     if answer is not None:
         assert len(answer) <= 65507
@@ -80,8 +84,6 @@ def opened(message: bytes) -> None:
 
 def agree(data: bytes) -> None:
     """The decoders of values by themselves."""
-    from hasnmp.snmp.responder import parse_pdu
-
     try:
         oid = ber.decode_oid(data)
     except ber.BerError:
@@ -97,14 +99,6 @@ def agree(data: bytes) -> None:
             again = ber.encode_value(tag, value)
             assert len(again) <= len(ber.encode(tag, data))
             assert ber.decode_value(tag, again[len(again) - len(contents(again)) :]) == value
-    header = plain.secured(data, 0, len(data))
-    if header is not None and header[0] >= 0 and header[1] >= 484:
-        assert AGENT.engine._fields(data, 0, len(data)) == header
-    quick = plain.pdu(data, 0, len(data))
-    if quick is not None and quick[0] in (GET, NEXT, BULK):
-        slow = parse_pdu(data, 0, len(data))
-        assert (slow.tag, slow.first, slow.second) == (quick[0], quick[2], quick[3])
-        assert [raw for raw, _, _, _ in slow.bindings()] == quick[4]
 
 
 def master(data: bytes) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hasnmp.errors import Code
-from tests.runtime.trio import Trio
+from tests.runtime.trio import LAN, Trio, free_port
 
 pytestmark = pytest.mark.serial
 
@@ -184,6 +185,32 @@ def test_links_change_one_after_the_other(trio: Trio) -> None:
     assert status == 0 and "nodes.c.links changed" in said, said
     trio.wait(lambda: all(addresses(trio, node) == {"127.0.2"} for node in "abc"))
     assert trio.sleepers("a") == [pid]
+
+
+def test_the_port_changes_everywhere_at_once(trio: Trio) -> None:
+    """No longer a cut than the lease disk carries the group over; and only where every node can use the new one."""
+    trio.start()
+    pid = running(trio, "a")
+    text, port = trio.text("a, b"), free_port()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((LAN["b"], port))
+        status, said = trio.apply("a", text.replace(f"port: {trio.port}", f"port: {port}"))
+    assert status == Code.CONFIG_INVALID, said
+    assert f"b: nodes.b.links.lan: {LAN['b']} port {port} can't be used here (Address already in use)" in said
+    status, said = trio.apply("a", text.replace(f"port: {trio.port}", f"port: {port}"))
+    assert status == 0 and "heartbeat.port changed" in said, said
+    trio.wait(
+        lambda: all(text.replace(f"port: {trio.port}", f"port: {port}") == trio.file(n).read_text() for n in "abc")
+    )
+    trio.wait(lambda: all(links(trio, node) == ["up"] * 4 for node in "abc"))
+    assert trio.sleepers("a") == [pid]
+    trio.kill("a")
+    assert running(trio, "b")
+
+
+def links(trio: Trio, node: str) -> list[str]:
+    """How those to the others are."""
+    return [row["state"] for row in trio.tables(node).get("links", []) if row["node"] != node]
 
 
 def addresses(trio: Trio, node: str) -> set[str]:

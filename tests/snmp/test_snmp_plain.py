@@ -1,23 +1,59 @@
-"""The quick reader of plain requests: whatever it takes, the full parser takes, and reads the same in it."""
+"""Requests of a known form: whatever is answered by it, the full parser answers, in the same octets and the same counters."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hasnmp.snmp import ber, plain
-from hasnmp.snmp.responder import parse_pdu
-from tests.snmp.snmp_lab import BULK, GET, NEXT, READ, SET, a_pdu, binding, v2c
-from tests.snmp.test_snmp_responder import SHARED, secured, unproven
+from hasnmp.snmp import ber
+from hasnmp.snmp.plain import FORMS, Forms
+from hasnmp.snmp.usm import Engine, Fields
+from tests.snmp.snmp_lab import BULK, GET, NEXT, SET, WRITE, Answer, a_pdu, binding, v2c
+from tests.snmp.test_snmp_responder import COLUMN, ROOT, Bench, secured, unproven
 
-OIDS = st.builds(
-    lambda tail: (1, 3, 6, 1, *tail), st.lists(st.integers(0, 2**32 - 1) | st.integers(0, 300), max_size=20)
-)
+
+class NoForms(Forms):
+    """Knows none, ever."""
+
+    def answer(self, who: object, data: bytes, at: int, room: int) -> bytes | None:
+        return None
+
+
+class NoKnown(Engine):
+    def known(self, data: bytes, pos: int) -> Fields | None:
+        return None
+
+
+def quick_bench() -> Bench:
+    bench = Bench()
+    for column in bench.store.columns:
+        if column.target.name.startswith("count"):
+            column.read = lambda reader, row: 5  # how often they are read is another matter
+    return bench
+
+
+def slow_bench() -> Bench:
+    bench = quick_bench()
+    bench.responder._forms = NoForms(bench.store, bench.responder._requests)
+    bench.engine.__class__ = NoKnown
+    return bench
+
+
+QUICK, SLOW = quick_bench(), slow_bench()
+
+# Some are there, some are not; and 5, 0, 48 is where one variable binding ends and the next begins.
+OIDS = st.sampled_from((
+    (*ROOT, 1, 1, 0), (*ROOT, 1, 2, 0), (*COLUMN, 2, 1), (*COLUMN, 2, 127), (*COLUMN, 3, 2**32 - 1), (*ROOT, 1), COLUMN,
+    (*ROOT, 1, 3, 0), (*COLUMN, 3, 200), (*ROOT, 9), (1, 3), (1, 3, 5, 0, 48, 11, 6, 9, 43, 6, 1, 4, 1, 134, 141, 31),
+    (1, 3, *(1,) * 120), (1, 3, *(7,) * 126),
+))  # fmt: skip
+IDS = st.sampled_from((0, 1, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFF0000, 2**31 - 1, -1, -128, -129, -(2**31)))
 PDUS = st.builds(
-    lambda tag, names, numbers, value: a_pdu(tag, [binding(name, value) for name in names], *numbers),
-    st.sampled_from((GET, NEXT, BULK, SET)), st.lists(OIDS, max_size=12),
-    st.tuples(st.integers(-3, 200), st.integers(-3, 200), st.integers(-(2**31), 2**31 - 1)),
-    st.sampled_from((b"\5\0", b"\5\0", b"\2\1\7", b"\4\3abc")),
+    lambda tag, names, first, second, number, value: a_pdu(
+        tag, [binding(name, value) for name in names], first, second, number
+    ),
+    st.sampled_from((GET, GET, NEXT, NEXT, BULK, SET)), st.lists(OIDS, max_size=6), st.sampled_from((0, 0, 1, 2, 200)),
+    st.sampled_from((0, 2, 5, 127, 128, -1)), IDS, st.sampled_from((b"\5\0", b"\5\0", b"\5\0", b"\2\1\7")),
 )  # fmt: skip
 
 
@@ -35,78 +71,107 @@ def mutations(data: st.DataObject, octets: bytes) -> bytes:
     return bytes(out)
 
 
+def counted(bench: Bench) -> list[int]:
+    return list(bench.counters._counts)
+
+
+def same(message: bytes) -> None:
+    assert QUICK.send(message) == SLOW.send(message)
+    assert counted(QUICK) == counted(SLOW)
+
+
 @given(PDUS, st.data())
-@settings(deadline=None, max_examples=400)
-def test_a_pdu_reads_the_same(pdu: bytes, data: st.DataObject) -> None:
-    octets = mutations(data, pdu)
-    quick = plain.pdu(octets, 0, len(octets))
-    if quick is None:
-        return
-    tag, request_id, first, second, names = quick
-    if tag not in (GET, NEXT, BULK):
-        return
-    slow = parse_pdu(octets, 0, len(octets))
-    assert (slow.tag, slow.first, slow.second) == (tag, first, second)
-    assert ber.encode_integer(slow.request_id) == request_id
-    assert [raw for raw, _, _, _ in slow.bindings()] == names
+@settings(deadline=None, max_examples=600)
+def test_a_known_form_is_answered_as_an_unknown_one(pdu: bytes, data: st.DataObject) -> None:
+    wrap = data.draw(
+        st.sampled_from((v2c, lambda pdu: v2c(pdu, WRITE), lambda pdu: v2c(pdu).replace(b"\2\1\1", b"\2\1\0", 1)))
+    )
+    message = wrap(pdu)
+    same(message)
+    same(message)
+    same(mutations(data, message))
+    same(wrap(mutations(data, pdu)))
 
 
-def test_what_consoles_send_is_plain() -> None:
-    for count in (0, 1, 2, 10, 60):
-        pdu = a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, n, 0)) for n in range(count)], request_id=2**31 - 1)
-        found = plain.pdu(pdu, 0, len(pdu))
-        assert found is not None and len(found[4]) == count
-        message = v2c(pdu)
-        assert plain.head(message) == (1, READ, len(message) - len(pdu))
-        message = secured(SHARED, pdu)
-        assert (head := plain.head(message)) is not None and head[:2] == (3, b"")
-        assert plain.secured(message, head[2], len(message)) is not None
+def plain_of(bench: Bench, message: bytes | None) -> bytes | None:
+    """What an encrypted answer says, or a Report."""
+    if message is None:
+        return None
+    start, end = ber.expect(message, 0, len(message), 0x30)
+    came = Engine.receive(bench.engine, message, start + 3, end)
+    assert came is not None
+    return came.data[came.start : came.stop]
+
+
+@given(PDUS, st.data())
+@settings(deadline=None, max_examples=300)
+def test_so_it_is_in_v3(pdu: bytes, data: st.DataObject) -> None:
+    size = data.draw(st.sampled_from((65507, 1472, 484)))
+    for octets in (pdu, pdu, mutations(data, pdu)):
+        quick, slow = (bench.send(secured(bench, octets, size)) for bench in (QUICK, SLOW))
+        assert plain_of(QUICK, quick) == plain_of(SLOW, slow)
+        assert counted(QUICK) == counted(SLOW)
 
 
 @given(st.data())
 @settings(deadline=None, max_examples=600)
-def test_a_v3_message_reads_the_same(data: st.DataObject) -> None:
-    pdu = a_pdu(GET, [binding((1, 3, 6, 1))])
-    octets = mutations(data, data.draw(st.sampled_from((secured(SHARED, pdu), unproven(SHARED, pdu)))))
-    head = plain.head(octets)
-    if head is None or head[0] != 3:
+def test_a_v3_header_of_a_known_form_reads_the_same(data: st.DataObject) -> None:
+    pdu = a_pdu(GET, [binding((*ROOT, 1, 1, 0))] * data.draw(st.integers(0, 8)))
+    good = secured(QUICK, pdu)
+    assert QUICK.send(good) is not None and SLOW.send(good) is not None
+    pos = 5 + (good[1] & 0x7F if good[1] & 0x80 else 0)
+    assert QUICK.engine.known(good, pos) == QUICK.engine.fields(good, pos, len(good))
+    octets = mutations(data, data.draw(st.sampled_from((good, unproven(QUICK, pdu)))))
+    try:
+        quick = QUICK.engine.known(octets, pos)
+    except IndexError:
         return
-    quick = plain.secured(octets, head[2], len(octets))
-    if quick is not None:
-        try:
-            slow = SHARED.engine._fields(octets, head[2], len(octets))
-        except ber.BerError:
-            # What the quick one leaves to the checks that come after both.
-            assert quick[0] < 0 or quick[1] < 484
-            return
-        assert quick == slow
+    if quick is not None and quick[0] >= 0:  # what is below is the checks' that come after both
+        assert quick == QUICK.engine.fields(octets, pos, len(octets))
 
 
-def test_a_v3_header_whose_lengths_disagree_is_not_plain() -> None:
-    octets = bytearray(secured(SHARED, a_pdu(GET, [])))
-    head = plain.head(bytes(octets))
-    assert head is not None and plain.secured(bytes(octets), head[2], len(octets)) is not None
-    inner = head[2] + 2 + octets[head[2] + 1] + 2  # the SEQUENCE in the security parameters
-    assert octets[inner] == 0x30
-    for change in (-1, 1, 5):
-        octets[inner + 1] += change
-        assert plain.secured(bytes(octets), head[2], len(octets)) is None
-        octets[inner + 1] -= change
+def test_what_consoles_send_is_of_a_known_form_the_second_time() -> None:
+    bench = Bench()
+    for count in (1, 2, 10, 60):
+        for tag in (GET, NEXT, BULK):
+            names = [binding((*COLUMN, 2, 1))] * count
+            for number in (77, 200, 70000, 2**31 - 1):
+                pdu = a_pdu(tag, names, 0, 9, number)
+                for message in (v2c(pdu), secured(bench, pdu)):
+                    before = len(bench.responder._forms._forms)
+                    first = bench.send(message)
+                    assert len(bench.responder._forms._forms) == before + 1 and first is not None
+                    assert bench.send(message) is not None
+                    assert len(bench.responder._forms._forms) == before + 1
+                message = v2c(pdu)
+                at = 6 if message[1] < 0x80 else 7 if message[1] == 0x81 else 8
+                answer = bench.responder._forms.answer("192.0.2.7", message, at + message[at] + 2, 60000)
+                assert answer is not None and Answer(answer).request_id == number
 
 
-@given(st.binary(max_size=80), st.integers(0, 80))
+def test_a_stranger_teaches_no_form_and_nobody_more_than_there_is_room_for() -> None:
+    bench = Bench()
+    pdu = a_pdu(GET, [binding((*ROOT, 1, 1, 0))])
+    for message, host in (
+        (v2c(pdu, b"wrong"), "192.0.2.7"), (v2c(pdu, WRITE), "198.51.100.1"), (unproven(bench, pdu), "192.0.2.7"),
+    ):  # fmt: skip
+        bench.send(message, host)
+    assert not bench.responder._forms._forms and not bench.engine._forms
+    for number in range(FORMS + 10):
+        assert bench.send(v2c(pdu), f"192.0.2.{number}") is not None
+    assert len(bench.responder._forms._forms) <= FORMS
+    # The form of one address is not another's, which may do less.
+    assert bench.send(v2c(pdu, WRITE), "192.0.2.7") is not None
+    assert bench.send(v2c(pdu, WRITE), "198.51.100.1") is None
+
+
+@given(st.binary(max_size=80))
 @settings(deadline=None, max_examples=400)
-def test_any_octets_are_survived(octets: bytes, at: int) -> None:
-    plain.head(octets)
-    plain.pdu(octets, at, len(octets))
-    plain.secured(octets, at, len(octets))
+def test_any_octets_are_survived(octets: bytes) -> None:
+    same(octets)
 
 
-def test_headers_are_those_of_the_codec() -> None:
-    for size in (0, 1, 126, 127, 128, 255, 256, 1400, 1499, 1500, 70000):
-        varbinds = bytes(size)
-        assert plain.sequence(varbinds) == ber.encode(0x30, varbinds)
-        assert plain.octets(varbinds) == ber.encode(4, varbinds)
-        assert plain.response(b"\2\1\7", varbinds) == ber.encode(
-            0xA2, b"\2\1\7\2\1\0\2\1\0" + ber.encode(0x30, varbinds)
-        )
+def test_a_header_is_that_of_the_codec() -> None:
+    for size in (0, 1, 126, 127, 128, 255, 256, 1400, 65535, 65536, 70000):
+        assert ber.header(0x30, size) + bytes(size) == ber.encode(0x30, bytes(size))
+        assert ber.expect(ber.encode(0x30, bytes(size)), 0, size + 5, 0x30)[1] == len(ber.encode(0x30, bytes(size)))
