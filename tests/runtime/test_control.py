@@ -33,7 +33,8 @@ from hasnmp.model import (
     View,
 )
 from hasnmp.runtime import control
-from hasnmp.runtime.control import Picture, Server, Users
+from hasnmp.runtime.control import Server, Users
+from hasnmp.runtime.picture import Picture
 
 
 def an_event(number: int, message: str = "peer silent for 1000 ms") -> EventRow:

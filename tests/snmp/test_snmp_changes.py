@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hasnmp import protocol
 from hasnmp.model import ServiceRow, ServiceState, StatisticsRow, View
 from hasnmp.settings import Community, MibView, Snmp
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store, question
+from hasnmp.snmp.engine_link import EngineLink
 from hasnmp.snmp.ha_objects import SCALARS, TABLES
-from hasnmp.snmp.objects import Reader, text_index
+from hasnmp.snmp.objects import Reader, date_and_time, text_index
 from hasnmp.snmp.oids import ROOT
 from hasnmp.snmp.pdus import Requests
 from hasnmp.snmp.responder import Responder
@@ -117,3 +121,23 @@ def test_a_change_forgets_what_rests_on_it_and_nothing_else() -> None:
     column = next(column for column in agent.store.columns if column.oid == (*ENTRY, 9))
     gone = question(column.raw + column.rows.suffixes[0])
     assert after and gone in known and known - set(window.found) == {gone} and window.after == after
+
+
+@pytest.mark.parametrize(("step_ms", "seen_ms"), [(3_600_000, 3_600_000), (-200, -200), (20, 0)])
+def test_when_the_wall_clock_is_set_every_date_is_another_one(step_ms: int, seen_ms: int) -> None:
+    agent = Agent(a_view(2))
+    link = EngineLink(
+        "", 1000, 0, lambda: agent.view.now_ns, threading.RLock(), agent.store, cast(Any, None), cast(Any, None), cast(Any, None),
+        None,
+    )  # fmt: skip
+    link._take_in(protocol.snapshot(agent.view))
+    agent.view = link.view
+    message = v2c(a_pdu(GET, [binding((*ENTRY, 16, *text_index("httpd")))]))  # haServiceLastChangeDate
+    changed_ns = agent.view.tables["services"]["httpd"].last_change_ns  # type: ignore[union-attr]
+    changed_ms = agent.view.wall_ms - (agent.view.now_ns - changed_ns) // 1_000_000
+    for _ in range(2):
+        assert date_and_time(changed_ms) in agent.ask(message)
+    link._take_in({
+        "type": "delta", "number": 2, "now_ns": agent.view.now_ns, "wall_ms": agent.view.wall_ms + step_ms, "rows": {}, "gone": {},
+    })  # fmt: skip
+    assert date_and_time(changed_ms + seen_ms) in agent.ask(message)
