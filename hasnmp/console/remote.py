@@ -21,6 +21,7 @@ from hasnmp.snmp.ha_objects import OBJECTS, SCALARS
 from hasnmp.snmp.ha_objects import TABLES as MIB_TABLES
 from hasnmp.snmp.manager import Answered, Credentials, Manager
 from hasnmp.snmp.objects import Oid, Syntax, Value, text_index
+from hasnmp.snmp.whys import AGE as WHY_AGE
 from hasnmp.snmp.whys import TEXT as WHY_TEXT
 from hasnmp.snmp.whys import lines
 
@@ -28,6 +29,7 @@ SYS_UP_TIME = (1, 3, 6, 1, 2, 1, 1, 3, 0)
 POLL_S = 0.1  # of a command's row: the engine tells its agent of a change within this
 LOOK_S = 1.0  # of everything, for watch
 BACK_S = 10.0  # an agent that begins anew answers within a second or two
+OLD_MS = 6000  # from when on it is said how old a `why` is: an agent that is well asks again each 5 s
 ROW_S = 2.0  # until a command's row is in the agent's table
 _OID = {scalar.name: (*scalar.oid, 0) for scalar in SCALARS} | {
     column.name: (*table.entry_oid, column.number) for table in MIB_TABLES for column in table.columns
@@ -103,14 +105,14 @@ class Remote:
         """Read tables anew; all that are wanted if none is named."""
         cells: dict[Oid, Value] = {}
         try:
-            up = self._manager.get([SYS_UP_TIME])[0]
+            up, name = self._manager.get([SYS_UP_TIME, _OID["haClusterName"]])
             for subtree in subtrees(tables or self._tables):
                 cells |= self._manager.walk(subtree)
         except Answered as error:
             raise Refused(Code.NOT_ALLOWED, f"{self.path} refuses to be read: {error}") from None
         view = Rows(cells, up if isinstance(up, int) else 0).view
         if not tables:
-            if not cells:
+            if not cells and not isinstance(name, bytes):
                 raise Unreachable(f"{self.path} answers, and shows nothing of HASNMP-MIB: it is another agent, or this "
                                   "user's view has nothing of it")  # fmt: skip
             self.mirror.view, self.mirror.complete = view, True
@@ -125,12 +127,17 @@ class Remote:
     def why(self, group: str) -> list[str]:
         try:
             cells = self._manager.walk((*WHY_TEXT, *text_index(group)))
+            ages = self._manager.walk((*WHY_AGE, *text_index(group)))
         except Answered as error:
             raise Refused(Code.NOT_ALLOWED, f"{self.path} refuses to be read: {error}") from None
         if not cells:
             raise Unreachable(f"{self.path} has nothing to say of {group} yet, or this user's view has no haGroupWhyTable; "
                               f"try again, or on the node itself: hasnmp why {group}")  # fmt: skip
-        return lines(text.decode(errors="replace") for _, text in sorted(cells.items()) if isinstance(text, bytes))
+        said = lines(text.decode(errors="replace") for _, text in sorted(cells.items()) if isinstance(text, bytes))
+        age = next((age for age in ages.values() if isinstance(age, int)), 0)
+        return (
+            said if age < OLD_MS else [*said, f"all this as of {age / 1000:.1f} s ago, when {self.path} was told last"]
+        )
 
     def _commands(self) -> list[CommandRow]:
         rows = self._look("commands").tables["commands"].values()

@@ -65,9 +65,8 @@ class Desk:
         self._services = {s.name: s for s in config.services()}
         self._groups = {g.name: g for g in config.groups}
         self._secret = secrets.token_bytes(32)  # of this process: another one's challenges are not ours
-        self._used: OrderedDict[str, tuple[int, bytes]] = (
-            OrderedDict()
-        )  # challenge -> until when it is kept, the answer
+        # challenge -> until when it is kept, what was reported by it, the answer
+        self._used: OrderedDict[str, tuple[int, wire.Report, bytes]] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._second, self._wrong = 0, 0
 
@@ -202,7 +201,13 @@ class Desk:
             return
         if report.challenge in self._used:
             # A repetition, whoever sends it: it counts for nothing, and its answer was of the first.
-            if said := self._used[report.challenge][1]:
+            _, first, said = self._used[report.challenge]
+            if report != first:
+                refuse(
+                    Code.NOT_ALLOWED,
+                    "another report was made by this challenge, which is good for one; ask for another",
+                )
+            elif said:
                 send(said)
             return
         while self._used and next(iter(self._used.values()))[0] < now_ms:
@@ -211,7 +216,7 @@ class Desk:
             refuse(Code.BUSY, f"{USED} reports came within {CHALLENGE_MS} ms; report less often")
             return
         until_ms = now_ms + CHALLENGE_MS
-        self._used[report.challenge] = (until_ms, b"")
+        self._used[report.challenge] = (until_ms, report, b"")
         if report.service not in key.report:
             refuse(
                 Code.NOT_ALLOWED,
@@ -223,6 +228,6 @@ class Desk:
             result = wire.Result(report.key, report.nonce, self._cluster, self._node, code, text)
             said = answer(result)
             if report.challenge in self._used:
-                self._used[report.challenge] = (until_ms, said)
+                self._used[report.challenge] = (until_ms, report, said)
 
         self._report(report, host, done)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hasnmp import protocol
-from hasnmp.model import CommandRow, EventRow, Kind, PartState, Severity, SystemRow, View
+from hasnmp.model import CommandRow, EventRow, GroupRow, GroupState, Kind, PartState, Severity, SystemRow, View
 from hasnmp.protocol import Mirror, ProtocolError
 from hasnmp.snmp.cells import Store
 from hasnmp.snmp.notifier import Notifier
@@ -36,7 +36,8 @@ BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 class EngineLink:
     """socket: the control socket. dead_after_ms: after so long in silence the mirror may be another world's. started_ns:
     CLOCK_BOOTTIME of this process's start. lock: guards mirror and store, which listeners' threads read. own_event: makes an
-    event that the agent itself says. happened: told of each event's group; "": it may concern any."""
+    event that the agent itself says. happened: told of the group of each event, and of each that has another owner or state,
+    for a peer's events are not told here; "": it may concern any."""
 
     def __init__(
         self, socket: str, dead_after_ms: int, started_ns: int, now_ns: Callable[[], int], lock: threading.RLock, store: Store,
@@ -54,6 +55,7 @@ class EngineLink:
         self._happened = happened
         self._log = log
         self._mirror = Mirror()
+        self._groups: dict[str, tuple[GroupState, str]] = {}  # as happened was told last
         self._writer: asyncio.StreamWriter | None = None
         self._lost_ns = started_ns + int((START_GRACE_S - DOWN_AFTER_S) * 1e9)
         self._down_told = False
@@ -114,6 +116,12 @@ class EngineLink:
                 if isinstance(result, EventRow):  # not one of a kind that only a newer version knows
                     self._notifier.event(result)
                     self._happened(result.group)
+            case "delta":
+                for name in message["rows"].get("groups", ()):
+                    row = self.view.tables["groups"].get(name)
+                    if isinstance(row, GroupRow) and self._groups.get(name) != (row.state, row.owner):
+                        self._groups[name] = row.state, row.owner
+                        self._happened(name)
         self.judge()
 
     def _take_in(self, message: dict[str, Any]) -> EventRow | CommandRow | None:

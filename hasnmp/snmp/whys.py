@@ -22,6 +22,7 @@ SOON_S, AGAIN_S, PAUSE_S = 0.2, 5.0, 0.1
 TEXT_SIZE = 255  # octets of an SnmpAdminString
 _ENTRY = (*ROOT, 1, 14, 1)
 TEXT: Oid = (*_ENTRY, 2)  # haGroupWhyText
+AGE: Oid = (*_ENTRY, 3)  # haGroupWhyAge, milliseconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +18,8 @@ from hasnmp.model import TABLES, CommandRow, CommandState, Verb
 from hasnmp.settings import SnmpUser
 from hasnmp.snmp import ber, cells, ha_objects, objects
 from hasnmp.snmp.manager import Answered, Credentials, Manager
+from hasnmp.snmp.objects import Oid, Value, text_index
+from hasnmp.snmp.whys import AGE, TEXT
 from tests.snmp.snmp_lab import AUTH, PRIV, READ, AgentProcess, FakeEngine, a_config, a_view, running, wait_for
 
 
@@ -281,6 +283,35 @@ def test_why_a_group_is_where_it_is(lab: Lab, run) -> None:
     wait_for(lambda: asked() == said)
     ran = run(*words(lab, "watch"), "why", "database")
     assert ran.status == Code.NO_ENGINE and "has nothing to say of database" in ran.err, ran
+
+
+class Agent:
+    """Answers as an agent that has these cells and no others."""
+
+    place = "192.0.2.11:161"
+
+    def __init__(self, name: bytes | None, cells: dict[Oid, Value]) -> None:
+        self.name, self.cells = name, cells
+
+    def get(self, names: list[Oid]) -> list[Value | None]:
+        return [4711, self.name]
+
+    def walk(self, subtree: Oid) -> dict[Oid, Value]:
+        return {oid: value for oid, value in self.cells.items() if oid[: len(subtree)] == subtree}
+
+
+def test_an_agent_without_rows_of_a_table_is_no_other_agent() -> None:
+    remote = Remote(cast(Any, Agent(b"bank", {})), cast(Any, None), ("fences",))
+    assert remote.view().tables["fences"] == {}
+    with pytest.raises(Unreachable, match="it is another agent"):
+        Remote(cast(Any, Agent(None, {})), cast(Any, None), ("fences",)).view()
+
+
+def test_a_why_that_is_old_says_so() -> None:
+    row = (*text_index("web"), 1)
+    for age_ms, more in ((5900, []), (7310, ["all this as of 7.3 s ago, when 192.0.2.11:161 was told last"])):
+        agent = Agent(b"bank", {(*TEXT, *row): b"group web: running on a", (*AGE, *row): age_ms})
+        assert Remote(cast(Any, agent), cast(Any, None)).why("web") == ["group web: running on a", *more]
 
 
 def test_a_reload_that_has_the_agent_begin_anew() -> None:

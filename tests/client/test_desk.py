@@ -194,6 +194,15 @@ def test_a_report_replayed_counts_for_nothing() -> None:
     assert len(lab.reports) == 1
 
 
+def test_another_report_by_the_same_challenge_is_not_said_to_be_taken() -> None:
+    lab = Lab()
+    given = lab.challenge()
+    lab.raw(report(lab, given))
+    lab.reports[0][2](0, "")
+    assert results(lab.raw(report(lab, given, up=False))) == [Code.NOT_ALLOWED]
+    assert results(lab.raw(report(lab, given))) == [0] and len(lab.reports) == 1
+
+
 def test_a_replayed_report_counts_for_nothing_after_many_others() -> None:
     lab = Lab()
     first = report(lab, lab.challenge())

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hasnmp import protocol
-from hasnmp.model import ServiceRow, ServiceState, StatisticsRow, View
+from hasnmp.model import GroupState, ServiceRow, ServiceState, StatisticsRow, View
 from hasnmp.settings import Community, MibView, Snmp
 from hasnmp.snmp.access import Communities
 from hasnmp.snmp.cells import Store, question
@@ -141,3 +141,31 @@ def test_when_the_wall_clock_is_set_every_date_is_another_one(step_ms: int, seen
         "type": "delta", "number": 2, "now_ns": agent.view.now_ns, "wall_ms": agent.view.wall_ms + step_ms, "rows": {}, "gone": {},
     })  # fmt: skip
     assert date_and_time(changed_ms + seen_ms) in agent.ask(message)
+
+
+def test_a_group_that_another_node_has_now_is_told_of_as_an_event_of_it_is() -> None:
+    """That event is the other node's: this one hears of the group only."""
+    agent, told = Agent(a_view(2)), []
+    link = EngineLink(
+        "", 1000, 0, lambda: agent.view.now_ns, threading.RLock(), agent.store, cast(Any, None), cast(Any, None), told.append,
+        None,
+    )  # fmt: skip
+    link._tell_missed = link.judge = lambda: None  # type: ignore[method-assign]
+    link._take(protocol.snapshot(agent.view))
+    name, row = next(iter(link.view.tables["groups"].items()))
+    assert told == [""]
+
+    def delta(number: int, **changed: Any) -> None:
+        nonlocal row
+        row = replace(row, **changed)  # type: ignore[type-var]
+        link._take({
+            "type": "delta", "number": number, "now_ns": link.view.now_ns, "wall_ms": link.view.wall_ms,
+            "rows": {"groups": {name: protocol.row_to_json(row)}}, "gone": {},
+        })  # fmt: skip
+
+    delta(2, owner="elsewhere")
+    assert told == ["", name]
+    delta(3, lease_until_ns=5)
+    assert told == ["", name]
+    delta(4, state=GroupState.FAILED)
+    assert told == ["", name, name]
