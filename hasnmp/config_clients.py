@@ -75,9 +75,9 @@ def judge_ports(root: Section, context: Context) -> None:
     if root.good("nodes") and heartbeat is not BAD and heartbeat.good("port"):
         for name, node in root["nodes"].items():
             for link, address in node["links"].items() if node is not BAD and node.good("links") else ():
-                taken.setdefault(
-                    (ipaddress.ip_address(address), heartbeat["port"]), f"the heartbeat of {name} on link {link}"
-                )
+                if address is not BAD:
+                    whose = f"the heartbeat of {name} on link {link}"
+                    taken.setdefault((ipaddress.ip_address(address), heartbeat["port"]), whose)
     for part in ("snmp", "clients"):
         section = root[part]
         for text in section["listen"] if section is not BAD and section.good("listen") else ():

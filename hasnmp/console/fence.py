@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from hasnmp.agents import fence_metadata, ocf_metadata
+from hasnmp.agents import fence_metadata
 from hasnmp.agents.fence_metadata import MetadataError, Parameter
-from hasnmp.config_ocf import is_external, parts
+from hasnmp.config_ocf import is_external
 from hasnmp.config_read import REQUIRED
 from hasnmp.config_schema import OPTIONS
 from hasnmp.console import ocf_agents
@@ -81,10 +81,7 @@ def show(name: str, screen: Screen) -> list[str]:
     try:
         found = fence_metadata.read(name)
     except MetadataError as error:
-        bare = name.rpartition(":")[2].lower()
-        of_services = [agent for agent in ocf_metadata.installed() if parts(agent)[2].lower() == bare]
-        meant = f"; perhaps {' or '.join(of_services)} is meant" if of_services else ""
-        raise Refused(Code.NOT_FOUND, f"no agent {name!r} to show: {error}{meant}") from None
+        raise Refused(Code.NOT_FOUND, f"no agent {name!r} to show: {error}{ocf_agents.meant(name)}") from None
     own = [p for p in found.parameters if not p.deprecated and p.name not in COMMON]
     rows = [[p.name, _default(p), _what(p)] for p in sorted(own, key=lambda p: not p.required)]
     lines = wrap(f"{clean(found.name or name)}: {clean(found.description)}", screen.width, "  ")

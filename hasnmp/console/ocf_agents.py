@@ -71,6 +71,13 @@ def show(agent: str, screen: Screen) -> list[str]:
     return [*lines, "", *table(screen, ["ACTION", "TIMEOUT", "EVERY"], rows)]
 
 
+def meant(name: str) -> str:
+    """ "; perhaps ... is meant", where an OCF agent is called so, whatever its provider; else nothing."""
+    bare = name.rpartition(":")[2].lower()
+    found = [agent for agent in ocf_metadata.installed() if parts(agent)[2].lower() == bare]
+    return f"; perhaps {' or '.join(found)} is meant" if found else ""
+
+
 def _default(parameter: Parameter) -> str:
     if parameter.required and not parameter.default:
         return "REQUIRED"
