@@ -450,7 +450,7 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
         mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None
     )
     deadline = time.monotonic() + within_ms / 1000
-    units = GroupUnits(config)
+    units = GroupUnits(config, node)
     left: list[str] = [*programs.clean(), *units.kill_all()]
     if addresses := virtual_addresses(config):
         problem = ""
