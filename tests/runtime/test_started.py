@@ -13,7 +13,7 @@ import pytest
 from hasnmp.core.events import Outcome, Release, Released
 from hasnmp.runtime.cgroups import find_mount
 from hasnmp.runtime.kernel import boottime_ns
-from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted
+from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted, Stop
 from tests.runtime.stack import Stack
 from tests.runtime.test_guardian import lives, read_pid, until
 
@@ -183,3 +183,27 @@ def test_an_agent_that_was_never_executed_has_set_up_nothing(tmp_path: Path) -> 
         assert stack.expect(Released).ok
     finally:
         stack.close()
+
+
+def test_a_systemd_unit_ends_with_the_guardian(tmp_path: Path) -> None:
+    """The engine has given up stopping its group in order, and left; nobody else knows of the unit."""
+    mount = find_mount()
+    assert mount
+    folder = mount / f"hasnmptest{os.getpid()}.slice" / f"hasnmp-test-{os.getpid()}.service"
+    folder.mkdir(parents=True)
+    stack = Stack(tmp_path, "cgroup", unit=folder.name.removesuffix(".service"))
+    unit = subprocess.Popen(["sleep", "1000"])
+    try:
+        stack.lease(60_000)
+        (folder / "cgroup.procs").write_text(str(unit.pid))
+        stack.process.terminate()
+        stack.expect(Stop)
+        assert stack.conn
+        stack.conn.send(b"exit 0")
+        assert stack.process.wait(10) == 0
+        assert unit.wait(0.1) == -signal.SIGKILL
+    finally:
+        unit.kill()
+        unit.wait()
+        stack.close()
+        folder.rmdir()
