@@ -28,14 +28,10 @@ from collections.abc import Iterator
 USAGE = (
     "usage: hasnmp-tickle ADDRESS FILE     FILE: on the group's disk; the list of ADDRESS's connections is kept there"
 )
-EVERY_S = (
-    1.0  # how often the list is written, if it has changed: who connected later than that learns by its own timers
-)
-AGAIN_S = (
-    0.0,
-    0.2,
-    0.4,
-)  # so long after the one before: it may be lost, or come before the client knows the new owner's MAC
+# How often the list is written, if it has changed: who connected later than that learns by its own timers.
+EVERY_S = 0.25
+# Each is told again: a packet may be lost, or come before the client knows the new owner's MAC.
+AT_S = (0.0, 0.2, 0.6, 2.0)
 SOON_S, LATER_S, SOON_FOR_S = 0.002, 0.1, 10.0  # between two looks for the address, first and after a while
 MOST = 20_000  # connections that are kept: each is a packet
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 4, 20, 21
@@ -165,26 +161,30 @@ def serve(address: str, file: str) -> None:
     """Until the signal that ends it."""
     sockets = Sockets(address)
     former = read(file)
+    due_s: list[float] = []
     if not here(address):
         if ghosts := sockets.destroy():
             print(f"{ghosts} former connections of this machine's to {address} destroyed", flush=True)
         soon_s = time.monotonic() + SOON_FOR_S
         while not here(address):
             time.sleep(SOON_S if time.monotonic() < soon_s else LATER_S)
-        for wait_s in AGAIN_S:
-            time.sleep(wait_s)
-            tickle(address, former)
-        print(f"{len(former)} clients were told", flush=True)
+        due_s = [time.monotonic() + at_s for at_s in AT_S]
+        print(f"{len(former)} clients are told", flush=True)
     kept: set[Connection] | None = None
     while True:
+        if due_s and time.monotonic() >= due_s[0]:
+            due_s.pop(0)
+            tickle(address, former)
         now = sockets.connections()
+        if due_s:
+            now |= former  # if this node crashes, too, the next has to tell them
         if now != kept:
             try:
                 write(file, now)
                 kept = now
             except OSError as error:
                 print(f"{file}: {error.strerror}", flush=True)
-        time.sleep(EVERY_S)
+        time.sleep(max(0.0, min([EVERY_S, *(at_s - time.monotonic() for at_s in due_s)])))
 
 
 def main() -> int:

@@ -119,16 +119,16 @@ def test_every_option_and_secret_goes_to_standard_input(tmp_path: Path) -> None:
 
 
 def test_off_that_takes_effect_later_is_waited_for(tmp_path: Path) -> None:
-    fenced, switch = once(tmp_path, off_does="late:700")
+    fenced, switch = once(tmp_path, 6000, off_does="late:1500")
     assert fenced.ok and fenced.text == "off, verified by its status"
-    assert switch.calls().count("status") > 2 and fenced.took_us > 700_000
+    assert switch.calls().count("status") > 2 and fenced.took_us > 1_500_000
 
 
 def test_off_without_effect_is_no_fence(tmp_path: Path) -> None:
-    fenced, switch = once(tmp_path, 1200, off_does="none")
-    assert not fenced.ok and "not done within 1200 ms" in fenced.text and "its status was: on" in fenced.text
+    fenced, switch = once(tmp_path, 3000, off_does="none")
+    assert not fenced.ok and "not done within 3000 ms" in fenced.text and "its status was: on" in fenced.text
     assert switch.calls().count("status") >= 2
-    assert 1_000_000 < fenced.took_us < 1_300_000
+    assert 2_800_000 < fenced.took_us < 3_300_000
 
 
 @pytest.mark.parametrize("action", ["off", "status"])
@@ -174,7 +174,7 @@ def test_off_that_fails_is_no_fence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", ["1", "7", "255"])
 def test_a_status_that_says_nothing_is_no_fence(tmp_path: Path, status: str) -> None:
-    fenced, _ = once(tmp_path, 900, status_exit=status, status_print="no idea")
+    fenced, _ = once(tmp_path, 2500, status_exit=status, status_print="no idea")
     assert not fenced.ok and f"exit status {status}" in fenced.text and "no idea" in fenced.text
 
 
@@ -261,12 +261,12 @@ def test_the_node_is_switched_on_again_after_the_answer(tmp_path: Path) -> None:
         attempt = switch.begin()
         first = await switch.answer(attempt)
         assert first.ok and first.text == "off, verified by its status"
-        assert switch.state.read_text() == "off" and first.took_us < 600_000
+        assert switch.state.read_text() == "off" and first.took_us < 1_800_000
         second = await switch.answer(attempt, count=2)
         assert second.ok and second.text == "off, verified by its status; on again"
         assert switch.calls() == ["off", "status", "on"] and switch.state.read_text() == "on"
 
-    play(test, tmp_path, level(tmp_path, action="reboot", on_ms="700"))
+    play(test, tmp_path, level(tmp_path, action="reboot", on_ms="2000"))
 
 
 def test_a_node_that_can_not_be_switched_on_again_is_fenced_all_the_same(tmp_path: Path) -> None:
