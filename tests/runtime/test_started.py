@@ -207,3 +207,31 @@ def test_a_systemd_unit_ends_with_the_guardian(tmp_path: Path) -> None:
         unit.wait()
         stack.close()
         folder.rmdir()
+
+
+@pytest.mark.parametrize("purpose", [Purpose.START, Purpose.SERVICE])
+def test_what_runs_in_a_session_of_its_user_ends_with_the_lease(tmp_path: Path, purpose: Purpose) -> None:
+    """Where systemd-logind runs, su moves what it starts to a control group of the session (pam_systemd)."""
+    mount = find_mount()
+    assert mount
+    folders = [mount / "user.slice", mount / f"user.slice/hasnmptest{os.getpid()}.slice"]
+    folders.append(folders[-1] / f"session-c{os.getpid()}.scope")
+    made = [folder for folder in folders if not folder.exists()]
+    folders[-1].mkdir(parents=True)
+    su = "echo $$ > $1/cgroup.procs; sleep 1000 & echo $! > far" + "; wait" * (purpose is Purpose.SERVICE)
+    stack = Stack(tmp_path, "cgroup")
+    try:
+        expiry = stack.lease(2500)
+        run = stack.program("sh", "-c", f"sh -c '{su}' sh {folders[-1]}", purpose=purpose, cwd=str(tmp_path))
+        pid = read_pid(tmp_path / "far")
+        if purpose is Purpose.START:
+            assert stack.expect(Exited, run=run).code == 0
+            assert "/g/web\n" in Path(f"/proc/{pid}/cgroup").read_text(), "it is of the service"
+        until(lambda: not lives(pid), 5)
+        assert boottime_ns() < expiry
+    finally:
+        stack.close()
+        (folders[-1] / "cgroup.kill").write_text("1")
+        until(lambda: "populated 0" in (folders[-1] / "cgroup.events").read_text())
+        for folder in reversed(made):
+            folder.rmdir()
