@@ -101,17 +101,18 @@ class Programs:
         Raises OSError: no process or no control group could be made, or its standard input is too long.
         """
         run, stdin = replace(run, stdin=""), run.stdin  # what it is given may be a password: not kept
-        folder = None
+        folder, new = None, False
         if self.cgroups:
             leaf = run.service if run.purpose in (Purpose.SERVICE, Purpose.START) else f"+{run.run}"
-            folder = self.cgroups.make(run.group, leaf)
+            folder = self.cgroups.group(run.group) / leaf
+            new = self.cgroups.anew(folder)
         given = filled(stdin.encode()) if stdin else self._null
         output, output_in = os.pipe2(os.O_CLOEXEC)
         errors, errors_in = os.pipe2(os.O_CLOEXEC)
         try:
             parent, now = os.getpid(), boottime_ns()
             with hurried_children():
-                pid, there = fork_into(folder) if folder else (os.fork(), True)
+                pid, there = fork_into(folder) if folder and new else (os.fork(), not folder)
                 if pid == 0:
                     become(self.mark, run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
         except OSError:

@@ -235,3 +235,13 @@ def test_what_runs_in_a_session_of_its_user_ends_with_the_lease(tmp_path: Path, 
         until(lambda: "populated 0" in (folders[-1] / "cgroup.events").read_text())
         for folder in reversed(made):
             folder.rmdir()
+
+
+def test_a_start_after_a_stop_that_left_something_is_not_killed_with_it(tmp_path: Path, stack: Stack) -> None:
+    """Linux 6.13 and later kill what is born in a control group that was killed once, even long before."""
+    for _ in range(20):
+        run = stack.program("sh", "-c", "sleep 1000 &", purpose=Purpose.START)
+        started = stack.expect(Exited, run=run)
+        assert (started.code, started.signal) == (0, 0), "killed by the end of the former"
+        run = stack.program("true", purpose=Purpose.STOP)
+        assert stack.expect(Exited, run=run).code == 0
