@@ -95,6 +95,7 @@ class OcfAgent:
         self._path = ocf_metadata.path(service.agent)
         self._last: Program | None = None  # the last action: no two of them run at the same time
         self._last_action = ""
+        self._beginning = asyncio.Lock()  # held until an action's program is known: a stop must find the monitor that begins
         self._up = False  # a start ended well and no stop has since
         self.begun = False  # a start began and no stop has ended well since
         if service.ip:
@@ -212,22 +213,23 @@ class OcfAgent:
     async def _do(self, action: str, purpose: Purpose, until_s: float, probe: bool = False) -> Said:
         """Run an action to its end. A stop ends a monitor that is under way; anything else is waited for."""
         loop = asyncio.get_running_loop()
-        last = self._last
-        if last is not None and last.alive:
-            if self._last_action == "monitor" and action != "monitor":
-                self._host.end(last)
-            await asyncio.wait((last.exited,), timeout=max(0.0, until_s - loop.time()))
-            if last.alive:
-                return Said(-1, Outcome.TIMED_OUT, f"{action}: the former {self._last_action} has not ended yet")
-        limit_s = max(0.01, until_s - loop.time())
-        try:
-            program = await self._host.run(
-                self._service, self._program(action), purpose,
-                env=self._environment(action, limit_s, probe), timeout_ms=int(limit_s * 1000),
-            )  # fmt: skip
-        except NotRun as error:
-            return Said(-1, error.outcome, str(error))
-        self._last, self._last_action = program, action
+        async with self._beginning:
+            last = self._last
+            if last is not None and last.alive:
+                if self._last_action == "monitor" and action != "monitor":
+                    self._host.end(last)
+                await asyncio.wait((last.exited,), timeout=max(0.0, until_s - loop.time()))
+                if last.alive:
+                    return Said(-1, Outcome.TIMED_OUT, f"{action}: the former {self._last_action} has not ended yet")
+            limit_s = max(0.01, until_s - loop.time())
+            try:
+                program = await self._host.run(
+                    self._service, self._program(action), purpose,
+                    env=self._environment(action, limit_s, probe), timeout_ms=int(limit_s * 1000),
+                )  # fmt: skip
+            except NotRun as error:
+                return Said(-1, error.outcome, str(error))
+            self._last, self._last_action = program, action
         try:
             return said(action, await asyncio.shield(program.exited), limit_s)
         except asyncio.CancelledError:

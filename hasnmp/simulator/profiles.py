@@ -206,6 +206,9 @@ PROFILES |= {
     "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
 MIX += (
+    ("nodes", 2),
+    ("moved disk", 1),
+    ("kept moved disk", 0.5),
     ("members", 3),
     ("members cut", 2),
     ("kept members", 1),

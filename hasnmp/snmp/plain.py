@@ -111,6 +111,7 @@ class Forms:
             number - at > 3 or end - start != data[number + 1] or stop != len(data) or skip > MIDDLE
             or tag not in (GET, NEXT, BULK) or not 0 <= first < 0x80 or not 0 <= second < 0x80
             or data[end : end + 7] != bytes((2, 1, first, 2, 1, second, ber.SEQUENCE))
+            or data[bindings : bindings + 1] != b"\x30"
         ):  # fmt: skip
             return
         if len(self._forms) >= FORMS:

@@ -83,6 +83,11 @@ class Bench:
 
     # --------------------------------------------------------------------------------------------- as the guardian
 
+    def _kill(self, run: int, number: int) -> None:
+        if run in self._processes:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and is told of in a moment
+                os.killpg(self._processes[run].pid, number)
+
     def _send(self, message: messages.FromEngine) -> None:
         messages.encode(message)  # what is too long for the guardian can't be said
         self.sent.append(message)
@@ -93,11 +98,9 @@ class Bench:
                 task = asyncio.get_running_loop().create_task(self._run(message))
                 self._tasks.add(task)
             case messages.Signal(run, number):
-                if run in self._processes:
-                    os.killpg(self._processes[run].pid, number)
+                self._kill(run, number)
             case messages.End(run):
-                if run in self._processes:
-                    os.killpg(self._processes[run].pid, signal.SIGKILL)
+                self._kill(run, signal.SIGKILL)
             case messages.Address(op, name):
                 done = messages.AddressDone(name, op, not self.address_text, self.address_text)
                 asyncio.get_running_loop().call_soon(self.host.handle, done)

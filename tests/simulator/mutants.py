@@ -316,7 +316,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "who is to have a group takes it before all know", 9,
         (Edit("config_changes.py", "        nodes = tuple(n for n in group.nodes if all(n in web for web in all_))\n", "        nodes = group.nodes\n"),),
-        ("members cut",),
+        ("members",),
     ),
     Mutant(
         "the former nodes of a group are forgotten before all have the file", 9,
