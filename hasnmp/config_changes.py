@@ -39,7 +39,7 @@ class Changes:
     needs_apply: tuple[str, ...] = ()  # what only `hasnmp apply` may change
     needs_stop: tuple[str, ...] = ()  # of those, what even that may not change: hasnmpd is stopped on every node for it
     needs_restart: tuple[str, ...] = ()  # what only a restart of hasnmpd changes
-    stop_ms: int = 0  # how long the stops may take, by their own limits: groups at the same time, services in turn
+    stop_ms: int = 0  # how long the stops may take, by their own limits and their hooks': groups at the same time, services in turn
 
     def text(self) -> str:
         return "; ".join(self.lines) or "nothing differs"
@@ -90,7 +90,13 @@ def compare(old: Config, new: Config) -> Changes:
             and not (name.endswith(".links") and _keeps_a_link(old, new))
         ),
         needs_restart,
-        max((sum(s.stop_timeout_ms for s in services) for services in stopped.values()), default=0),
+        max(
+            (
+                sum(s.stop_timeout_ms for s in services) + (_hooks_ms(old, name) if name in groups else 0)
+                for name, services in stopped.items()
+            ),
+            default=0,
+        ),
     )
 
 
@@ -139,6 +145,11 @@ def nobody(halfway: Config) -> str:
         f"groups.{empty}.nodes: none of the new nodes is one of the old, so nobody could run it meanwhile; apply a file with "
         "both first, and then one without the old"
     )
+
+
+def _hooks_ms(config: Config, group: str) -> int:
+    """How long the hooks before a stop of the group may take."""
+    return sum(h.timeout_ms for h in config.hooks if h.on == "before_stop" and (not h.groups or group in h.groups))
 
 
 def _of_nodes(name: str) -> bool:

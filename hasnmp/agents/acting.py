@@ -62,14 +62,17 @@ class Agents:
         rest with its group's lease.
         """
         adopted = []
+        bound = {address.service for address in addresses}
         for program in running:
             agent = self._agents.get(program.service)
             if isinstance(agent, ExecAgent) and program.purpose is Purpose.SERVICE:
                 agent.adopt(program)
                 adopted.append(Adopted(program.service, program.pid, program.started_ns))
             elif isinstance(agent, OcfAgent) and program.purpose is Purpose.START and not program.run:
-                agent.adopt_up()
-                adopted.append(Adopted(program.service, 0, program.started_ns))
+                # An address that no lease lets answer is not up, whatever its agent says: it is started again.
+                if not agent.ip or program.service in bound:
+                    agent.adopt_up()
+                    adopted.append(Adopted(program.service, 0, program.started_ns))
             elif isinstance(agent, OcfAgent) and program.purpose in (Purpose.START, Purpose.STOP):
                 agent.adopt(program)
             elif program.purpose is not Purpose.STOP and program.run:

@@ -90,7 +90,7 @@ def make_folders(host: Host) -> None:
 
 class OcfAgent:
     def __init__(self, service: settings.Service, host: Host) -> None:
-        self._service, self._host, self.group = service, host, service.group
+        self._service, self._host, self.group, self.ip = service, host, service.group, service.ip
         _, self._provider, self._type = parts(service.agent)
         self._path = ocf_metadata.path(service.agent)
         self._last: Program | None = None  # the last action: no two of them run at the same time

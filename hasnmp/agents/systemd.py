@@ -13,6 +13,8 @@ from hasnmp import settings
 from hasnmp.agents import systemd_files
 from hasnmp.agents.host import Host
 from hasnmp.agents.ocf import OcfAgent
+from hasnmp.runtime.cgroups import find_mount
+from hasnmp.runtime.units import leave_of
 
 PROGRAM = (sys.executable, "-I", str(Path(__file__).with_name("systemd_unit.py")))
 
@@ -20,6 +22,7 @@ PROGRAM = (sys.executable, "-I", str(Path(__file__).with_name("systemd_unit.py")
 class SystemdAgent(OcfAgent):
     def __init__(self, service: settings.Service, host: Host) -> None:
         super().__init__(service, host)
+        self._mount = find_mount()
         if link := systemd_files.enabled_by(service.unit):
             host.log.warning(
                 "unit_enabled_at_boot", service=service.name, link=link, next=f"systemctl disable {service.unit}"
@@ -29,4 +32,5 @@ class SystemdAgent(OcfAgent):
         return (*PROGRAM, action, self._service.unit)
 
     def _environment(self, action: str, limit_s: float, probe: bool) -> dict[str, str]:
-        return {}
+        leave = leave_of(self._host.here.run_dir, self._host.here.node, self._service.unit)
+        return {"HASNMP_UNIT_LEAVE": str(leave), "HASNMP_CGROUPS": str(self._mount or "")}

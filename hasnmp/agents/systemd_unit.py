@@ -4,14 +4,17 @@
 
 Speaks as an OCF agent does: the same exit statuses, the reason on standard error after "ocf-exit-reason:". Imports nothing of
 this package. While the unit is ours a drop-in below /run holds `Restart=no`: systemd must not start again what a lease's end
-has killed. Source: org.freedesktop.systemd1(5), sd-bus error names of systemd 252.
+has killed. And it starts the unit only while the file HASNMP_UNIT_LEAVE is there, which the guardian removes with the lease
+(runtime/units.py): a job may wait long for other units. Source: org.freedesktop.systemd1(5), sd-bus error names of systemd 252.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from jeepney import DBusAddress, DBusErrorResponse, MatchRule, message_bus, new_method_call
@@ -22,7 +25,7 @@ NAME, ROOT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 MANAGER = DBusAddress(ROOT, NAME, "org.freedesktop.systemd1.Manager")
 OK, FAILED, NOT_ALLOWED, NOT_INSTALLED, NOT_RUNNING = 0, 1, 4, 5, 7
 DROP_IN = "50-hasnmp.conf"
-TEXT = "# hasnmp runs this unit while its group's lease is here; systemd must not start it again by itself.\n[Service]\nRestart=no\n"
+TEXT = "# hasnmp runs this unit while its group's lease is here; systemd must not start it again by itself.\n"
 WAIT_S = 3600.0  # for a job: hasnmp ends this process at its own time limit, long before
 BUS_S = 5.0  # for a single answer
 
@@ -83,16 +86,63 @@ def drop_in(systemd: Systemd, unit: str, wanted: bool) -> None:
     """Have the drop-in there, or not. Raises Over, OSError."""
     folder = os.path.join(os.environ.get("HASNMP_SYSTEMD_RUN", "/run/systemd/system"), f"{unit}.d")
     path = os.path.join(folder, DROP_IN)
-    if os.path.exists(path) is wanted:
+    leave = os.environ["HASNMP_UNIT_LEAVE"].replace("%", "%%")
+    text = f"{TEXT}[Unit]\nAssertPathExists={leave}\n[Service]\nRestart=no\n" if wanted else ""
+    try:
+        with open(path) as file:
+            before = file.read()
+    except FileNotFoundError:
+        before = ""
+    if before == text:
         return
     if wanted:
         os.makedirs(folder, mode=0o755, exist_ok=True)
         with open(path + ".new", "w") as file:
-            file.write(TEXT)
+            file.write(text)
         os.replace(path + ".new", path)
     else:
         os.unlink(path)
     systemd.call(MANAGER, "Reload")
+
+
+def allow(wanted: bool) -> None:
+    """May systemd start the unit? Raises OSError."""
+    leave = os.environ["HASNMP_UNIT_LEAVE"]
+    if wanted:
+        os.makedirs(os.path.dirname(leave), mode=0o755, exist_ok=True)
+        open(leave, "w").close()
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leave)
+
+
+def folders(unit: str) -> Iterator[str]:
+    """The control groups of that name, below slices only."""
+    waiting = [mount] if (mount := os.environ["HASNMP_CGROUPS"]) else []
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name == unit:
+                    yield entry.path
+                elif entry.name.endswith(".slice"):
+                    waiting.append(entry.path)
+
+
+def thaw(unit: str) -> bool:
+    """The guardian froze the unit's control group when it ended it: what systemd has put there since never ran, and ends now.
+    Gives whether it was so. Raises OSError."""
+    found = False
+    for folder in folders(unit):
+        with contextlib.suppress(FileNotFoundError):
+            with open(f"{folder}/cgroup.freeze") as file:
+                if file.read().strip() != "1":
+                    continue
+            found = True
+            with contextlib.suppress(FileNotFoundError), open(f"{folder}/cgroup.kill", "w") as file:
+                file.write("1")
+            with open(f"{folder}/cgroup.freeze", "w") as file:
+                file.write("0")
+    return found
 
 
 def act(action: str, unit: str) -> None:
@@ -106,14 +156,18 @@ def act(action: str, unit: str) -> None:
         if state == "inactive":
             raise Over(NOT_RUNNING, f"{unit} is inactive")
         raise Over(FAILED, f"{unit} is {state} ({now.get('SubState')}), result {now.get('Result')}")
+    if thaw(unit) and action == "start":
+        systemd.job("StopUnit", unit)
     if action == "start":
         drop_in(systemd, unit, True)
+        allow(True)
         result = systemd.job("StartUnit", unit)
     else:
         result = systemd.job("StopUnit", unit)
     now = systemd.properties(unit)
     state = str(now.get("ActiveState"))
     if action == "stop" and state in ("inactive", "failed"):
+        allow(False)
         drop_in(systemd, unit, False)
         return
     if result != "done" or state not in ("active", "reloading"):

@@ -191,7 +191,11 @@ class Durable:
     def leave(self) -> None:
         """Stop in order: groups moved away (placement), then promises left for ever, then gone."""
         state, ctx, hb = self.state, self.ctx, self.config.heartbeat
-        limit = max((sum(s.stop_timeout_ms for s in g.services) for g in self.config.groups), default=0) + LEAVE_MS
+        own = (
+            sum(s.stop_timeout_ms for s in g.services) + state.running[g.name].hooks.stop_ms()
+            for g in self.config.groups
+        )
+        limit = max(own, default=0) + LEAVE_MS
         if self.leave_stage == 0:
             for lease in state.leases.values():
                 if lease.phase is Phase.TAKING:

@@ -49,6 +49,11 @@ class Hooks:
         """How long they may hold a move up, on one node."""
         return sum(h.timeout_ms + GRACE_MS for on in ("before_start", "before_stop") for h in self.of(on))
 
+    def stop_ms(self) -> int:
+        """How long they may hold an orderly stop up."""
+        mine = self.of("before_stop")
+        return sum(h.timeout_ms for h in mine) + GRACE_MS if mine else 0
+
     def begin(self, ctx: Context, on: str, reason: Reason = Reason.NONE, text: str = "", to: str = "") -> None:
         """Run the hooks of this kind, if there are any; `on` stays until they have ended."""
         self.cancel()

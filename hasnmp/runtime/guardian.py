@@ -168,7 +168,9 @@ class Guardian:
         self.family.close_in_child.append(self.watchdog.forget)
         self.mounts = GroupMounts(config)
         cleaned = (
-            [] if handed else [*leftovers.clean(self), *GroupUnits(config).kill_all(), *self.mounts.cut_all(5000)[0]]
+            []
+            if handed
+            else [*leftovers.clean(self), *GroupUnits(config, node).kill_all(), *self.mounts.cut_all(5000)[0]]
         )
         self.addresses = GroupAddresses(self.guard)
         self.ending = Ending(
@@ -176,7 +178,7 @@ class Guardian:
             self.programs,
             self.addresses,
             self.mounts,
-            GroupUnits(config),
+            GroupUnits(config, node),
             self._alarm,
             certain(config),
             self._ended,

@@ -57,6 +57,7 @@ def finish(g: Guardian) -> None:
     groups = {group.name for group in g.config.groups} | {""}  # fence agents are of no group
     for group in groups:
         g.programs.end_group(group)
+    g.ending.units.kill_all()
     for child in g.family.others:
         if child.pid:
             with contextlib.suppress(ProcessLookupError):
@@ -66,13 +67,14 @@ def finish(g: Guardian) -> None:
     while time.monotonic() < hard:
         g._reap()
         g.programs.poll(boottime_ns())
-        left = [line for group in groups for line in g.programs.leftovers(group)]
+        left = [line for group in groups for line in (*g.programs.leftovers(group), *g.ending.units.left(group))]
         for child in g.family.others:
             if child.pid and time.monotonic() > deadline:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, signal.SIGKILL)
         for group in groups if left else ():
             g.programs.end_group(group)
+            g.ending.units.kill(group)
         if not left and not any(child.pid for child in g.family.all()):
             break
         time.sleep(0.005)
@@ -80,7 +82,7 @@ def finish(g: Guardian) -> None:
         with contextlib.suppress(OSError, AddressError):
             g.addresses.kernel.uninstall()
     _, left = g.mounts.cut_all(2000)
-    left += g.programs.clean()
+    left += [*g.programs.clean(), *g.ending.units.kill_all()]
     for line in left:
         log("not_ended", logging.ERROR, what=line)
     if g.stopping and not left:

@@ -44,6 +44,15 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def control_group(pid: int) -> str:
+    """Its control group of version 2, "" if it has none."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line[3:] for line in lines if line.startswith("0::")), "")
+
+
 def tree(pid: int) -> Iterator[int]:
     for child in children(pid):
         yield child

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import selectors
 import struct
 import time
@@ -36,6 +37,7 @@ TAIL = 1024
 REMAINS_NS = 500 * MS  # how long a program's end waits for what it left behind, before it is told anyway
 NEVER = 1 << 62
 NO_CGROUP = "no cgroup: a program that leaves its process group can't be ended with certainty"
+_SESSION = re.compile(r"/user\.slice/.+\.scope")
 _MISSING = (2, 8, 13, 20)  # ENOENT ENOEXEC EACCES ENOTDIR
 
 
@@ -99,17 +101,18 @@ class Programs:
         Raises OSError: no process or no control group could be made, or its standard input is too long.
         """
         run, stdin = replace(run, stdin=""), run.stdin  # what it is given may be a password: not kept
-        folder = None
+        folder, new = None, False
         if self.cgroups:
             leaf = run.service if run.purpose in (Purpose.SERVICE, Purpose.START) else f"+{run.run}"
-            folder = self.cgroups.make(run.group, leaf)
+            folder = self.cgroups.group(run.group) / leaf
+            new = self.cgroups.anew(folder)
         given = filled(stdin.encode()) if stdin else self._null
         output, output_in = os.pipe2(os.O_CLOEXEC)
         errors, errors_in = os.pipe2(os.O_CLOEXEC)
         try:
             parent, now = os.getpid(), boottime_ns()
             with hurried_children():
-                pid, there = fork_into(folder) if folder else (os.fork(), True)
+                pid, there = fork_into(folder) if folder and new else (os.fork(), not folder)
                 if pid == 0:
                     become(self.mark, run, parent, not_after_ns, None if there else folder, given, output_in, errors_in)
         except OSError:
@@ -246,9 +249,23 @@ class Programs:
         if program:
             self._executed(program)
             program.status, program.ended_ns = status, now
+            if program.run.purpose in (Purpose.START, Purpose.SERVICE):
+                self._bring_home(program)
             self._end(program)
             self._note_what_is_up(program)
             self._settle(program, now)
+
+    def _bring_home(self, program: Program) -> None:
+        """su, and runuser with -, open a session by PAM, and where systemd-logind runs it moves them, and what they start, to a
+        control group of its own (pam_systemd(8)). What a program has left there lost its parents, so it is the guardian's child
+        now: it comes back, for it has to end with its group, or at once."""
+        own = proc.control_group(os.getpid())
+        for child in proc.children(os.getpid()):
+            where = proc.control_group(child)
+            if program.folder and child not in self._by_pid and where != own and _SESSION.fullmatch(where):
+                for pid in (child, *proc.tree(child)):
+                    with contextlib.suppress(OSError):
+                        (program.folder / "cgroup.procs").write_text(str(pid))
 
     def _note_what_is_up(self, program: Program) -> None:
         """A start that ended well leaves a service; after a stop that did so (exit status 0, or 7: it did not run) there is none,
@@ -450,7 +467,7 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
         mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None
     )
     deadline = time.monotonic() + within_ms / 1000
-    units = GroupUnits(config)
+    units = GroupUnits(config, node)
     left: list[str] = [*programs.clean(), *units.kill_all()]
     if addresses := virtual_addresses(config):
         problem = ""

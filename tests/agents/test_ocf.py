@@ -180,6 +180,19 @@ def test_the_next_engine_waits_for_an_action_of_the_former_one(scripted: Any, tm
         said(await starting, Outcome.OK)
 
 
+def test_an_address_that_no_lease_lets_answer_is_not_up(tmp_path: Path) -> None:
+    """The engine ended between the agent's start and the guardian's word that the address is bound to the lease."""
+    address = settings.Service("ip", "g", "ocf:heartbeat:IPaddr2", {"ip": "192.0.2.7"}, check=Check(type="monitor"))
+    row = messages.Running(0, "g", "ip", Purpose.START, 0, 5)
+
+    @play(tmp_path, address)
+    async def story(bench: Bench) -> None:
+        groups = frozenset({"g"})
+        assert bench.agents.adopt((row,), (), groups) == ()
+        held = messages.HeldAddress("ip", "g", "192.0.2.7", 24, "eth0", 5)
+        assert [a.service for a in bench.agents.adopt((row,), (held,), groups)] == ["ip"]
+
+
 def test_what_is_up_is_adopted_untouched(scripted: Any, tmp_path: Path) -> None:
     @play(tmp_path, service(scripted(monitor="exit 0")))
     async def story(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -21,7 +22,7 @@ from hasnmp import settings
 from hasnmp.agents import systemd_files
 from hasnmp.core.events import Action, Outcome
 from hasnmp.runtime.cgroups import find_mount
-from hasnmp.runtime.units import GroupUnits, folders
+from hasnmp.runtime.units import GroupUnits, folders, leave_of
 from hasnmp.settings import Check
 from tests.agents.bench import Bench
 from tests.agents.test_ocf import play, said
@@ -90,6 +91,13 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn
                 while "populated 1" in (folder / "cgroup.events").read_text():
                     pass
             folder.rmdir()
+
+
+def of_group(systemd: StandIn) -> settings.Config:
+    return settings.Config(
+        "c", (), settings.Heartbeat(), settings.Arbiter("none"), (settings.Group("g", ("a",), (service(),)),),
+        run_dir=str(systemd.folder / "run"),
+    )  # fmt: skip
 
 
 def service() -> settings.Service:
@@ -178,16 +186,51 @@ def test_without_a_bus_it_says_so(systemd: StandIn, monkeypatch: pytest.MonkeyPa
 
 def test_a_units_processes_are_found_and_ended_by_their_control_group(systemd: StandIn) -> None:
     systemd.unit()
-    config = settings.Config(
-        "c", (), settings.Heartbeat(), settings.Arbiter("none"), (settings.Group("g", ("a",), (service(),)),)
-    )
+    config = of_group(systemd)
 
     @play(systemd.folder, service())
     async def story(bench: Bench) -> None:
-        units = GroupUnits(config)
+        units = GroupUnits(config, "node-a")
         assert units.left("g") == []
         said(await bench.act("web", Action.START, 10_000), Outcome.OK)
         assert folders({UNIT}) == [systemd.slice / UNIT]
         assert units.left("g") == [f"process {pid} ({UNIT})" for pid in systemd.pids()] != []
         units.kill("g")
         await bench.until(lambda: units.left("g") == [])
+
+
+def test_systemd_starts_nothing_of_a_group_that_has_ended(systemd: StandIn) -> None:
+    """A job that waits for another unit, and the program that follows one that was killed: systemd executes both, if it may,
+    long after the lease."""
+    systemd.unit()
+    units = GroupUnits(of_group(systemd), "node-a")
+    leave = leave_of(str(systemd.folder / "run"), "node-a", UNIT)
+    ran = systemd.folder / "ran"
+
+    def next_program() -> subprocess.Popen[bytes]:
+        script = 'echo $$ > "$1/cgroup.procs"; touch "$2"; exec sleep 1000'
+        return subprocess.Popen(["sh", "-c", script, "sh", str(systemd.slice / UNIT), str(ran)])
+
+    @play(systemd.folder, service())
+    async def story(bench: Bench) -> None:
+        said(await bench.act("web", Action.START, 10_000), Outcome.OK)
+        assert f"[Unit]\nAssertPathExists={leave}\n" in systemd.drop_in.read_text() and leave.exists()
+        units.kill("g")
+        assert not leave.exists(), "a job that waits would start it"
+        await bench.until(lambda: units.left("g") == [])
+        leave.touch()  # by the action that asked for the start: it was just being killed
+        assert units.left("g") == [] and not leave.exists()
+
+        late = next_program()
+        try:
+            await bench.until(lambda: units.left("g") == [f"process {late.pid} ({UNIT})"])
+            await asyncio.sleep(0.1)
+            assert not ran.exists(), "what follows in the unit was executed"
+            said(await bench.act("web", Action.START, 10_000), Outcome.OK, "runs")
+            assert late.wait(10) == -signal.SIGKILL and not ran.exists()
+        finally:
+            late.kill()
+            late.wait()
+        assert leave.exists() and systemd.pids()
+        said(await bench.act("web", Action.STOP, 10_000), Outcome.OK, "stopped")
+        assert not leave.exists() and not systemd.drop_in.exists()

@@ -124,6 +124,19 @@ def test_how_long_the_stops_may_take() -> None:
     assert changes(("level: info", "level: debug")).stop_ms == 0
 
 
+def test_the_hooks_of_a_group_that_is_removed_have_their_time() -> None:
+    old, new = read(TEXT), read(TEXT)
+    hooks = tuple(
+        settings.Hook(on, ("/bin/hook",), timeout, groups=groups)
+        for on, timeout, groups in (
+            ("before_stop", 60_000, ()), ("before_stop", 500, ("db",)), ("before_stop", 9000, ("web",)), ("after_stop", 9, ()),
+        )
+    )  # fmt: skip
+    old = replace(old, hooks=hooks)
+    assert compare(old, replace(new, groups=new.groups[:1])).stop_ms == 700 + 60_500
+    assert compare(old, replace(new, hooks=())).stop_ms == 0
+
+
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [

@@ -13,7 +13,7 @@ import pytest
 from hasnmp.core.events import Outcome, Release, Released
 from hasnmp.runtime.cgroups import find_mount
 from hasnmp.runtime.kernel import boottime_ns
-from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted
+from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted, Stop
 from tests.runtime.stack import Stack
 from tests.runtime.test_guardian import lives, read_pid, until
 
@@ -183,3 +183,65 @@ def test_an_agent_that_was_never_executed_has_set_up_nothing(tmp_path: Path) -> 
         assert stack.expect(Released).ok
     finally:
         stack.close()
+
+
+def test_a_systemd_unit_ends_with_the_guardian(tmp_path: Path) -> None:
+    """The engine has given up stopping its group in order, and left; nobody else knows of the unit."""
+    mount = find_mount()
+    assert mount
+    folder = mount / f"hasnmptest{os.getpid()}.slice" / f"hasnmp-test-{os.getpid()}.service"
+    folder.mkdir(parents=True)
+    stack = Stack(tmp_path, "cgroup", unit=folder.name.removesuffix(".service"))
+    unit = subprocess.Popen(["sleep", "1000"])
+    try:
+        stack.lease(60_000)
+        (folder / "cgroup.procs").write_text(str(unit.pid))
+        stack.process.terminate()
+        stack.expect(Stop)
+        assert stack.conn
+        stack.conn.send(b"exit 0")
+        assert stack.process.wait(10) == 0
+        assert unit.wait(0.1) == -signal.SIGKILL
+    finally:
+        unit.kill()
+        unit.wait()
+        stack.close()
+        folder.rmdir()
+
+
+@pytest.mark.parametrize("purpose", [Purpose.START, Purpose.SERVICE])
+def test_what_runs_in_a_session_of_its_user_ends_with_the_lease(tmp_path: Path, purpose: Purpose) -> None:
+    """Where systemd-logind runs, su moves what it starts to a control group of the session (pam_systemd)."""
+    mount = find_mount()
+    assert mount
+    folders = [mount / "user.slice", mount / f"user.slice/hasnmptest{os.getpid()}.slice"]
+    folders.append(folders[-1] / f"session-c{os.getpid()}.scope")
+    made = [folder for folder in folders if not folder.exists()]
+    folders[-1].mkdir(parents=True)
+    su = "echo $$ > $1/cgroup.procs; sleep 1000 & echo $! > far" + "; wait" * (purpose is Purpose.SERVICE)
+    stack = Stack(tmp_path, "cgroup")
+    try:
+        expiry = stack.lease(2500)
+        run = stack.program("sh", "-c", f"sh -c '{su}' sh {folders[-1]}", purpose=purpose, cwd=str(tmp_path))
+        pid = read_pid(tmp_path / "far")
+        if purpose is Purpose.START:
+            assert stack.expect(Exited, run=run).code == 0
+            assert "/g/web\n" in Path(f"/proc/{pid}/cgroup").read_text(), "it is of the service"
+        until(lambda: not lives(pid), 5)
+        assert boottime_ns() < expiry
+    finally:
+        stack.close()
+        (folders[-1] / "cgroup.kill").write_text("1")
+        until(lambda: "populated 0" in (folders[-1] / "cgroup.events").read_text())
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+def test_a_start_after_a_stop_that_left_something_is_not_killed_with_it(tmp_path: Path, stack: Stack) -> None:
+    """Linux 6.13 and later kill what is born in a control group that was killed once, even long before."""
+    for _ in range(20):
+        run = stack.program("sh", "-c", "sleep 1000 &", purpose=Purpose.START)
+        started = stack.expect(Exited, run=run)
+        assert (started.code, started.signal) == (0, 0), "killed by the end of the former"
+        run = stack.program("true", purpose=Purpose.STOP)
+        assert stack.expect(Exited, run=run).code == 0
