@@ -95,9 +95,8 @@ class OcfAgent:
         self._path = ocf_metadata.path(service.agent)
         self._last: Program | None = None  # the last action: no two of them run at the same time
         self._last_action = ""
-        self._beginning = (
-            asyncio.Lock()
-        )  # held until an action's program is known: a stop must find the monitor that begins
+        # Held until an action's program is known: a stop must find the monitor that is just beginning.
+        self._beginning = asyncio.Lock()
         self._up = False  # a start ended well and no stop has since
         self.begun = False  # a start began and no stop has ended well since
         if service.ip:
