@@ -44,6 +44,10 @@ RUNS = ("running", "degraded")  # degraded: of a group; some service of it has f
 T = TypeVar("T")
 
 
+SILENT = "no answer"
+REFUSED = "; nor does a node answer a key or an address that it refuses: its log says so (requests_refused)"
+
+
 class NotRunning(HasnmpError):
     """Nobody proved within the time to run it. str() has what each node said."""
 
@@ -81,7 +85,7 @@ class Question:
     address: tuple[str, int]
     sent_ns: dict[str, int] = field(default_factory=dict)  # nonce -> when; an answer counts from its own question
     answered: bool = False  # since it was asked last
-    said: str = "no answer"
+    said: str = SILENT
 
 
 class Search:
@@ -160,7 +164,8 @@ class Search:
         return self.place if self.place is not None and self.place.holds() else None
 
     def why(self) -> str:
-        return "; ".join(f"{q.node} ({q.address[0]}:{q.address[1]}): {q.said}" for q in self.questions)
+        said = "; ".join(f"{q.node} ({q.address[0]}:{q.address[1]}): {q.said}" for q in self.questions)
+        return said + REFUSED * all(q.said == SILENT for q in self.questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,13 +415,14 @@ class Client:
 
         Raises NotRunning: no node took it; str() has what each said.
         """
-        why = []
+        why, silent = [], True
         for node, address in self.cluster.nodes.items():
             said = self._report(node, address, service, up, text, timeout_s / max(1, len(self.cluster.nodes)))
             if not said:
                 return node
             why.append(f"{node}: {said}")
-        raise NotRunning(f"the report on {service} was not taken: {'; '.join(why)}")
+            silent &= said == SILENT
+        raise NotRunning(f"the report on {service} was not taken: {'; '.join(why)}{REFUSED * silent}")
 
     def _report(self, node: str, address: tuple[str, int], service: str, up: bool, text: str, timeout_s: float) -> str:
         """Why this node did not take it, "" if it did."""
@@ -428,7 +434,7 @@ class Client:
             given = self._ask(address, wire.Report(key, nonce, cluster, given.challenge, service, up, text), deadline)
         if isinstance(given, wire.Result):
             return "" if given.code == 0 else f"{given.text} [{given.code}]"
-        return "no answer" if given is None else f"it is node {given.node} of cluster {given.cluster}"
+        return SILENT if given is None else f"it is node {given.node} of cluster {given.cluster}"
 
     def _ask(
         self, address: tuple[str, int], request: wire.Challenge | wire.Report, deadline: float

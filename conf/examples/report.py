@@ -18,6 +18,9 @@ EVERY_S = 3.0
 
 
 def main() -> int:
+    if len(sys.argv) < 4:
+        print(__doc__, file=sys.stderr)
+        return 2
     service, file, *program = sys.argv[1:]
     client = Client.load(file)
     while True:

@@ -37,7 +37,7 @@ ask() {
             return 0 ;;
         esac
     done
-    echo "no answer from $where" >&2
+    echo "no answer from $where: it is away, or refuses this key or this address (its log says so)" >&2
     return 1
 }
 

@@ -83,7 +83,7 @@ def test_who_runs_it_where_and_for_how_long(pair: Pair, client: Client) -> None:
 def test_a_wrong_key_gets_no_answer(pair: Pair) -> None:
     pair.secret("wrong", "another key than the nodes have, of this length")
     (pair.folder / "wrong.yaml").write_text((pair.folder / "apps.yaml").read_text().replace("apps.key", "wrong.key"))
-    with pytest.raises(NotRunning, match=r"a .*: no answer; b .*: no answer"):
+    with pytest.raises(NotRunning, match=r"a .*: no answer; b .*: no answer; .*requests_refused"):
         Client.load(str(pair.folder / "wrong.yaml")).find("echo", 0.5)
 
 
