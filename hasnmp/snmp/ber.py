@@ -145,7 +145,9 @@ def encode_subids(subids: Oid) -> bytes:
 
 
 def encode_oid(oid: Oid) -> bytes:
-    """The contents of an OBJECT IDENTIFIER of two sub-identifiers or more."""
+    """The contents of an OBJECT IDENTIFIER (X.690 section 8.19.4). Raises BerError: BER has no octets for it."""
+    if len(oid) < 2 or oid[0] > 2 or (oid[0] < 2 and oid[1] > 39):
+        raise BerError(f"object identifier that begins with {'.'.join(map(str, oid[:2])) or 'nothing'}")
     return encode_subids((40 * oid[0] + oid[1], *oid[2:]))
 
 

@@ -138,3 +138,10 @@ def test_an_oid_that_is_taken_means_what_pyasn1_says(data: bytes) -> None:
         return
     assert tuple(decoder.decode(ber.encode(ber.OID, data))[0]) == oid
     assert ber.encode_oid(oid) == data  # so that comparing octets is comparing names
+
+
+@pytest.mark.parametrize("oid", [(), (1,), (3, 1), (0, 40), (1, 2**32 - 1)])
+def test_an_oid_that_ber_has_no_octets_for(oid: tuple[int, ...]) -> None:
+    """AgentX has (found by the fuzzer: a master may send one as a value)."""
+    with pytest.raises(ber.BerError):
+        ber.encode_oid(oid)
