@@ -115,7 +115,10 @@ class AgentxPart:
         raw = self._lookup.raw(name)
         if raw is None:
             raise SetError(position, ErrorStatus.NOT_WRITABLE, "not in our region")
-        encoded = ber.encode_value(tag, value) if tag < 0x80 else ber.NULL_VALUE
+        try:
+            encoded = ber.encode_value(tag, value) if tag < 0x80 else ber.NULL_VALUE
+        except ber.BerError as error:
+            raise SetError(position, ErrorStatus.WRONG_ENCODING, str(error)) from None
         _, start, stop = ber.tlv(encoded, 0, len(encoded))
         return raw, tag, encoded[start:stop]
 

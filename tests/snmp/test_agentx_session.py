@@ -187,6 +187,13 @@ def test_a_pdu_that_can_not_be_read(master: FakeMaster, kind: int, payload: byte
     assert master.get(Kind.GET, ranges((NAME, NOTHING)))[0] == 0
 
 
+def test_a_set_of_an_oid_that_ber_has_no_octets_for(master: FakeMaster, engine: FakeEngine) -> None:
+    value = pdu.write_name(pdu.packed((1,)), BIG)
+    wanted = pdu.write_binding(pdu.packed(INHIBIT), ber.OID, value, BIG)
+    assert master.get(Kind.TEST_SET, wanted, transaction=39) == (9, 1, [])  # wrongEncoding
+    assert master.get(Kind.GET, ranges((NAME, NOTHING)))[0] == 0
+
+
 def test_the_phases_of_a_set(master: FakeMaster, engine: FakeEngine) -> None:
     engine.commands.clear()
     wanted = bindings((INHIBIT, ber.INTEGER, 1))
