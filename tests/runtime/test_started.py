@@ -207,6 +207,7 @@ def test_a_systemd_unit_ends_with_the_guardian(tmp_path: Path) -> None:
         unit.wait()
         stack.close()
         folder.rmdir()
+        folder.parent.rmdir()
 
 
 @pytest.mark.parametrize("purpose", [Purpose.START, Purpose.SERVICE])
