@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -74,7 +75,7 @@ class Daemon:
         while found != (sorted(alarms), GroupState.RUNNING):
             assert time.monotonic() < end_s, f"{found}; {(self.folder / 'log').read_text()[-3000:]}"
             time.sleep(0.05)
-            if (self.folder / "control.sock").exists():
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # the engine is not there yet
                 tables = self.tables()
                 found = sorted(key.partition("/")[0] for key in tables["alarms"]), tables["groups"]["web"]["state"]
 

@@ -179,6 +179,7 @@ def test_another_user(stack: Stack) -> None:
 
 
 @root
+@pytest.mark.alone
 def test_a_fork_bomb_is_ended_in_time(tmp_path: Path) -> None:
     stack = Stack(tmp_path, "cgroup")
     try:
