@@ -150,6 +150,6 @@ def test_both_of_the_librarys_scanners(loader: Any, monkeypatch: pytest.MonkeyPa
 )
 def test_a_megabyte_of_anything_ends_soon(piece: str) -> None:
     """Depth, width and length are all bounded; 10 s is far above what any of these takes on a slow machine."""
-    began = time.monotonic()
+    began = time.process_time()
     answer((piece * (config_yaml.MAX_SIZE // len(piece)))[: config_yaml.MAX_SIZE])
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10

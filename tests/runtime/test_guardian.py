@@ -70,6 +70,7 @@ def test_a_lease_that_comes_too_late_is_refused(stack: Stack) -> None:
     assert not stack.expect(Extended).ok
 
 
+@pytest.mark.alone
 def test_everything_has_ended_at_expiry_though_the_engine_is_frozen(stack: Stack, tmp_path: Path) -> None:
     expiry = stack.lease(600)
     stack.lease(60000, "h")
