@@ -52,10 +52,16 @@ class GroupUnits:
         except OSError:  # a slice was removed meanwhile: the caller looks again
             return folders(self._names(group))
 
-    def _forbid(self, group: str) -> None:
-        """From here on systemd starts none of them."""
+    def _forbid(self, group: str) -> list[str]:
+        """From here on systemd starts none of them. Returns those that it may start still, a text each."""
+        allowed = []
         for unit in self._names(group):
-            leave_of(self.config.run_dir, self.node, unit).unlink(missing_ok=True)
+            leave = leave_of(self.config.run_dir, self.node, unit)
+            try:
+                leave.unlink(missing_ok=True)
+            except OSError as error:  # what runs is killed all the same
+                allowed.append(f"{unit}, which systemd may start, for {leave} can't be removed: {error.strerror}")
+        return allowed
 
     def kill(self, group: str) -> None:
         """SIGKILL to every process of its units, and to no avail whatever systemd does about that."""
@@ -68,8 +74,8 @@ class GroupUnits:
     def left(self, group: str) -> list[str]:
         """What of them still lives, a text each. Asked when the programs of the group have ended: one of them may have
         allowed a unit after kill()."""
-        self._forbid(group)
-        return [f"process {pid} ({folder.name})" for folder in self._of(group) for pid in Cgroups.pids(folder)]
+        allowed = self._forbid(group)
+        return allowed + [f"process {pid} ({folder.name})" for folder in self._of(group) for pid in Cgroups.pids(folder)]
 
     def kill_all(self) -> list[str]:
         """Of every group; gives what lived."""

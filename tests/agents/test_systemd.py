@@ -234,3 +234,14 @@ def test_systemd_starts_nothing_of_a_group_that_has_ended(systemd: StandIn) -> N
         assert leave.exists() and systemd.pids()
         said(await bench.act("web", Action.STOP, 10_000), Outcome.OK, "stopped")
         assert not leave.exists() and not systemd.drop_in.exists()
+
+
+def test_a_unit_that_can_not_be_forbidden_is_no_end(systemd: StandIn) -> None:
+    """And what runs of it is killed all the same."""
+    units = GroupUnits(of_group(systemd), "node-a")
+    leave_of(str(systemd.folder / "run"), "node-a", UNIT).mkdir(
+        parents=True
+    )  # a folder can't be unlinked, nor can others on a sick disk
+    units.kill("g")
+    (left,) = units.left("g")
+    assert UNIT in left and "can't be removed" in left
