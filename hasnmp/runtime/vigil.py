@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hasnmp.core.events import Troubled
+from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.processes import STEADY_NS, Child, S, log
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ COUNTED = "snmp"  # the process that counts
 class Vigil:
     guardian: Guardian
     memory: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8))  # shared with what is forked from here on
+    begun_ns: int = field(default_factory=boottime_ns)  # who was forked before a handover counts in the former memory
     seen: bytes = b""  # the count at the last look
     pid: int = 0  # whose it was
     killed: int = 0  # the last one that was ended
@@ -55,7 +57,7 @@ class Vigil:
         passed, self.looked_ns = min(now - self.looked_ns, 2 * LOOK_NS), now
         for child in self.guardian.family.others:
             steady = child.pid and now - child.started_ns >= STEADY_NS
-            if child.name == COUNTED and child.pid:
+            if child.name == COUNTED and child.pid and child.started_ns >= self.begun_ns:
                 self._count(child, passed)
                 steady = steady and self.silent_ns < SILENT_NS // 2 and child.pid != self.killed
             if steady:

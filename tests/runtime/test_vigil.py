@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hasnmp.core.events import Troubled
+from hasnmp.runtime import vigil
 from hasnmp.runtime.messages import RunStarted
 from tests.runtime.stack import Stack
 from tests.runtime.test_guardian import SLEEP, lives, until
@@ -108,3 +110,21 @@ def test_one_that_a_debugger_holds_is_let_be(stack: Stack) -> None:
         tracer.communicate("")
     works(stack)
     assert until(lambda: agents(stack) == [agent])
+
+
+def test_one_from_before_a_handover_is_let_be() -> None:
+    """It counts in memory of the former guardian's, and is replaced in its turn; however long the others before it take."""
+    child = subprocess.Popen(["sleep", "1000"])
+    told: list[Troubled] = []
+    other = SimpleNamespace(name=vigil.COUNTED, pid=child.pid, started_ns=0, deaths=0)
+    watch = vigil.Vigil(SimpleNamespace(family=SimpleNamespace(others=[other]), _tell=told.append))  # type: ignore[arg-type]
+    try:
+        for ended in (False, True):
+            for _ in range(2 * vigil.SILENT_NS // vigil.LOOK_NS):
+                watch.poll((watch.looked_ns or watch.begun_ns) + vigil.LOOK_NS)
+            assert any("hangs" in each.text for each in told) == ended
+            other.started_ns = watch.begun_ns  # forked from here: now it is counted
+        assert child.wait(10) == -signal.SIGKILL
+    finally:
+        child.kill()
+        child.wait()
