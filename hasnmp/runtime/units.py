@@ -75,7 +75,9 @@ class GroupUnits:
         """What of them still lives, a text each. Asked when the programs of the group have ended: one of them may have
         allowed a unit after kill()."""
         allowed = self._forbid(group)
-        return allowed + [f"process {pid} ({folder.name})" for folder in self._of(group) for pid in Cgroups.pids(folder)]
+        return allowed + [
+            f"process {pid} ({folder.name})" for folder in self._of(group) for pid in Cgroups.pids(folder)
+        ]
 
     def kill_all(self) -> list[str]:
         """Of every group; gives what lived."""
