@@ -140,7 +140,7 @@ def main() -> int:
     if chosen:
         met += side_by_side(arguments.rounds, chosen)
     if "idle" in parts:
-        met += ten_services()
+        met += idle.address() + ten_services()
     if "detection" in parts:
         met += detection.busy(arguments.busy_s)
     if "services" in parts:

@@ -10,10 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hasnmp.runtime.kernel import boottime_ns
+from hasnmp.runtime.kernel_address import KernelAddresses
 from tests.bench.faults import Numbers, say
 from tests.bench.products import Product
 from tests.cluster.lab import PROJECT
 from tests.cluster.pair import LAN, NODES, PYTHON, SECRETS, VIP, Group, Pair, Timing, cpu_s, pss_kb
+from tests.runtime.netns import Cable, inside
 
 IDLE_S = 30.0
 
@@ -40,6 +43,35 @@ def side_by_side(products: Sequence[Product], seconds: float = IDLE_S) -> dict[s
     time.sleep(seconds)
     took = time.monotonic() - begun
     return {name: ((used_s(one) - before[name]) / took * 100, pss_kb(one) / 1024) for name, one in pids.items()}
+
+
+def address() -> list[tuple[str, str, str, bool]]:
+    """What the lease of one address costs the guardian: each renewal, several times a second, and to come and to go."""
+    used_us, took_ms = Numbers(), Numbers()
+    cable = Cable()
+    try:
+        with inside(cable.server):
+            node = KernelAddresses("bench")
+            node.cleanup(("192.0.2.100",))
+            for _ in range(9):
+                node.add("web", "192.0.2.100", 24, "srv0", boottime_ns() + 1_000_000_000)
+                began = time.process_time()
+                for _ in range(200):
+                    node.renew("web", boottime_ns() + 1_000_000_000)
+                used_us.values.append((time.process_time() - began) / 200 * 1e6)
+                node.remove("web")
+                began = time.monotonic()
+                node.add("web", "192.0.2.100", 24, "srv0", boottime_ns() + 1_000_000_000)
+                node.remove("web")
+                took_ms.values.append((time.monotonic() - began) * 1000)
+            node.uninstall()
+            node.close()
+    finally:
+        cable.remove()
+    return [
+        ("an address's renewal, processor us", used_us.text(), "under 300", used_us.median() < 300),
+        ("an address comes and goes, ms", took_ms.text(), "under 8", took_ms.median() < 8),
+    ]
 
 
 @dataclass

@@ -46,10 +46,12 @@ def read(host: str) -> Callable[[int], None]:
     lines: list[imaplib.IMAP4] = []
 
     def one(number: int) -> None:
-        if not lines:
+        new = not lines
+        if new:
             lines.append(imaplib.IMAP4(host, timeout=LIMIT_S))
-            lines[0].login("joe", "secret")
         try:
+            if new:
+                lines[0].login("joe", "secret")
             lines[0].select("INBOX", readonly=True)
         except BaseException:
             lines.pop().shutdown()
