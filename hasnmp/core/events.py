@@ -151,7 +151,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AgentResult:
-    """What came of Act(attempt). took_us: how long it took. pid: of a started program, else 0."""
+    """What came of Act(attempt). took_us: how long it took. pid: of a started program, else 0. killed: which processes that are
+    none of the service's had to be killed for it."""
 
     attempt: int
     service: str
@@ -159,6 +160,7 @@ class AgentResult:
     message: str = ""
     took_us: int = 0
     pid: int = 0
+    killed: str = ""
 
 
 class FenceAction(StrEnum):
