@@ -156,6 +156,26 @@ def test_nobody_is_disturbed_where_it_is_restarted_in_place(cable: Cable, tmp_pa
         peer.close()
 
 
+def test_a_client_whose_answer_went_astray_is_told_again_at_once(cable: Cable, tmp_path: Path) -> None:
+    """It knew the former owner's MAC only, when it was told first; it does not wait for half a second then."""
+    put(cable, "add", 4)
+    with listen(cable) as server, connect(cable) as client:
+        peer, _ = server.accept()
+        own = (PORT, *client.getsockname())
+        with inside(cable.server):
+            tickle.tickle(ADDRESS[4], {own})  # answered, and nothing comes of it: this connection lives
+            ip("-n", cable.server, "link", "set", "srv0", "down")
+            assert tickle.Sockets(ADDRESS[4]).destroy() == 1
+            ip("-n", cable.server, "link", "set", "srv0", "up")
+            until(lambda: neighbours.interface("srv0").running, "the cable is in")
+            before_s = time.monotonic()
+            tickle.tickle(ADDRESS[4], {own})
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert time.monotonic() - before_s < 5
+        peer.close()
+
+
 def test_the_list_outlives_an_orderly_stop_in_which_the_address_goes_first(cable: Cable, tmp_path: Path) -> None:
     """Clients that listen only are told by the next owner: nothing else tells them that the server's end cost their connections."""
     put(cable, "add", 4)

@@ -6,6 +6,7 @@ signal goes to the whole process group, and what outlives the program is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shlex
@@ -13,6 +14,8 @@ import signal
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ import yaml
 
 from tests.cluster.lab import Host, sh, wait_for
 from tests.cluster.shared_disk import DEVICE, SharedDisk
+
+LOAD_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class _Alone:
         wait_for(gone, 10, "what was started is gone")
         self._running.clear()
 
-    def measure(self, rounds: int) -> Own:
+    def measure(self, rounds: int, load: Callable[[], AbstractContextManager[object]]) -> Own:
         starts, stops, after = [], [], []
         self.address("add")
         self._before = set(self._host.processes())
@@ -104,7 +109,9 @@ class _Alone:
                 starts.append(self.start())
                 stops.append(self.stop())
                 self.start()
-                self.crash()
+                with load():
+                    time.sleep(LOAD_S)
+                    self.crash()
                 after.append(self.start())
                 self.stop()
         finally:
@@ -116,8 +123,15 @@ class _Alone:
             self._host.run("umount", options["directory"])
 
 
-def alone(group: Any, host: Host, disk: SharedDisk | None, rounds: int) -> Own:
-    return _Alone(group, host, disk).measure(rounds)
+def alone(
+    group: Any,
+    host: Host,
+    disk: SharedDisk | None,
+    rounds: int,
+    load: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Own:
+    """load: works with the programs until they crash, for it takes longer to start on a disk that much was written to."""
+    return _Alone(group, host, disk).measure(rounds, load)
 
 
 def _check(service: Any) -> list[str]:

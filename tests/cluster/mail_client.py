@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 LIMIT_S = 2.0
-AGAIN_S = 0.05
+AGAIN_S = 0.01  # part of what it takes until it is served again
 PAUSE_S = 0.02
 _said = threading.Lock()
 

@@ -90,10 +90,11 @@ class Stage:
 
     prepare: what a host needs beside, each time that it is switched on. fill: what lies on the disk from the
     beginning. client: what the client's host needs, once the group runs. own_rounds: how often it is measured what the
-    programs take without hasnmp, before it runs.
+    programs take without hasnmp, before it runs; load: a client that works with them before they crash.
     """
 
     own_rounds = 0
+    load: Callable[[Stage], Client] | None = None
 
     def __init__(
         self,
@@ -118,7 +119,9 @@ class Stage:
             with self.disk.mounted(self.pair.lab["a"]) as folder:
                 self._fill(folder)
             if self.own_rounds:
-                self.own = alone(self.group, self.pair.lab["a"], self.disk, self.own_rounds)
+                load = self.load
+                client = (lambda: load(self)) if load else contextlib.nullcontext
+                self.own = alone(self.group, self.pair.lab["a"], self.disk, self.own_rounds, client)
             self.pair.start()
             self.runs_on("a", 30)
             self._client(self)

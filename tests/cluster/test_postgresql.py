@@ -208,8 +208,11 @@ def made(own_rounds: int = 0) -> Iterator[Bank]:
         make_database(pair, volume)
         bank = Bank(pair, volume)
         if own_rounds:
-            disks = {"db": volume, "gateway": None}
-            bank.own = {group.name: alone(group, pair.lab["a"], disks[group.name], own_rounds) for group in groups}
+            db, gateway = groups
+            bank.own["db"] = alone(
+                db, pair.lab["a"], volume, own_rounds, lambda: Writer(pair, VIP, time.monotonic_ns())
+            )
+            bank.own["gateway"] = alone(gateway, pair.lab["a"], None, own_rounds)
         pair.start()
         bank.ready()
         yield bank
