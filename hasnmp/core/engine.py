@@ -386,8 +386,21 @@ class Engine:
         if all(p.heard() for p in state.peers.values()) or ctx.now >= end:
             state.starting = False
             ctx.dirty = ctx.beat = True
+            for peer in state.peers.values():
+                if not peer.heard_ns:
+                    self._never_heard(peer)
         else:
             ctx.wake(end)
+
+    def _never_heard(self, peer: Peer) -> None:
+        """Not lost, for nobody knows it; but whoever relies on it must be told that nothing stands behind this node."""
+        waited = self.config.heartbeat.startup_wait_ms
+        self.state.journal.happened(
+            self.ctx, Kind.NODE_LOST,
+            f"{peer.name} has not been heard since this node's start, {waited} ms ago; see that it runs, and that datagrams to "
+            f"port {self.config.heartbeat.port} pass in both directions", of=peer.name, peer=peer.name,
+            peer_state=int(peer.state), previous=int(peer.state), state=int(peer.state), reason=Reason.HEARTBEAT,
+        )  # fmt: skip
 
     def _look_taken(self, group: str, lease: Lease) -> None:
         """Design rule 10: another holder took a group from this node since it last owned it."""
@@ -396,8 +409,8 @@ class Engine:
         if token is None or state.owns(group) or lease.token_seen <= token or lease.seen_owner in ("", state.me):
             return
         del state.owned[group]
-        state.last_owner[group] = lease.seen_owner
         state.journal.changed = True
+        state.had_by(group, lease.seen_owner)
         if self.config.recovery_automatic or state.board.registers.get(RECOVERING, state.me):
             return
         why = f"{lease.seen_owner} took group {group} from it"

@@ -356,16 +356,26 @@ log: {{format: json, level: {self.log_level}}}
     def heal(self) -> None:
         """Links, disks and power are there, nothing is stopped by a signal, and the daemons are started."""
         self.lab.heal()
+        for node in {*NODES} - self.boot():
+            host = self.lab[node]
+            with host.switch:
+                host.signal(signal.SIGCONT, host.processes())
+                if not {"sh", "nsenter"} & {*host.processes().values()}:
+                    host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                    self.start(node)
+
+    def boot(self) -> set[str]:
+        """A machine that is off, or that its guardian has restarted, comes up with its daemon; gives which did."""
+        booted = set()
         for node in NODES:
             host = self.lab[node]
             with host.switch:
                 if not host.runs():
                     host.power_off()  # what a machine that ended by itself leaves behind
                     host.power_on()
-                host.signal(signal.SIGCONT, host.processes())
-                if not {"sh", "nsenter"} & {*host.processes().values()}:
-                    host.signal(signal.SIGKILL, self.pids(node, "guardian"))
                     self.start(node)
+                    booted.add(node)
+        return booted
 
     def mend(self, homes: bool = True) -> None:
         """One administrator's step, if one is needed now. homes: bringing a group home is one."""

@@ -146,6 +146,7 @@ class Campaign:
                 self._say(f"not steady {STEADY_S:g} s after the healing: {why}\n{self.pair.why()}\n{self._network()}")
                 return
             with contextlib.suppress(OSError):
+                self.pair.boot()  # a guardian that was let go on only by the healing may restart its machine after it
                 self.pair.mend(homes=False)
             time.sleep(0.05)
         times.steady_ns = boot_ns()
