@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.lab import Host, sh, wait_for
+from tests.cluster.lab import Host, Lab, sh, wait_for
 from tests.cluster.shared_disk import DEVICE, SharedDisk
 
 LOAD_S = 1.5
@@ -53,6 +53,8 @@ class _Alone:
             sh("ip", "-n", self._host.netns, "addr", verb, options["ip"], "dev", options["interface"])
 
     def start(self) -> float:
+        self.address("add")
+        self._before = set(self._host.processes())
         began = time.monotonic()
         for options in self._mounts:
             words = ("-o", options["options"]) if options.get("options") else ()
@@ -99,24 +101,7 @@ class _Alone:
 
         wait_for(gone, 10, "what was started is gone")
         self._running.clear()
-
-    def measure(self, rounds: int, load: Callable[[], AbstractContextManager[object]]) -> Own:
-        starts, stops, after = [], [], []
-        self.address("add")
-        self._before = set(self._host.processes())
-        try:
-            for _ in range(rounds):
-                starts.append(self.start())
-                stops.append(self.stop())
-                self.start()
-                with load():
-                    time.sleep(LOAD_S)
-                    self.crash()
-                after.append(self.start())
-                self.stop()
-        finally:
-            self.address("del")
-        return Own(*map(statistics.median, (starts, stops, after)))
+        self.address("del")
 
     def _unmount(self) -> None:
         for options in reversed(self._mounts):
@@ -125,13 +110,25 @@ class _Alone:
 
 def alone(
     group: Any,
-    host: Host,
+    lab: Lab,
     disk: SharedDisk | None,
     rounds: int,
     load: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Own:
-    """load: works with the programs until they crash, for it takes longer to start on a disk that much was written to."""
-    return _Alone(group, host, disk).measure(rounds, load)
+    """From node a to node b, which has read nothing of the disk yet, and back after a crash. load: works with the programs
+    until they crash, for it takes longer to start on a disk that much was written to."""
+    one, other = (_Alone(group, lab[name], disk) for name in ("a", "b"))
+    starts, stops, after = [], [], []
+    for _ in range(rounds):
+        one.start()
+        stops.append(one.stop())
+        starts.append(other.start())
+        with load():
+            time.sleep(LOAD_S)
+            other.crash()
+        after.append(one.start())
+        one.stop()
+    return Own(*map(statistics.median, (starts, stops, after)))
 
 
 def _check(service: Any) -> list[str]:

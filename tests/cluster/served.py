@@ -121,7 +121,7 @@ class Stage:
             if self.own_rounds:
                 load = self.load
                 client = (lambda: load(self)) if load else contextlib.nullcontext
-                self.own = alone(self.group, self.pair.lab["a"], self.disk, self.own_rounds, client)
+                self.own = alone(self.group, self.pair.lab, self.disk, self.own_rounds, client)
             self.pair.start()
             self.runs_on("a", 30)
             self._client(self)

@@ -209,10 +209,8 @@ def made(own_rounds: int = 0) -> Iterator[Bank]:
         bank = Bank(pair, volume)
         if own_rounds:
             db, gateway = groups
-            bank.own["db"] = alone(
-                db, pair.lab["a"], volume, own_rounds, lambda: Writer(pair, VIP, time.monotonic_ns())
-            )
-            bank.own["gateway"] = alone(gateway, pair.lab["a"], None, own_rounds)
+            bank.own["db"] = alone(db, pair.lab, volume, own_rounds, lambda: Writer(pair, VIP, time.monotonic_ns()))
+            bank.own["gateway"] = alone(gateway, pair.lab, None, own_rounds)
         pair.start()
         bank.ready()
         yield bank
