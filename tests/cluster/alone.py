@@ -51,6 +51,7 @@ class _Alone:
         """No part of what is measured: to have an address costs nothing."""
         for options in self._addresses:
             sh("ip", "-n", self._host.netns, "addr", verb, options["ip"], "dev", options["interface"])
+            sh("ip", "-n", self._host.lab["client"].netns, "neigh", "flush", "dev", options["interface"])
 
     def start(self) -> float:
         self.address("add")
@@ -116,12 +117,14 @@ def alone(
     load: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Own:
     """From node a to node b, which has read nothing of the disk yet, and back after a crash. load: works with the programs
-    until they crash, for it takes longer to start on a disk that much was written to."""
+    until they end: it takes longer to start on a disk that much was written to, and dovecot's stop longer that has just started."""
     one, other = (_Alone(group, lab[name], disk) for name in ("a", "b"))
     starts, stops, after = [], [], []
     for _ in range(rounds):
         one.start()
-        stops.append(one.stop())
+        with load():
+            time.sleep(LOAD_S)
+            stops.append(one.stop())
         starts.append(other.start())
         with load():
             time.sleep(LOAD_S)
