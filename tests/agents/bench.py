@@ -47,7 +47,7 @@ class Bench:
         self.host.released("g")
         self.host.extended((HeldLease("g", 1, until_ns),))
 
-    async def act(self, name: str, action: Action, timeout_ms: int = 3000, owned: bool = True) -> AgentResult:
+    async def act(self, name: str, action: Action, timeout_ms: int = 10_000, owned: bool = True) -> AgentResult:
         """Do one Act and wait for its result."""
         self._attempt += 1
         attempt = self._attempt
