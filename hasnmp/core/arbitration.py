@@ -254,10 +254,13 @@ def _older(state: State, lease: Lease, answer: ArbiterAnswer) -> dict[str, str]:
         if not isinstance(slot, Slot):
             continue
         told, told_ns = lease.told_floors.get(node, (-1, 0))
+        seen = lease.seen.get(node)
         if told_ns < lease.called_at and slot.seq < told:
             found[node] = f"sequence {slot.seq}, and {node} says that it wrote {told}"
         elif slot.seq < lease.floors.get(node, -1):
             found[node] = f"sequence {slot.seq} after {lease.floors[node]}"
+        elif seen is not None and slot.seq == seen.slot.seq and slot != seen.slot:
+            found[node] = f"sequence {slot.seq} again, with another word"
     what = "an older copy of the disk, or not the one that it writes; see that all nodes use one: hasnmp arbiter show"
     return {node: f"{text}: {what}" for node, text in found.items()}
 

@@ -418,10 +418,12 @@ class Lease:
         own = answer.slots.get(self.me)
         self.damaged = isinstance(own, str)
         if isinstance(own, Slot):
+            former = self.slot_seq < 0 and own.seq > 0
             if own.seq > self.slot_seq:
-                # Of a former life: go on above its numbers. (A guardian that starts has ended whatever it stood for.)
+                # Of a former engine: go on above its numbers. (A guardian that starts has ended whatever it stood for.)
                 self.slot_seq, self.slot_state = own.seq, own.state
-            self.slot_seq = max(self.slot_seq, self.floors.get(self.me, -1))
+            # That one may have had one write more under way, which lands after ours: its number is not to be used again.
+            self.slot_seq = max(self.slot_seq, self.floors.get(self.me, -1)) + former
             self.rewrite |= own.seq < self.slot_seq
             self.hear_floor(own.token)
         for node in self.others:

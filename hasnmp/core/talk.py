@@ -18,7 +18,7 @@ from hasnmp.core.lease import Phase
 from hasnmp.core.peers import Asked, Link, Peer, forget_old, take_in
 from hasnmp.core.state import State
 from hasnmp.model import Kind, LinkState, NodeState, Reason
-from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, fingerprint
+from hasnmp.wire import Datagram, DatagramKind, GroupEntry, GroupFlag, NodeFlag, SlotState, fingerprint
 
 TELL_MS = 2000  # how often an owner tells its counters
 
@@ -34,6 +34,7 @@ class Talk:
         self.told_groups: dict[str, tuple[Any, ...]] = {}
         self.told_node: dict[str, Any] = {}
         self.told_suspects: dict[str, Any] = {}
+        self.told_slots: dict[str, SlotState] = {}  # group -> what our slot said when its sequence was told last
         self.keys = [fingerprint(key) for key in state.config.heartbeat.keys]  # the first signs
 
     # ------------------------------------------------------------------------------------------------- receiving
@@ -102,7 +103,7 @@ class Talk:
         for key, fact in fencing.facts(state, peer.name).items():
             stream.put(key, fact)
         self.told_groups.clear()
-        self.told_node, self.told_suspects = {}, {}
+        self.told_node, self.told_suspects, self.told_slots = {}, {}, {}
         for group, running in state.running.items():
             if state.owns(group):
                 running.told.update(r.settings.name for r in running.runs)
@@ -124,7 +125,7 @@ class Talk:
             return
         before, peer.state, peer.changed_ns = peer.state, new, ctx.now
         if before is NodeState.LOST:
-            self.told_suspects = {}  # it could not be told while it was not heard
+            self.told_suspects, self.told_slots = {}, {}  # it could not be told while it was not heard
         peer.transitions += 1
         ctx.dirty = True
         if new is NodeState.UP or before is NodeState.LOST:
@@ -335,10 +336,16 @@ class Talk:
             self.told_node = node
             news["n/"] = node
         suspects = state.fencing.told_suspects()
-        if refresh or suspects != self.told_suspects:  # the sequence changes all the time: told with the counters
-            self.told_suspects = suspects
-            for name, lease in state.leases.items():
+        anew = refresh or suspects != self.told_suspects
+        self.told_suspects = suspects
+        for name, lease in state.leases.items():
+            # The sequence changes all the time. It is told with the counters, and when the slot says something else than before: a
+            # write of this node's former life may land on that, and be taken for its word.
+            said = lease.call is None and self.told_slots.get(name) is not lease.slot_state
+            if anew or said:
                 news[f"l/{name}"] = {"seq": lease.floors.get(state.me, -1), "suspects": suspects.get(name, {})}
+                if lease.call is None:
+                    self.told_slots[name] = lease.slot_state
         for peer, stream in state.streams.items():
             if state.peers[peer].heard():
                 for name, value in news.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from hasnmp.simulator.aimed import Aimed
@@ -86,12 +87,21 @@ class Malice(Aimed):
             state, wait = SlotState.RESTING, self.world.between(3 * dead, lease + 2 * dead)
             self.cut_node(owner, wait)
 
+        def power_off() -> None:
+            """Half of the time the word lands right after the first by which the next life holds its lease alone."""
+            key = next((k for k in disk.under_way if k[1] == owner.name), None)
+            word = disk.under_way.pop(key) if key and rng.random() < 0.5 else None
+            owner.power_off()
+            if word is not None:
+                lands = functools.partial(self.later, 20 * MS, disk.end_write, word, True)
+                disk.ambush[owner.name] = (SlotState.HELD, 1 * MS, lands)
+
         def blackout() -> None:
-            self.later(MS, owner.power_off)
+            self.later(MS, power_off)
             self.later(self.world.between(20 * MS, 100 * MS), owner.power_on)
             self.later(self.world.between(dead // 2, 4 * dead), self.cut_node, owner, 2 * lease + 3 * dead)
 
-        wait += 0 if state is SlotState.IDLE else self.world.between(0, dead + lease)  # a later renewal
+        wait += self.world.between(0, dead + lease)  # a later renewal
         self.later(wait, disk.ambush.__setitem__, owner.name, (state, 10_000 * MS, blackout))
 
     def disk_exchanged(self, machine: Machine | None = None, while_ns: int = 0) -> None:

@@ -344,6 +344,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("kept changes",),
     ),
     Mutant(
+        "an older word of a slot, landed late, is taken for its node's", 3,
+        (
+            Edit("core/arbitration.py", "    older = _older(state, lease, answer)\n", "    older: dict[str, str] = {}\n"),
+            Edit("core/lease.py", "        if before is not None and slot.seq < before.slot.seq:\n", "        if False:\n"),
+        ),
+        ("lingers",),
+    ),
+    Mutant(
+        "a number that a former life may have under way is used again", 3,
+        (
+            Edit("core/lease.py", "self.floors.get(self.me, -1)) + former\n", "self.floors.get(self.me, -1))\n"),
+            Edit("core/arbitration.py", "        elif seen is not None and slot.seq == seen.slot.seq and slot != seen.slot:\n", "        elif False:\n"),
+        ),
+        ("lingers",),
+    ),
+    Mutant(
         "what a former life of a node said is acknowledged to its next", 8,
         (Edit("core/talk.py", "        received = stream.received if echoed[0] == peer.incarnation else 0\n", "        received = stream.received\n"),),
         ("changes",),
