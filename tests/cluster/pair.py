@@ -17,7 +17,7 @@ from typing import Any
 from hasnmp.console.control import Control
 from hasnmp.errors import HasnmpError
 from hasnmp.model import CommandRow, EventRow, GroupState, Kind, NodeState, Proof, ServiceState, Verb, View
-from tests.cluster.lab import ETC, HERE, LEASE, PROJECT, STATE, Lab, cluster_name, sh, wait_for
+from tests.cluster.lab import ETC, HERE, LEASE, PATIENCE, PROJECT, STATE, Lab, cluster_name, sh, wait_for
 from tests.cluster.watch import PORT, Watch, spent_ms
 from tests.snmp.mibs import net_snmp_environment
 
@@ -44,6 +44,19 @@ DAEMON_MS = 2000  # of processor time, from starting hasnmpd to its engine's sta
 
 def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def planned_ms() -> float:
+    """At most this long nobody answers in a planned move; the benchmark measures it against its goal.
+
+    Most of it is the start of the group's program. What that costs a machine that is busy is measured here and now.
+    """
+    starts_ms = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run([*PYTHON, "-c", "pass"], check=True)
+        starts_ms.append((time.monotonic() - began) * 1000)
+    return 250 + 2 * sorted(starts_ms)[2]
 
 
 @dataclass(frozen=True)
@@ -347,9 +360,11 @@ log: {{format: json, level: {self.log_level}}}
     def restore(self, seconds: float = 15) -> None:
         """Heal everything, start what does not run, recover, clear, and bring every group home."""
         self.heal()
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while why := self.unsteady():
-            assert time.monotonic() < deadline, f"the pair is not steady again after {seconds} s: {why}\n{self.why()}"
+            assert time.monotonic() < deadline, (
+                f"the pair is not steady again after {seconds * PATIENCE} s: {why}\n{self.why()}"
+            )
             self.mend()
             time.sleep(0.05)
 
