@@ -1,7 +1,8 @@
 """The exec agent: a program in the foreground, run by the guardian, which ends all of it that outlives its stop.
 
 Options: command, env, cwd, user, oom_score_adjust, stop_signal, stop_command (run in place of the signal). A started service is one whose program was executed
-and whose check passes; with the check `process`, one whose program still lives after SETTLE_S.
+and whose check passes; with the check `process`, one whose program still lives after SETTLE_S, or, where it is not critical,
+one whose program was executed: no other service waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from hasnmp.core.events import Act, Outcome
 from hasnmp.runtime.messages import Exited, Purpose, Running
 
 SETTLE_S = 0.02  # a program that ends sooner has not started; a longer wait would be part of every failover
-FIRST_POLL_S, LAST_POLL_S = 0.01, 0.25  # between two looks at whether a starting service answers: grows by half
+# Between two looks at whether a starting service answers: a tenth of the time that it has had, for that is how much later than
+# need be its group goes on.
+FIRST_POLL_S, LAST_POLL_S, POLL_PART = 0.01, 0.25, 0.1
 FORCE_PART = 0.25  # of the stop's time limit is kept for ending by force ...
 FORCE_S = 2.0  # ... but not more than this
 
@@ -56,7 +59,8 @@ class ExecAgent:
         program = self._program
         verdict = Verdict(Outcome.OK, "runs", program.pid)
         if self._service.check.type == "process":
-            await asyncio.wait((program.exited,), timeout=SETTLE_S)
+            if self._service.critical:
+                await asyncio.wait((program.exited,), timeout=SETTLE_S)
         else:
             verdict = await self._until_good(program, until_s)
         if not program.alive:
@@ -70,7 +74,7 @@ class ExecAgent:
     async def _until_good(self, program: Program, until_s: float) -> Verdict:
         """Ask the service until it answers well, ends, or the time is over."""
         loop = asyncio.get_running_loop()
-        began_s, pause_s, last = loop.time(), FIRST_POLL_S, "none was finished"
+        began_s, last = loop.time(), "none was finished"
         while program.alive:
             left_s = until_s - loop.time()
             if left_s <= 0:
@@ -83,8 +87,9 @@ class ExecAgent:
             if verdict.outcome in (Outcome.OK, Outcome.MISSING):
                 return verdict  # a check that is not installed never gets good by waiting
             last = verdict.message
-            await asyncio.wait((program.exited,), timeout=min(pause_s, max(0.0, until_s - loop.time())))
-            pause_s = min(LAST_POLL_S, pause_s * 1.5)
+            now_s = loop.time()
+            pause_s = min(LAST_POLL_S, max(FIRST_POLL_S, (now_s - began_s) * POLL_PART))
+            await asyncio.wait((program.exited,), timeout=min(pause_s, max(0.0, until_s - now_s)))
         return Verdict(Outcome.FAILED, last)
 
     async def stop(self, act: Act) -> Verdict:

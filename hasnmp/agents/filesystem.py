@@ -62,8 +62,8 @@ class FilesystemAgent:
             if not already:
                 await self._run(("umount", self._directory), until_s)
             return Verdict(Outcome.FAILED, f"{self._directory}: {self._device} can only be mounted read-only")
-        verdict = await self._look(until_s)
-        if verdict.outcome is not Outcome.OK:
+        # One that was mounted just now has been read from the disk itself.
+        if already and (verdict := await self._look(until_s)).outcome is not Outcome.OK:
             return verdict
         return Verdict(Outcome.OK, f"{self._device} is mounted at {self._directory}" + (" already" if already else ""))
 

@@ -10,8 +10,12 @@ again within milliseconds.
 At its start it also destroys what this machine still keeps of its former connections to the address, from when it had it
 last: a client that comes back from the same port, as kernels' NFS clients do, would be answered by their ghosts.
 
-Put it before the address in the group's services, and make it not critical. Needs CAP_NET_RAW and CAP_NET_ADMIN.
-Standard library only: it is part of an outage how soon it runs. Sources: sock_diag(7), linux/inet_diag.h.
+Who wrote the list stands in it, by node and lease (HASNMP_TOKEN): one that is started again beside the same owner's living
+connections tells nobody; one that comes late, when the address is there already, still tells the former owner's clients.
+
+Put it right after the disk in the group's services, so that it is there before the address, and make it not critical.
+Needs CAP_NET_RAW and CAP_NET_ADMIN. Standard library only: it starts while an outage lasts. Sources: sock_diag(7),
+linux/inet_diag.h.
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ from collections.abc import Iterator
 USAGE = (
     "usage: hasnmp-tickle ADDRESS FILE     FILE: on the group's disk; the list of ADDRESS's connections is kept there"
 )
-# How often the list is written, if it has changed: who connected later than that learns by its own timers.
-EVERY_S = 0.25
+# How often it is looked whether the list has changed: who connected later than that learns by its own timers. A look, and the
+# writing, may cost a tenth of the time, no more.
+EVERY_S, PART = 0.1, 10
 # Each is told again: a packet may be lost, or come before the client knows the new owner's MAC.
 AT_S = (0.0, 0.2, 0.6, 2.0)
 SOON_S, LATER_S, SOON_FOR_S = 0.002, 0.1, 10.0  # between two looks for the address, first and after a while
@@ -39,6 +44,8 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR, NLMSG_DONE = 0x1, 0x4, 0x300,
 ESTABLISHED, LISTEN, ALL = 1, 10, 0xFFF
 MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address as sockets of both families have it
 _HEADER = struct.Struct("=IHHII")
+
+OWNER = "owner "  # begins the line of the list that says whose it is
 
 Connection = tuple[int, str, int]  # own port, the client's address and port
 
@@ -136,55 +143,70 @@ def acknowledgement(own: bytes, own_port: int, other: bytes, port: int) -> bytes
     return segment[:16] + struct.pack("!H", ~total & 0xFFFF) + segment[18:]
 
 
-def read(file: str) -> set[Connection]:
-    """What was kept; nothing if there is no file. A line that is none is left out."""
-    found = set()
+def read(file: str) -> tuple[str, set[Connection]]:
+    """Who kept it ("": unknown), and what was kept; nothing if there is no file. A line that is none is left out."""
+    owner, found = "", set()
     with contextlib.suppress(OSError), open(file, errors="replace") as lines:
         for line in lines:
+            if line.startswith(OWNER):
+                owner = line.removeprefix(OWNER).strip()
             with contextlib.suppress(ValueError, OSError):
                 own_port, client, port = line.split()
                 packed(client)
                 found.add((int(own_port) & 0xFFFF, client, int(port) & 0xFFFF))
-    return found
+    return owner, found
 
 
-def write(file: str, connections: set[Connection]) -> None:
+def write(file: str, owner: str, connections: set[Connection]) -> None:
     """Raises OSError: it is not on the disk."""
     with open(f"{file}.new", "w") as new:
+        new.write(f"{OWNER}{owner}\n")
         new.writelines(f"{own_port} {client} {port}\n" for own_port, client, port in sorted(connections)[:MOST])
         new.flush()
         os.fsync(new.fileno())
     os.rename(f"{file}.new", file)
+    folder = os.open(os.path.dirname(os.path.abspath(file)), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # else a crash within the next seconds brings the former list back
+    finally:
+        os.close(folder)
 
 
 def serve(address: str, file: str) -> None:
     """Until the signal that ends it."""
     sockets = Sockets(address)
-    former = read(file)
+    owner, former = read(file)
+    token = os.environ.get("HASNMP_TOKEN", "")
+    me = f"{os.environ.get('HASNMP_NODE', '')} {token}"
     due_s: list[float] = []
-    if not here(address):
-        if ghosts := sockets.destroy():
-            print(f"{ghosts} former connections of this machine's to {address} destroyed", flush=True)
-        soon_s = time.monotonic() + SOON_FOR_S
-        while not here(address):
-            time.sleep(SOON_S if time.monotonic() < soon_s else LATER_S)
+    if owner != me if token else not here(address):
+        if not here(address):
+            if ghosts := sockets.destroy():
+                print(f"{ghosts} former connections of this machine's to {address} destroyed", flush=True)
+            soon_s = time.monotonic() + SOON_FOR_S
+            while not here(address):
+                time.sleep(SOON_S if time.monotonic() < soon_s else LATER_S)
         due_s = [time.monotonic() + at_s for at_s in AT_S]
         print(f"{len(former)} clients are told", flush=True)
     kept: set[Connection] | None = None
     while True:
-        if due_s and time.monotonic() >= due_s[0]:
+        began_s = time.monotonic()
+        if due_s and began_s >= due_s[0]:
             due_s.pop(0)
-            tickle(address, former)
+            if here(address):
+                tickle(address, former)
         now = sockets.connections()
         if due_s:
             now |= former  # if this node crashes, too, the next has to tell them
-        if now != kept:
+        # In an orderly stop the address goes first, and then the server's connections: the next owner tells those clients.
+        if now != kept and here(address):
             try:
-                write(file, now)
+                write(file, me, now)
                 kept = now
             except OSError as error:
                 print(f"{file}: {error.strerror}", flush=True)
-        time.sleep(max(0.0, min([EVERY_S, *(at_s - time.monotonic() for at_s in due_s)])))
+        pause_s = max(EVERY_S, PART * (time.monotonic() - began_s))
+        time.sleep(max(0.0, min([pause_s, *(at_s - time.monotonic() for at_s in due_s)])))
 
 
 def main() -> int:

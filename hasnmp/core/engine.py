@@ -396,8 +396,8 @@ class Engine:
         if token is None or state.owns(group) or lease.token_seen <= token or lease.seen_owner in ("", state.me):
             return
         del state.owned[group]
-        state.last_owner[group] = lease.seen_owner
         state.journal.changed = True
+        state.had_by(group, lease.seen_owner)
         if self.config.recovery_automatic or state.board.registers.get(RECOVERING, state.me):
             return
         why = f"{lease.seen_owner} took group {group} from it"

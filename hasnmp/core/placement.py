@@ -41,7 +41,7 @@ def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> No
     owner = state.owner(name)
     if owner:
         state.unowned_ns.pop(name, None)
-        state.last_owner[name] = owner
+        state.had_by(name, owner)
         _outcome_of_handing(state, name, owner)
         return
     since = state.unowned_ns.setdefault(name, ctx.now)

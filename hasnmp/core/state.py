@@ -174,6 +174,13 @@ class State:
             return self.me
         return next((p.name for p in self.peers.values() if p.flag(group, GroupFlag.OWNER)), "")
 
+    def had_by(self, group: str, node: str) -> None:
+        """That node had the group last. Durable, for whose turn it is to fire rests on it (fencing.py): a node that did not know it
+        after its start would fire in the other's turn."""
+        if self.last_owner.get(group) != node:
+            self.last_owner[group] = node
+            self.journal.changed = True
+
     def mismatched(self) -> list[str]:
         """Nodes that are heard with another configuration of what safety rests on."""
         return [p.name for p in self.peers.values() if p.heard() and not self.config.goes_with(p.digest)]

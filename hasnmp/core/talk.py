@@ -212,6 +212,8 @@ class Talk:
             elif kind == "g" and name in state.leases and not state.owns(name):
                 if state.board.hear_group(name, value, ctx):
                     ctx.dirty = True
+                    if not state.board.groups[name].owner:  # of one that nobody has, only its last owner tells
+                        state.had_by(name, peer.name)
             elif kind == "s":
                 group = next((s.group for s in self.config.services() if s.name == name), "")
                 if group and not state.owns(group):

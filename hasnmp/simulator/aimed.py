@@ -199,6 +199,16 @@ class Aimed(Faults):
         self.soon(6 * dead, self.trap, self.machine())
         self.soon(6 * dead, self.disk_bad, self.machine())
 
+    def reborn_cut(self) -> None:
+        """Machines lose their power one after the other, hear each other, and no more before any has a group again. Rule 7."""
+        config = self.machine().config.heartbeat
+        for machine in self.world.machines.values():
+            off = self.world.between(0, 300 * MS)
+            self.later(off, machine.power_off)
+            self.later(off + self.world.between(20 * MS, 100 * MS), machine.power_on)
+        cut = 400 * MS + self.world.between(0, config.startup_wait_ms * MS)
+        self.later(cut, self.cut_all, self.some() + 4 * config.dead_after_ms * MS)
+
     def claimants(self) -> None:
         """The owner is gone, and two that can't hear each other claim at once, on disks that take their time. Rule 3."""
         owner = self.owner()

@@ -407,6 +407,15 @@ class Changes(Malice):
                 if machine.name not in [n.name for n in machine.file.nodes]:
                     raise Broken("agrees", f"{machine.name} has a file without itself")
                 self.copy_file(machine, self.meant)
+        present = set.intersection(*({n.name for n in m.config.nodes} for m in machines))
+        first = ""
+        if len(present) < len(
+            machines
+        ):  # one whose return did not come through: it comes back without groups, and then gets its own
+            whole = self.meant
+            groups = tuple(replace(g, nodes=tuple(n for n in g.nodes if n in present)) for g in whole.groups)
+            first = self.write(replace(whole, groups=groups))
+            self.write(whole)
         deadline, name = (
             world.now + AGREED_MS * MS,
             next(n for n, c in reversed(world.documents.items()) if c is self.meant),
@@ -422,7 +431,8 @@ class Changes(Malice):
                     if machine.stopped:
                         machine.start_stack()
                     administer(machine)
-                self.apply_file(name, machines[at // 8 % len(machines)])
+                asked = machines[at // 8 % len(machines)]
+                self.apply_file(first if len(asked.config.nodes) < len(machines) else name, asked)
             at += 1
             world.run_until(world.now + 500 * MS)
         world.truth.groups = tuple(g.name for g in self.meant.groups)

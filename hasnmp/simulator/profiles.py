@@ -105,6 +105,7 @@ PROFILES: dict[str, Profile] = {
     # Long enough that a node which was fenced starts anew, hears nobody, and comes to its turn.
     "long fence": Profile({"cut_long": 1}, (1, 1), rough=0.0, early=0.0, intervals=(110, 130), keep=True, nodes=(2,), groups=(1,),
                           arbiter="fence", disk=True),
+    "reborn": _aimed({"reborn_cut": 1, "move_under_fire": 0.5}, (1, 3), arbiter="fence"),
     "long duel": _aimed({}, (0, 0), duel=True, nodes=(3,), arbiter="fence"),
     "taken pathless": _aimed({}, (0, 0), taken=True, pathless=True, nodes=(3,)),
     "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
@@ -164,7 +165,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 4), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
-    ("rolled", 2), ("long fence", 1), ("long duel", 1), ("taken pathless", 1), ("hooks", 4),
+    ("rolled", 2), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("taken pathless", 1), ("hooks", 4),
 )  # fmt: skip
 
 # What changes.py adds.

@@ -54,9 +54,13 @@ def connect(cable: Cable, version: int = 4, own_port: int = 0) -> socket.socket:
         return sock
 
 
-def start(cable: Cable, file: Path, version: int = 4) -> subprocess.Popen[bytes]:
+def start(cable: Cable, file: Path, version: int = 4, owner: str = "") -> subprocess.Popen[bytes]:
+    """owner: "a 3", the node and its lease's token, as hasnmp tells them."""
     argv = [sys.executable, "-I", "-S", tickle.__file__, ADDRESS[version], str(file)]
-    return subprocess.Popen(["ip", "netns", "exec", cable.server, *argv], stdout=subprocess.PIPE)
+    names = dict(zip(("HASNMP_NODE", "HASNMP_TOKEN"), owner.split(), strict=False))
+    return subprocess.Popen(
+        ["ip", "netns", "exec", cable.server, *argv], stdout=subprocess.PIPE, env={**os.environ, **names}
+    )
 
 
 def until(true: object, what: str, seconds: float = 20) -> None:
@@ -73,19 +77,24 @@ def stop(process: subprocess.Popen[bytes]) -> str:
     return said.decode()
 
 
-@pytest.mark.parametrize(("version", "mapped"), [(4, False), (4, True), (6, False)])
+@pytest.mark.parametrize(
+    ("version", "mapped", "late"), [(4, False, False), (4, True, False), (6, False, False), (4, False, True)]
+)
 def test_a_client_that_only_waits_learns_that_its_server_crashed(
-    cable: Cable, tmp_path: Path, version: int, mapped: bool
+    cable: Cable, tmp_path: Path, version: int, mapped: bool, late: bool
 ) -> None:
+    """late: it starts when the next owner has the address already."""
     file = tmp_path / "clients"
     put(cable, "add", version)
     with listen(cable, mapped, version) as server, connect(cable, version) as client:
         peer, _ = server.accept()
-        before = start(cable, file, version)
+        before = start(cable, file, version, "a 3")
         own_port = client.getsockname()[1]
-        until(lambda: any(port == own_port for _, _, port in tickle.read(str(file))), "the connection is on the list")
-        assert {port for port, _, _ in tickle.read(str(file))} == {PORT}
-        assert stop(before) == ""
+        until(
+            lambda: any(port == own_port for _, _, port in tickle.read(str(file))[1]), "the connection is on the list"
+        )
+        assert {port for port, _, _ in tickle.read(str(file))[1]} == {PORT}
+        assert stop(before) == "0 clients are told\n"
         # The crash: the address is gone, and with it whatever knew of the connection. No word of it reaches the client.
         put(cable, "del", version)
         ip("-n", cable.server, "link", "set", "srv0", "down")
@@ -97,15 +106,14 @@ def test_a_client_that_only_waits_learns_that_its_server_crashed(
         peer.close()
         assert select.select([client], [], [], 0.2)[0] == [], "the client knows nothing yet"
         # The next owner.
-        after = start(cable, file, version)
-        looks = Path(f"/proc/{after.pid}/wchan")
-        until(lambda: "nanosleep" in looks.read_text(), "it looks for the address")
-        put(cable, "add", version)
-        began_s = time.monotonic()
+        if late:
+            put(cable, "add", version)
+        after = start(cable, file, version, "b 4")
+        if not late:
+            put(cable, "add", version)
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert time.monotonic() - began_s < 3
-        until(lambda: tickle.read(str(file)) == set(), "it is on the list no more")
+        until(lambda: tickle.read(str(file))[1] == set(), "it is on the list no more")
         assert stop(after) == "1 clients are told\n"
 
 
@@ -131,27 +139,46 @@ def test_a_client_that_comes_back_from_the_same_port_meets_no_ghost(cable: Cable
     stop(process)
 
 
-def test_nobody_is_disturbed_where_the_address_is_already(cable: Cable, tmp_path: Path) -> None:
-    """The service was restarted in place: connections live on, whatever an old list says of them."""
+@pytest.mark.parametrize("owner", ["a 3", ""])
+def test_nobody_is_disturbed_where_it_is_restarted_in_place(cable: Cable, tmp_path: Path, owner: str) -> None:
+    """Connections live on, whatever an old list says of them. Without hasnmp's word on the owner the address tells it."""
     put(cable, "add", 4)
     file = tmp_path / "clients"
     with listen(cable) as server, connect(cable) as client:
         peer, _ = server.accept()
-        tickle.write(str(file), {(PORT, *client.getsockname())})
-        process = start(cable, file)
-        file.unlink()
-        until(file.exists, "the list is written anew")
+        tickle.write(str(file), "a 3", {(PORT, *client.getsockname())})
+        written = os.stat(file).st_ino
+        process = start(cable, file, owner=owner)
+        until(lambda: os.stat(file).st_ino != written, "the list is written anew")
         client.send(b"x")
         assert peer.recv(1) == b"x"
         assert stop(process) == ""
         peer.close()
 
 
+def test_the_list_outlives_an_orderly_stop_in_which_the_address_goes_first(cable: Cable, tmp_path: Path) -> None:
+    """Clients that listen only are told by the next owner: nothing else tells them that the server's end cost their connections."""
+    put(cable, "add", 4)
+    file = tmp_path / "clients"
+    with listen(cable) as server, connect(cable) as client:
+        peer, _ = server.accept()
+        process = start(cable, file, owner="a 3")
+        own = (PORT, *client.getsockname())
+        until(lambda: own in tickle.read(str(file))[1], "the connection is on the list")
+        put(cable, "del", 4)
+        peer.close()
+        with inside(cable.server):
+            until(lambda: not tickle.Sockets(ADDRESS[4]).connections(), "the server has closed it")
+        time.sleep(3 * tickle.EVERY_S)  # it looks meanwhile
+        stop(process)
+        assert tickle.read(str(file)) == ("a 3", {own})
+
+
 def test_a_damaged_list_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     file = tmp_path / "clients"
     file.write_bytes(b"2049 192.0.2.2 700\nnonsense\n2049 nobody 1\n\xff\xfe 1 2\n2049 2001:db8::2 701\n")
-    assert tickle.read(str(file)) == {(2049, "192.0.2.2", 700), (2049, "2001:db8::2", 701)}
-    assert tickle.read(str(tmp_path / "none")) == set()
+    assert tickle.read(str(file)) == ("", {(2049, "192.0.2.2", 700), (2049, "2001:db8::2", 701)})
+    assert tickle.read(str(tmp_path / "none")) == ("", set())
 
 
 def test_usage() -> None:

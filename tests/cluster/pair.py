@@ -153,8 +153,7 @@ class Pair:
         """Other machines in the place of these, with a new disk, both daemons started."""
         self.__exit__()
         self.__enter__()
-        self.start()
-        self.wait_steady()
+        self.begin()
 
     def _configure(self) -> None:
         for name, secret in {**SECRETS, "heartbeat.key": os.urandom(32).hex()}.items():
@@ -203,6 +202,12 @@ log: {{format: json, level: {self.log_level}}}
             where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
             self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
         return at_ns
+
+    def begin(self, seconds: float = 30) -> None:
+        """Start both, until all is well: on a busy machine the one that starts later may find a group taken; it is brought home."""
+        self.start()
+        wait_for(lambda: all(self.view(node) for node in NODES), seconds, self.why)
+        self.restore(seconds)
 
     def started(self, watch: Watch, begun_ns: int, node: str = "") -> float:
         """From the start of its engine to the first answer of a node (or of whichever answers) whose daemon was started at
@@ -371,16 +376,26 @@ log: {{format: json, level: {self.log_level}}}
     def heal(self) -> None:
         """Links, disks and power are there, nothing is stopped by a signal, and the daemons are started."""
         self.lab.heal()
+        for node in {*NODES} - self.boot():
+            host = self.lab[node]
+            with host.switch:
+                host.signal(signal.SIGCONT, host.processes())
+                if not {"sh", "nsenter"} & {*host.processes().values()}:
+                    host.signal(signal.SIGKILL, self.pids(node, "guardian"))
+                    self.start(node)
+
+    def boot(self) -> set[str]:
+        """A machine that is off, or that its guardian has restarted, comes up with its daemon; gives which did."""
+        booted = set()
         for node in NODES:
             host = self.lab[node]
             with host.switch:
                 if not host.runs():
                     host.power_off()  # what a machine that ended by itself leaves behind
                     host.power_on()
-                host.signal(signal.SIGCONT, host.processes())
-                if not {"sh", "nsenter"} & {*host.processes().values()}:
-                    host.signal(signal.SIGKILL, self.pids(node, "guardian"))
                     self.start(node)
+                    booted.add(node)
+        return booted
 
     def mend(self, homes: bool = True) -> None:
         """One administrator's step, if one is needed now. homes: bringing a group home is one."""

@@ -56,8 +56,7 @@ def pair() -> Iterator[Pair]:
             + f"\nnodes: {{a: '192.0.2.11:{CLIENTS_PORT}', b: '192.0.2.12:{CLIENTS_PORT}'}}\n"
             "key: apps\nkey_files: [apps.key]\n"
         )
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 

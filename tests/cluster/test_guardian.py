@@ -30,8 +30,7 @@ STEADY_S = 5.5  # an engine that lived for so long is replaced at once when it d
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     with Pair((Group("web", VIP, more=STREAM),)) as made:
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 

@@ -134,14 +134,19 @@ class Watch:
     def doubles(self, since_ns: int = 0) -> list[str]:
         """Every time that two nodes answered within one probe period, in words.
 
-        Either both answered one and the same probe (or two next to each other), or their answers came within a period.
+        Either both answered one and the same probe (or two next to each other), or their answers came within a period. Two next
+        to each other show nothing if the later owner's answer came later: what is sent while an address moves is kept for it.
         """
         found = []
         answers = [x for x in list(self.answers) if x.at_ns >= since_ns]
         direct = sorted((x for x in answers if x.kind == "d"), key=lambda x: x.number)
         for order, what in ((direct, "number"), (sorted(answers, key=lambda x: x.at_ns), "at_ns")):
             for one, two in itertools.pairwise(order):
-                near = two.number - one.number <= 1 if what == "number" else two.at_ns - one.at_ns < self.period_ms * MS
+                apart_ns = two.at_ns - one.at_ns
+                near = apart_ns < self.period_ms * MS
+                if what == "number":
+                    moved = one.token < two.token and apart_ns > self.period_ms * MS
+                    near = two.number == one.number or (two.number - one.number == 1 and not moved)
                 if one.node != two.node and near:
                     found.append(f"{one.node} (token {one.token}) and {two.node} (token {two.token}) answered probes "
                                  f"{one.kind}{one.number} and {two.kind}{two.number}, "

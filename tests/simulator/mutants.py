@@ -360,6 +360,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("lingers",),
     ),
     Mutant(
+        "who had a group last is forgotten over a restart", 7,
+        (
+            Edit("core/state.py", "            self.last_owner[group] = node\n            self.journal.changed = True\n", "            self.last_owner[group] = node\n"),
+            Edit("core/talk.py", "                        state.had_by(name, peer.name)\n", "                        pass\n"),
+        ),
+        ("reborn",),
+    ),
+    Mutant(
         "what a former life of a node said is acknowledged to its next", 8,
         (Edit("core/talk.py", "        received = stream.received if echoed[0] == peer.incarnation else 0\n", "        received = stream.received\n"),),
         ("changes",),

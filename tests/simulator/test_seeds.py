@@ -39,6 +39,7 @@ ONCE_BROKEN: tuple[tuple[int, str, str], ...] = (
     (15, "changes", "the same"),
     (12, "lingers", "a write of a node's former life, landed late under a sequence that its next life had used again"),
     (105, "lingers", "the same"),
+    (15, "reborn", "two that fired at each other: one had forgotten over its restart that the other had had a group"),
     (314, "changes", "a late word of a node's former life, and nothing of its present one was ever heard again"),
 )
 

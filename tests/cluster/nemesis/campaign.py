@@ -98,8 +98,7 @@ class Campaign:
                 Power(self.pair) as power:  # fmt: skip
             for node in NODES:
                 (self.pair.lab[node].state / Path(CLOCK).name).write_bytes(bytes(8))
-            self.pair.start()
-            self.pair.wait_steady()
+            self.pair.begin()
             with Watch(self.pair.lab, VIP, period_ms=20) as self.watch, self._clients():
                 wait_for(self.owner, 5, "the first answer")
                 self.begun_ns = boot_ns()
@@ -146,6 +145,7 @@ class Campaign:
                 self._say(f"not steady {STEADY_S:g} s after the healing: {why}\n{self.pair.why()}\n{self._network()}")
                 return
             with contextlib.suppress(OSError):
+                self.pair.boot()  # a guardian that was let go on only by the healing may restart its machine after it
                 self.pair.mend(homes=False)
             time.sleep(0.05)
         times.steady_ns = boot_ns()
