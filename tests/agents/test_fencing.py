@@ -525,5 +525,5 @@ def test_a_real_agent_cuts_a_real_port(tmp_path: Path) -> None:
     finally:
         if snmpd:
             os.killpg(snmpd.pid, signal.SIGTERM)
-            snmpd.wait(5)
+            snmpd.wait(30)
         cable.remove()

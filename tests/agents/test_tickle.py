@@ -48,7 +48,7 @@ def connect(cable: Cable, version: int = 4, own_port: int = 0) -> socket.socket:
     with inside(cable.client):
         sock = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.settimeout(5)
+        sock.settimeout(20)
         sock.bind(("", own_port))
         sock.connect((ADDRESS[version], PORT))
         return sock

@@ -52,7 +52,7 @@ class Control:
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(5)
+        self._process.wait(30)
 
     def stalls(self, begin_ns: int, end_ns: int) -> list[list[tuple[int, int]]]:
         """For each processor the stalls that touch this time (CLOCK_MONOTONIC), oldest first: (since, until)."""

@@ -53,7 +53,7 @@ class Connection:
         if self._process.stdin:
             self._process.stdin.close()
         self._process.wait(12)
-        self._reader.join(5)
+        self._reader.join(30)
 
     def _read(self) -> None:
         assert self._process.stdout

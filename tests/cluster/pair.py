@@ -471,7 +471,7 @@ log: {{format: json, level: {self.log_level}}}
             for pid, comm in self.lab["client"].processes().items():
                 if comm == "snmptrapd":
                     os.kill(pid, signal.SIGTERM)
-            process.wait(5)
+            process.wait(30)
 
 
 def cpu_s(pids: list[int]) -> float:

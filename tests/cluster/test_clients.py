@@ -93,7 +93,7 @@ class Talk:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(20)
-        self._reader.join(5)
+        self._reader.join(30)
 
     def wait_node(self, node: str, since_ns: int, why: object = "") -> Answer:
         """The first answer of a node after a moment that counts."""

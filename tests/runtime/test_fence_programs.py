@@ -71,7 +71,7 @@ def test_it_ends_with_the_guardian(stack: Stack) -> None:
     stack.process.terminate()
     assert stack.conn
     stack.conn.send(b"exit 0")
-    stack.process.wait(5)
+    stack.process.wait(30)
     assert not any(map(lives, pids))
     assert "not_ended" not in stack.log()
 

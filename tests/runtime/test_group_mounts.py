@@ -139,7 +139,7 @@ def test_an_orderly_stop_that_becomes_one_by_force_cuts_it_off(stack: Stack, dis
         if number:
             stack.accept()
         os.kill(stack.engine_pid, signal.SIGKILL)
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert disk.content() == set()
 
 

@@ -236,7 +236,7 @@ def test_a_guardian_that_died_leaves_nothing(stack: Stack, tmp_path: Path, how: 
 
 def test_only_one_guardian_a_node(stack: Stack, tmp_path: Path) -> None:
     other = type(stack.process)(stack.process.args, stderr=(tmp_path / "log2").open("w"))
-    assert other.wait(5) == 75
+    assert other.wait(30) == 75
     assert "another hasnmpd runs node n" in (tmp_path / "log2").read_text()
     assert stack.process.poll() is None
 
@@ -249,7 +249,7 @@ def test_stop_in_order(stack: Stack, tmp_path: Path) -> None:
     stack.expect(Stop)
     assert stack.conn
     stack.conn.send(b"exit 0")
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     lease_io = int((tmp_path / "lease_io.pids").read_text().split()[-1])
     assert not lives(lease_io)
     assert "engine_killed" not in stack.log()  # neither of them was killed by the guardian
@@ -332,7 +332,7 @@ def test_a_stop_that_no_engine_survives_is_done_by_force(stack: Stack) -> None:
             stack.accept()
         stack.expect(Stop)
         os.kill(stack.engine_pid, signal.SIGKILL)
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert not lives(pid)
 
 

@@ -174,6 +174,6 @@ def test_a_stop_in_order_leaves_no_trace(stack: Stack, cable: Cable) -> None:
     stack.process.terminate()
     assert stack.conn
     stack.conn.send(b"exit 0")
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert not has_address(cable)
     assert cable.run(cable.server, "nft", "list", "ruleset").stdout == ""

@@ -157,7 +157,7 @@ def test_it_works_again_and_a_stop_in_order_follows(stack: Stack) -> None:
     stack.expect(Stop)
     assert stack.conn
     stack.conn.send(b"exit 0")
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert "handover_finished" in stack.log()
 
 
@@ -266,7 +266,7 @@ def test_new_code_that_fails_after_its_rehearsal_leaves_nothing_running_past_its
         assert ended <= expiry
         status, said = asked.wait()
         assert status == 1 and "has ended" in said
-        assert stack.process.wait(5) != 0
+        assert stack.process.wait(30) != 0
         assert "handover_lost" in stack.log()
         (tmp_path / "new").unlink()
         assert stack.start().leases == ()

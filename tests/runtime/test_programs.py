@@ -40,7 +40,7 @@ def worst_late_ms(stack: Stack) -> float:
     assert stack.conn
     stack.process.terminate()
     stack.conn.send(b"exit 0")
-    stack.process.wait(5)
+    stack.process.wait(30)
     last = [json.loads(line) for line in stack.log().splitlines() if "guardian_ended" in line][-1]
     return float(last["worst_late_us"]) / 1000
 

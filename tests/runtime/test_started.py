@@ -142,7 +142,7 @@ def test_a_systemd_unit_ends_with_the_lease_of_its_group(tmp_path: Path) -> None
         stack.send(Release("g", 1))
         refused = stack.expect(Released)
         assert not refused.ok and f"process {unit.pid} ({folder.name})" in refused.text
-        assert unit.wait(5) == -signal.SIGKILL and boottime_ns() < expiry
+        assert unit.wait(30) == -signal.SIGKILL and boottime_ns() < expiry
     finally:
         unit.kill()
         unit.wait()

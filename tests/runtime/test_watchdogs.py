@@ -79,7 +79,7 @@ def test_it_is_armed_with_the_drivers_time_fed_at_a_third_and_disarmed_by_an_ord
         stack.process.terminate()
         assert stack.conn
         stack.conn.send(b"exit 0")
-        assert stack.process.wait(5) == 0
+        assert stack.process.wait(30) == 0
         assert device.wait(b"V").endswith(b"V")
     finally:
         stack.close()

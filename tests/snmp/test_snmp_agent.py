@@ -485,7 +485,7 @@ def test_the_agent_answers_while_a_set_waits(agent: AgentProcess, engine: FakeEn
         assert waiting.poll() is None
     finally:
         engine.verdict = CommandState.ACCEPTED
-        waiting.wait(5)
+        waiting.wait(30)
 
 
 # ----------------------------------------------------------------------------------------------- without an engine
@@ -581,7 +581,7 @@ def test_answers_leave_from_the_address_that_was_asked(tmp_path: Path) -> None:
             (socket.AF_INET6, ("::1", port6)), (socket.AF_INET6, ("::1", int(listen[3].rpartition(":")[2]))),
         ):  # fmt: skip
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(3)
+                sock.settimeout(20)
                 sock.sendto(v2c(a_pdu(BULK, [binding((1, 3))], 0, 3)), target)
                 data, source = sock.recvfrom(65535)
                 assert source[:2] == target and len(Answer(data).names) == 3

@@ -190,8 +190,8 @@ class Campaign:
         finally:
             assert process.stdin
             process.stdin.close()
-            process.wait(5)
-            reader.join(5)
+            process.wait(30)
+            reader.join(30)
 
     def owner(self) -> str:
         """Who answered last."""
