@@ -44,7 +44,7 @@ _runs = itertools.count()
 def sh(*argv: str, text: str | None = None, check: bool = True, timeout: float = 20) -> str:
     """Run a program; its output. Raises AssertionError: it failed, with what it said."""
     done = subprocess.run(argv, input=text, stdin=subprocess.DEVNULL if text is None else None, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)  # fmt: skip
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout * PATIENCE)  # fmt: skip
     assert not check or done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}: {done.stdout}"
     return done.stdout
 

@@ -41,6 +41,7 @@ def make_config(
     pills: str = "",
     unit: str = "",
     agent: str = "",
+    kill_ms: int = 150,
 ) -> Config:
     """unit: a systemd unit of group g. agent: of its service "other". pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
     nodes: tuple[NodeSettings, ...] = (NodeSettings("n", {"lan": "127.0.0.1"}),)
@@ -58,7 +59,7 @@ def make_config(
     return Config(
         cluster,
         nodes,
-        Heartbeat(kill_ms=150),
+        Heartbeat(kill_ms=kill_ms),
         Arbiter("disk", pills) if pills else Arbiter("none"),
         (
             Group("g", ("n",), tuple(services), disk=disk, accept_unfenced_disk=accept),
