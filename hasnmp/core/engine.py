@@ -386,8 +386,21 @@ class Engine:
         if all(p.heard() for p in state.peers.values()) or ctx.now >= end:
             state.starting = False
             ctx.dirty = ctx.beat = True
+            for peer in state.peers.values():
+                if not peer.heard_ns:
+                    self._never_heard(peer)
         else:
             ctx.wake(end)
+
+    def _never_heard(self, peer: Peer) -> None:
+        """Not lost, for nobody knows it; but whoever relies on it must be told that nothing stands behind this node."""
+        waited = self.config.heartbeat.startup_wait_ms
+        self.state.journal.happened(
+            self.ctx, Kind.NODE_LOST,
+            f"{peer.name} has not been heard since this node's start, {waited} ms ago; see that it runs, and that datagrams to "
+            f"port {self.config.heartbeat.port} pass in both directions", of=peer.name, peer=peer.name,
+            peer_state=int(peer.state), previous=int(peer.state), state=int(peer.state), reason=Reason.HEARTBEAT,
+        )  # fmt: skip
 
     def _look_taken(self, group: str, lease: Lease) -> None:
         """Design rule 10: another holder took a group from this node since it last owned it."""

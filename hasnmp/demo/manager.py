@@ -99,6 +99,9 @@ class NetSnmp:
         lines = self._run(self.walk_line(agent)).splitlines()
         return sum(" = " in line for line in lines)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _run(self, line: str) -> str:
         try:
             ran = subprocess.run(shlex.split(line), env=self._environment, capture_output=True, timeout=TIMEOUT_S,
@@ -151,7 +154,7 @@ class PySnmp:
         self._auth, self._priv = stage.operator
         self._user = hlapi.UsmUserData("operator", self._auth, self._priv, authProtocol=hlapi.USM_AUTH_HMAC192_SHA256,
                                        privProtocol=hlapi.USM_PRIV_CFB128_AES)  # fmt: skip
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()
         self._engine = hlapi.SnmpEngine()
 
     def get_line(self, agent: str, name: str, row: str = "") -> str:
@@ -167,13 +170,18 @@ class PySnmp:
         return f"-v3 -l authPriv -u operator -a SHA-256 -A {self._auth} -x AES -X {self._priv}"
 
     def get(self, agent: str, name: str, row: str = "") -> str:
-        return self._loop.run_until_complete(self._ask(agent, instance(name, row), None))
+        return self._runner.run(self._ask(agent, instance(name, row), None))
 
     def set(self, agent: str, name: str, value: int, row: str = "") -> None:
-        self._loop.run_until_complete(self._ask(agent, instance(name, row), value))
+        self._runner.run(self._ask(agent, instance(name, row), value))
 
     def walk(self, agent: str) -> int:
-        return self._loop.run_until_complete(self._walk(agent))
+        return self._runner.run(self._walk(agent))
+
+    def close(self) -> None:
+        """End what pysnmp still waits for, also in the middle of a question; else the interpreter's end tells of it on stderr."""
+        self._engine.close_dispatcher()
+        self._runner.close()
 
     async def _ask(self, agent: str, oid: Oid, value: int | None) -> str:
         hlapi = self._hlapi

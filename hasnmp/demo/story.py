@@ -102,6 +102,7 @@ class Story:
         for follower in self._followers.values():
             follower.close()
         self._receiver.close()
+        self.manager.close()
 
     # ------------------------------------------------------------------------------------------------------- telling
 

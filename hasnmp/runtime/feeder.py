@@ -20,6 +20,8 @@ from hasnmp.runtime.watchdog import RETRY_S
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
+SPARE_MS = 60_000  # what a stop may wait for beside its services: a peer that has just started, the arbiter, the store
+
 
 @dataclass(slots=True)
 class Feeder:
@@ -64,6 +66,13 @@ class Feeder:
                 self.failed = dog.error
                 g._alarm(f"{dog.error}; this machine may be reset in {dog.timeout_ms / 1000} s")
             self.feed_at_ns = now + every
+
+    def stopping(self) -> None:
+        """Tell systemd, and ask it to wait for as long as the groups' own limits let an orderly stop take."""
+        config = self.guardian.config
+        hooks_ms = sum(hook.timeout_ms for hook in config.hooks)
+        most_ms = max((sum(s.stop_timeout_ms for s in g.services) for g in config.groups), default=0) + hooks_ms
+        self.notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={(most_ms + SPARE_MS) * 1000}")
 
     def poll(self, now: int) -> None:
         if self.arm_at_ns <= now:

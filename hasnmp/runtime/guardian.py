@@ -320,7 +320,7 @@ class Guardian:
             if signal.SIGTERM in numbers or signal.SIGINT in numbers:
                 if not self.stopping:
                     log("stop_ordered")
-                    self.feeder.notify("STOPPING=1")
+                    self.feeder.stopping()
                 self.stopping = True
                 self.family.engine.start_at_ns = min(self.family.engine.start_at_ns, boottime_ns())
                 if self.channel:

@@ -59,6 +59,7 @@ def play(folder: Path, command: list[str], again: bool = True) -> str:
     )
     took_s = time.monotonic() - began
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stderr == ""
     assert left_behind(folder) == []
     if took_s >= 30 and again:  # half a minute is promised; a machine that was too busy for it once is asked once more
         return play(folder, command, again=False)
@@ -97,22 +98,25 @@ def test_once_as_an_ordinary_user_without_net_snmp_and_with_ports_taken(tmp_path
     assert "127.0.0.11:1161 " not in told and "http://127.0.0.20:8080/" not in told
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "path"), [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGINT, ["PATH=/nowhere"])]
+)
+def test_interrupted(tmp_path: Path, how: signal.Signals, path: list[str]) -> None:
     # A shell's job in the background has SIGINT ignored, and so has what it starts: an operator's terminal has not.
-    command = ["env", "--default-signal=INT", *COMMAND]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(tmp_path), cwd="/") as process:
+    command = ["/usr/bin/env", "--default-signal=INT", *path, *COMMAND]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
+                          cwd="/") as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
             if "A console polls" in line:
                 process.send_signal(how)
                 break
         try:
-            rest, _ = process.communicate(timeout=30)
+            rest, wrong = process.communicate(timeout=30)
         finally:
             process.kill()  # of one that has ended, nothing
-        assert process.returncode == 0
-    assert "ending" in rest
+        assert process.returncode == 0, wrong
+    assert "ending" in rest and wrong == ""
     assert left_behind(tmp_path) == []
 
 

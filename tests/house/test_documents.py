@@ -69,11 +69,9 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     if analyze is None:
         pytest.skip("needs Debian's package systemd")
     text = (ROOT / "conf/hasnmpd.service").read_text()
-    program = re.search(r"^ExecStart=(\S+)", text, re.MULTILINE)
-    assert program
     for unit, faults in ((text, False), (text.replace("Type=notify", "Type=tells"), True)):
         file = tmp_path / "hasnmpd.service"
-        file.write_text(unit.replace(program[1], sys.executable))  # the daemon is not installed here
+        file.write_text(re.sub(r"/opt/hasnmp/bin/\w+", sys.executable, unit))  # hasnmp is not installed here
         told = subprocess.run([analyze, "verify", "--man=no", str(file)], capture_output=True, text=True)
         found = [line for line in told.stderr.splitlines() if "hasnmpd.service" in line]
         assert bool(found) is faults, told.stderr
@@ -90,5 +88,7 @@ def test_unit_starts_the_daemon_as_it_wants_to_be_started() -> None:
     )
     assert told.returncode == 0
     assert all(word in told.stdout for word in arguments if word.startswith("--"))
+    reload = unit["Service"]["ExecReload"].split()
+    assert reload == [program.removesuffix("d"), "reload"]  # it waits for the outcome, which a signal would not tell
     for code in ("2", "75"):
         assert code in unit["Service"]["RestartPreventExitStatus"].split()

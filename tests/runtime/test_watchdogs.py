@@ -9,11 +9,14 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hasnmp import settings
+from hasnmp.config import load
+from hasnmp.runtime.feeder import Feeder
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alarm, RunStarted
 from hasnmp.runtime.watchdog import WDIOC_SETTIMEOUT, Watchdog
@@ -55,6 +58,29 @@ def device(tmp_path: Path) -> Iterator[Device]:
     yield made
     if made.fd >= 0:
         os.close(made.fd)
+
+
+def test_systemd_waits_for_as_long_as_an_orderly_stop_may_take(tmp_path: Path) -> None:
+    """TimeoutStopSec of the unit is less than what services may be given; systemd would kill the guardian in the middle."""
+    (tmp_path / "heartbeat.key").write_text("k" * 32)
+    (tmp_path / "heartbeat.key").chmod(0o600)
+    (tmp_path / "h.yaml").write_text(f"""
+cluster: c
+nodes: {{a: {{links: {{lan: 127.0.0.1}}}}}}
+heartbeat: {{key_files: [{tmp_path}/heartbeat.key]}}
+arbiter: {{type: disk, device: {tmp_path}/lease}}
+groups:
+  short: {{services: [{{name: s, agent: exec, options: {{command: [/bin/true]}}, stop_timeout_ms: 7000}}]}}
+  long:
+    services:
+      - {{name: l1, agent: exec, options: {{command: [/bin/true]}}, stop_timeout_ms: 200000}}
+      - {{name: l2, agent: exec, options: {{command: [/bin/true]}}, stop_timeout_ms: 300000}}
+hooks: [{{on: before_stop, run: [/bin/true], timeout_ms: 9000}}]
+""")
+    told: list[str] = []
+    guardian: Any = SimpleNamespace(config=load(str(tmp_path / "h.yaml")))
+    Feeder(guardian, told.append).stopping()
+    assert told == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=569000000"]  # the longest group, the hooks, and a minute
 
 
 def restarts(stack: Stack) -> list[int]:
