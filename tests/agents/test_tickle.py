@@ -48,7 +48,7 @@ def connect(cable: Cable, version: int = 4, own_port: int = 0) -> socket.socket:
     with inside(cable.client):
         sock = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.settimeout(5)
+        sock.settimeout(20)
         sock.bind(("", own_port))
         sock.connect((ADDRESS[version], PORT))
         return sock
@@ -63,7 +63,7 @@ def start(cable: Cable, file: Path, version: int = 4, owner: str = "") -> subpro
     )
 
 
-def until(true: object, what: str, seconds: float = 5) -> None:
+def until(true: object, what: str, seconds: float = 20) -> None:
     end_s = time.monotonic() + seconds
     while not (callable(true) and true()):
         assert time.monotonic() < end_s, what
@@ -72,7 +72,7 @@ def until(true: object, what: str, seconds: float = 5) -> None:
 
 def stop(process: subprocess.Popen[bytes]) -> str:
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=5)
+    said, _ = process.communicate(timeout=20)
     assert process.returncode == 0
     return said.decode()
 

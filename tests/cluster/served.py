@@ -123,7 +123,8 @@ class Stage:
                 client = (lambda: load(self)) if load else contextlib.nullcontext
                 self.own = alone(self.group, self.pair.lab, self.disk, self.own_rounds, client)
             self.pair.start()
-            self.runs_on("a", 30)
+            # On a busy machine the one that starts later may find the group taken: it is brought home.
+            wait_for(lambda: "a" in self.pair.owners()[self.group.name] or self.pair.mend(), 30, self.pair.why)
             self._client(self)
             self._stack = stack.pop_all()
         return self

@@ -68,7 +68,7 @@ class Writer:
             with contextlib.suppress(OSError):
                 if b"sql_writer.py" in (line := Path(f"/proc/{pid}/cmdline").read_bytes()) and self._mark in line:
                     os.kill(pid, signal.SIGKILL)
-        self._process.wait(5)
+        self._process.wait(30)
 
     def lines(self, word: str) -> list[tuple[int, int, int, str]]:
         """number, begun, ended (CLOCK_MONOTONIC), text"""
