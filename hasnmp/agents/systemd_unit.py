@@ -87,7 +87,7 @@ def drop_in(systemd: Systemd, unit: str, wanted: bool) -> None:
     folder = os.path.join(os.environ.get("HASNMP_SYSTEMD_RUN", "/run/systemd/system"), f"{unit}.d")
     path = os.path.join(folder, DROP_IN)
     leave = os.environ["HASNMP_UNIT_LEAVE"].replace("%", "%%")
-    text = f"{TEXT}[Unit]\nAssertPathExists={leave}\n[Service]\nRestart=no\n" if wanted else ""
+    text = f"{TEXT}[Unit]\nDefaultDependencies=no\nAssertPathExists={leave}\n[Service]\nRestart=no\n" if wanted else ""
     try:
         with open(path) as file:
             before = file.read()

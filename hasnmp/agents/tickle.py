@@ -3,8 +3,8 @@
 A client that waits for an answer, or sends into the void, finds out when its own timers say so: after seconds that double, or
 after hours where it only listens. The new owner does not know who is connected. So this program, run as a service of the
 group, keeps the list of the address's connections in a file on the group's disk. When it starts on another node it waits
-until the address is there, and sends each of these clients one acknowledgement out of sequence: the client answers with
-its own (RFC 9293 section 3.10.7.4), which belongs to no connection here, and gets a reset that it believes. It connects
+until the address is there, and sends each of these clients a segment out of sequence: the client answers with its own
+acknowledgement (RFC 9293 section 3.10.7.4), which belongs to no connection here, and gets a reset that it believes. It connects
 again within milliseconds.
 
 At its start it also destroys what this machine still keeps of its former connections to the address, from when it had it
@@ -33,10 +33,10 @@ USAGE = (
     "usage: hasnmp-tickle ADDRESS FILE     FILE: on the group's disk; the list of ADDRESS's connections is kept there"
 )
 # How often it is looked whether the list has changed: who connected later than that learns by its own timers. A look, and the
-# writing, may cost a tenth of the time, no more.
-EVERY_S, PART = 0.1, 10
-# Each is told again: a packet may be lost, or come before the client knows the new owner's MAC.
-AT_S = (0.0, 0.2, 0.6, 2.0)
+# writing, may cost a fifth of the time, no more.
+EVERY_S, PART = 0.1, 4
+# Each is told again: a packet may be lost, or come before the client knows the new owner's MAC, so that its answer goes astray.
+AT_S = (0.0, 0.02, 0.1, 0.5, 2.0)
 SOON_S, LATER_S, SOON_FOR_S = 0.002, 0.1, 10.0  # between two looks for the address, first and after a while
 MOST = 20_000  # connections that are kept: each is a packet
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 4, 20, 21
@@ -123,19 +123,20 @@ def here(address: str) -> bool:
 
 
 def tickle(address: str, clients: set[Connection]) -> None:
-    """One acknowledgement to each. Raises OSError: no packet can be sent from the address."""
+    """One segment to each. Raises OSError: no packet can be sent from the address."""
     own = packed(address)
     with socket.socket(_family(own), socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # it would get a copy of every segment that comes
         sock.bind((address, 0))
         for own_port, client, port in clients:
             with contextlib.suppress(OSError):  # one that can't be reached is no matter to the others
-                sock.sendto(acknowledgement(own, own_port, packed(client), port), (client, 0))
+                sock.sendto(out_of_sequence(own, own_port, packed(client), port), (client, 0))
 
 
-def acknowledgement(own: bytes, own_port: int, other: bytes, port: int) -> bytes:
-    """A bare ACK segment with the numbers 0 and 0 (RFC 9293 section 3.1)."""
-    segment = struct.pack("!HHIIBBHHH", own_port, port, 0, 0, 5 << 4, 0x10, 1024, 0, 0)
+def out_of_sequence(own: bytes, own_port: int, other: bytes, port: int) -> bytes:
+    """A FIN with the numbers 0 and 0 (RFC 9293 section 3.1). Linux answers a bare ACK only twice a second (tcp_invalid_ratelimit),
+    so that a first one whose answer went to the former owner's MAC would be the only one for that long."""
+    segment = struct.pack("!HHIIBBHHH", own_port, port, 0, 0, 5 << 4, 0x11, 1024, 0, 0)
     pseudo = own + other + struct.pack("!II", len(segment), socket.IPPROTO_TCP)  # both families' come to the same sum
     total = sum(struct.unpack(f"!{(len(pseudo) + len(segment)) // 2}H", pseudo + segment))
     while total >> 16:

@@ -398,7 +398,7 @@ class Engine:
         self.state.journal.happened(
             self.ctx, Kind.NODE_LOST,
             f"{peer.name} has not been heard since this node's start, {waited} ms ago; see that it runs, and that datagrams to "
-            f"port {self.config.heartbeat.port} pass in both directions", of=peer.name, peer=peer.name,
+            f"port {self.config.heartbeat.port} pass in both directions, and that both have the same key_files", of=peer.name, peer=peer.name,
             peer_state=int(peer.state), previous=int(peer.state), state=int(peer.state), reason=Reason.HEARTBEAT,
         )  # fmt: skip
 

@@ -47,8 +47,8 @@ class Bench:
         self.host.released("g")
         self.host.extended((HeldLease("g", 1, until_ns),))
 
-    async def act(self, name: str, action: Action, timeout_ms: int = 3000, owned: bool = True) -> AgentResult:
-        """Do one Act and wait for its result, for a second longer than the Act may take."""
+    async def act(self, name: str, action: Action, timeout_ms: int = 10_000, owned: bool = True) -> AgentResult:
+        """Do one Act and wait for its result."""
         self._attempt += 1
         attempt = self._attempt
         self.agents.act(Act(attempt, name, action, timeout_ms, owned))
@@ -56,12 +56,12 @@ class Bench:
         def result() -> AgentResult | None:
             return next((e for e in self.events if isinstance(e, AgentResult) and e.attempt == attempt), None)
 
-        await self.until(lambda: result() is not None, timeout_ms / 1000 + 1)
+        await self.until(lambda: result() is not None, timeout_ms / 1000 + 10)
         found = result()
         assert found is not None
         return found
 
-    async def until(self, true: Any, seconds: float = 5.0) -> None:
+    async def until(self, true: Any, seconds: float = 20.0) -> None:
         end_s = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end_s, f"not within {seconds} s; events: {self.events}"

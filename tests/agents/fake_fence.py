@@ -5,10 +5,12 @@ Options, all on standard input: state=FILE; log=FILE gets a line for each call; 
     ACTION_ms=N       take so long, before anything is done
     ACTION_exit=N     end with this status, and do nothing
     ACTION_print=TEXT print it; ACTION_flood=N print so many octets first
-    ACTION_does=none | late:N       have no effect; have it N ms after it said that it is done
+    ACTION_until=FILE take until it is there
+    ACTION_does=none | late:N       have no effect; have it when the status is asked for the Nth time after that
     has=on,off,...    the actions that its metadata tells of; others are refused
 """
 
+import os
 import sys
 import time
 
@@ -35,17 +37,21 @@ def main() -> int:
     if told("print"):
         print(told("print"), flush=True)
     time.sleep(int(told("ms") or 0) / 1000)
+    while told("until") and not os.path.exists(told("until")):
+        time.sleep(0.02)
     if told("exit"):
         return int(told("exit"))
     state = given["state"]
     if action == "status":
         with open(state) as file:
             word, _, at = file.read().strip().partition(" ")
-        if at and time.monotonic() < float(at):
+        if int(at or 0) > 1:
+            with open(state, "w") as file:
+                file.write(f"{word} {int(at) - 1}")
             word = "off" if word == "on" else "on"
         return {"on": 0, "off": 2}.get(word, 1)
     if action in ("off", "on") and told("does") != "none":
-        at = f" {time.monotonic() + int(told('does')[5:]) / 1000}" if told("does") else ""
+        at = f" {told('does')[5:]}" if told("does") else ""
         with open(state, "w") as file:
             file.write(action + at)
     return 0

@@ -62,7 +62,7 @@ def test_an_address_is_announced_when_it_has_come(cable: Cable) -> None:
     """At 0 and at 1 s, as a gratuitous ARP *request*: broadcast, sender and target the address."""
     with inside(cable.client):
         ear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(neighbours.ETH_P_ARP))
-    heard: list[float] = []
+    heard: list[tuple[int, float]] = []
 
     async def story(bench: Bench) -> None:
         give(cable, "192.0.2.100/24")
@@ -72,7 +72,9 @@ def test_an_address_is_announced_when_it_has_come(cable: Cable) -> None:
         assert bench.sent == [messages.Address(messages.AddressOp.ADD, "address", "g", "192.0.2.100", 24, "srv0")]
         ear.setblocking(False)
         mac = neighbours.interface("srv0").mac
-        while len(heard) < 2 and time.monotonic() < began_s + 3:
+        for turn in range(300):  # of this loop, which the agent shares: none is shorter than 10 ms
+            if len(heard) == 2:
+                break
             await asyncio.sleep(0.01)
             try:
                 frame, place = ear.recvfrom(100)
@@ -81,13 +83,13 @@ def test_an_address_is_announced_when_it_has_come(cable: Cable) -> None:
             _, _, _, _, op, sha, spa, tha, tpa = struct.unpack_from("!HHBBH6s4s6s4s", frame)
             if spa == tpa == ipaddress.ip_address("192.0.2.100").packed:
                 assert (op, sha, tha, place[2]) == (1, mac, b"\xff" * 6, socket.PACKET_BROADCAST)
-                heard.append(time.monotonic() - began_s)
+                heard.append((turn, time.monotonic() - began_s))
         stopped = await bench.act("address", Action.STOP)
         assert stopped.outcome is Outcome.OK
 
     play(cable, address(), story)
     ear.close()
-    assert heard[0] < 0.1 and 0.9 < heard[1] < 1.3
+    assert heard[0][0] < 10 and heard[1][0] < 130 and heard[1][1] > 0.9
 
 
 def test_a_lapsed_lease_is_announced_no_more(cable: Cable) -> None:

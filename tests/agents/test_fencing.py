@@ -22,6 +22,7 @@ from hasnmp.runtime import messages
 from hasnmp.settings import Arbiter, Config, FenceLevel, Heartbeat, NodeSettings
 from tests.agents.bench import Bench
 from tests.runtime.netns import Cable
+from tests.ticks import Ticks
 
 FAKE = str(Path(__file__).parent / "fake_fence.py")
 SECRET = "geheim/4711 &x"
@@ -59,15 +60,15 @@ class Switch(Bench):
     def answers(self, attempt: int) -> list[Fenced]:
         return [e for e in self.events if isinstance(e, Fenced) and e.attempt == attempt]
 
-    async def answer(self, attempt: int, seconds: float = 5, count: int = 1) -> Fenced:
+    async def answer(self, attempt: int, seconds: float = 20, count: int = 1) -> Fenced:
         await self.until(lambda: len(self.answers(attempt)) >= count, seconds)
         return self.answers(attempt)[-1]
 
     async def fence(self, level: int = 0, timeout_ms: int = 3000) -> Fenced:
-        return await self.answer(self.begin(FenceAction.FENCE, level, timeout_ms), timeout_ms / 1000 + 1)
+        return await self.answer(self.begin(FenceAction.FENCE, level, timeout_ms), timeout_ms / 1000 + 10)
 
     async def test(self, level: int = 0, timeout_ms: int = 3000) -> Fenced:
-        return await self.answer(self.begin(FenceAction.TEST, level, timeout_ms), timeout_ms / 1000 + 1)
+        return await self.answer(self.begin(FenceAction.TEST, level, timeout_ms), timeout_ms / 1000 + 10)
 
     async def close(self) -> None:
         self.fencing.close()
@@ -106,10 +107,11 @@ def once(folder: Path, timeout_ms: int = 3000, **options: str) -> tuple[Fenced, 
 
 
 def test_off_is_verified_by_status(tmp_path: Path) -> None:
+    began_s = time.monotonic()
     fenced, switch = once(tmp_path)
+    assert 0 < fenced.took_us < (time.monotonic() - began_s) * 1e6
     assert fenced.ok and fenced.text == "off, verified by its status"
     assert switch.calls() == ["off", "status"] and switch.state.read_text() == "off"
-    assert 0 < fenced.took_us < 1_000_000
     assert (fenced.node, fenced.level, fenced.action) == ("victim", 0, FenceAction.FENCE)
 
 
@@ -119,9 +121,9 @@ def test_every_option_and_secret_goes_to_standard_input(tmp_path: Path) -> None:
 
 
 def test_off_that_takes_effect_later_is_waited_for(tmp_path: Path) -> None:
-    fenced, switch = once(tmp_path, 6000, off_does="late:1500")
+    fenced, switch = once(tmp_path, 30_000, off_does="late:3")
     assert fenced.ok and fenced.text == "off, verified by its status"
-    assert switch.calls().count("status") > 2 and fenced.took_us > 1_500_000
+    assert switch.calls() == ["off", "status", "status", "status"] and fenced.took_us > 500_000
 
 
 def test_off_without_effect_is_no_fence(tmp_path: Path) -> None:
@@ -134,17 +136,20 @@ def test_off_without_effect_is_no_fence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("action", ["off", "status"])
 def test_what_does_not_end_in_time_has_not_happened(tmp_path: Path, action: str) -> None:
     async def test(switch: Switch) -> None:
-        fenced = await switch.fence(timeout_ms=500)
-        assert not fenced.ok and "not done within 500 ms" in fenced.text
-        assert action in fenced.text and fenced.took_us < 600_000
+        with Ticks() as ticks:
+            fenced = await switch.fence(timeout_ms=1500)
+            assert ticks.at_most(1600)
+        assert not fenced.ok and "not done within 1500 ms" in fenced.text
+        assert action in fenced.text and fenced.took_us > 1_400_000
         assert any(isinstance(m, messages.End) for m in switch.sent) or any(
-            isinstance(m, messages.Run) and 0 < m.timeout_ms <= 500 for m in switch.sent
+            isinstance(m, messages.Run) and 0 < m.timeout_ms <= 1500 for m in switch.sent
         )
-        await switch.until(lambda: not switch._processes, 0.5)  # the agent was ended
-        await asyncio.sleep(1.2)
+        await switch.until(lambda: not switch._processes)  # the agent was ended
+        (tmp_path / "go").touch()
+        await asyncio.sleep(0.2)
         assert len(switch.answers(1)) == 1, "an end that comes late is told to nobody"
 
-    switch = play(test, tmp_path, level(tmp_path, **{f"{action}_ms": "1500"}))
+    switch = play(test, tmp_path, level(tmp_path, **{f"{action}_until": str(tmp_path / "go")}))
     if action == "off":
         assert switch.state.read_text() == "on", "an agent that was ended can't switch off any more"
 
@@ -258,15 +263,17 @@ def test_the_node_is_switched_on_again_after_the_answer(tmp_path: Path) -> None:
     """Nobody waits for it: the standby may start the group as soon as off is verified."""
 
     async def test(switch: Switch) -> None:
-        attempt = switch.begin()
+        attempt = switch.begin(timeout_ms=20_000)
         first = await switch.answer(attempt)
         assert first.ok and first.text == "off, verified by its status"
-        assert switch.state.read_text() == "off" and first.took_us < 1_800_000
+        assert switch.state.read_text() == "off"
+        await switch.until(lambda: "on" in switch.calls())
+        (tmp_path / "go").touch()
         second = await switch.answer(attempt, count=2)
         assert second.ok and second.text == "off, verified by its status; on again"
         assert switch.calls() == ["off", "status", "on"] and switch.state.read_text() == "on"
 
-    play(test, tmp_path, level(tmp_path, action="reboot", on_ms="2000"))
+    play(test, tmp_path, level(tmp_path, action="reboot", on_until=str(tmp_path / "go")))
 
 
 def test_a_node_that_can_not_be_switched_on_again_is_fenced_all_the_same(tmp_path: Path) -> None:
@@ -432,17 +439,16 @@ def test_a_secret_whose_beginning_was_not_kept_is_in_no_text(tmp_path: Path, lef
 
 def test_a_secret_is_in_no_process_list(tmp_path: Path) -> None:
     async def test(switch: Switch) -> None:
-        attempt = switch.begin(timeout_ms=5000)
+        attempt = switch.begin(timeout_ms=20_000)
         await switch.until(switch.calls)
-        before = time.monotonic()
         assert _everywhere(SECRET.encode()) == [] and _everywhere(b"geheim") == []
-        assert time.monotonic() - before < 0.8, "the agent slept meanwhile"
+        (tmp_path / "go").touch()  # up to here the agent had it
         assert (await switch.answer(attempt)).ok
         runs = [m for m in switch.sent if isinstance(m, messages.Run)]
         assert runs and all("geheim" in run.stdin and "geheim" not in repr(run) for run in runs)
         assert all(run.purpose is messages.Purpose.FENCE and run.group == "" for run in runs)
 
-    play(test, tmp_path, level(tmp_path, off_ms="800"))
+    play(test, tmp_path, level(tmp_path, off_until=str(tmp_path / "go")))
 
 
 # -------------------------------------------------------------------------------------------------------- real agents
@@ -519,5 +525,5 @@ def test_a_real_agent_cuts_a_real_port(tmp_path: Path) -> None:
     finally:
         if snmpd:
             os.killpg(snmpd.pid, signal.SIGTERM)
-            snmpd.wait(5)
+            snmpd.wait(30)
         cable.remove()

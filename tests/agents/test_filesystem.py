@@ -16,6 +16,7 @@ from hasnmp.core.events import Action, AgentResult, Outcome
 from hasnmp.runtime import messages
 from tests.agents.bench import Bench, service
 from tests.runtime.disks import Disk, sh, with_own_mounts
+from tests.ticks import Ticks
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to mount needs root")
 
@@ -129,9 +130,10 @@ def test_what_holds_it_open_is_named(disk: Disk) -> None:
         said(await bench.act("files", Action.START), Outcome.OK)
         with holder_in(disk.directory) as holder:
             assert holder.stdin
-            result = await bench.act("files", Action.STOP, timeout_ms=1200)
+            with Ticks() as ticks:
+                result = await bench.act("files", Action.STOP, timeout_ms=1200)
+                assert ticks.at_most(1200)
             said(result, Outcome.FAILED, "busy", f"held open by python ({holder.pid})")
-            assert result.took_us < 1_200_000
             asyncio.get_running_loop().call_later(0.4, holder.stdin.close)
             said(await bench.act("files", Action.STOP), Outcome.OK, "at try")
 
@@ -145,7 +147,7 @@ def test_who_holds_it_open_is_killed_if_the_configuration_says_so(disk: Disk) ->
             result = await bench.act("files", Action.STOP, timeout_ms=2000)
             said(result, Outcome.OK, "unmounted, at try")
             assert result.took_us > 900_000, "in order first, for half of the time"
-            assert holder.wait(5) == -signal.SIGKILL
+            assert holder.wait(30) == -signal.SIGKILL
             assert result.killed == f"python ({holder.pid})"
 
     play(disk, story, unmount="kill")
@@ -189,13 +191,14 @@ def test_a_frozen_disk_is_told_and_costs_one_process(disk: Disk) -> None:
         said(await bench.act("files", Action.START), Outcome.OK)
         disk.mode("frozen")
         for words in ("does not answer within", "has not answered for", "has not answered for"):
-            result = await bench.act("files", Action.CHECK, timeout_ms=400)
+            with Ticks() as ticks:
+                result = await bench.act("files", Action.CHECK, timeout_ms=400)
+                assert ticks.at_most(400)
             said(result, Outcome.TIMED_OUT, words)
-            assert result.took_us < 400_000
         looks = [m for m in bench.sent if isinstance(m, messages.Run) and "look" in m.argv]
         assert len(looks) == 1, "the mount itself was the start's look; one hangs"
         disk.mode("ok")
-        await asyncio.sleep(0.3)
+        await bench.until(lambda: not bench.alive())  # the look that hung has come back
         said(await bench.act("files", Action.CHECK), Outcome.OK, "the disk answers")
 
     play(disk, story)

@@ -172,17 +172,19 @@ def test_a_flood_is_kept_as_far_as_the_buffer_goes(cable: Cable) -> None:
         with inside(cable.server):
             held = Holding(ipaddress.ip_address(ADDRESS[4]))
             held.begin(neighbours.interface("srv0"))
+        began_s = time.process_time()
         for _ in range(20_000):
             wire.send(b"x")
+        sent_s = time.process_time() - began_s
         wire.sent_on()  # what it sent itself fills the ear
         began_s = time.process_time()
         wire.announce()
         await asyncio.sleep(0.3)
         took_s = time.process_time() - began_s
         held.close()
-        return took_s
+        return took_s / sent_s
 
-    took_s = asyncio.run(turn())
+    part = asyncio.run(turn())
     assert 100 <= len(wire.sent_on()) <= holding.FRAMES
-    assert took_s < 0.1
+    assert part < 2, "of what it costs to send the flood"
     wire.close()

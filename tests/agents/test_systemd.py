@@ -230,7 +230,10 @@ def test_systemd_starts_nothing_of_a_group_that_has_ended(systemd: StandIn) -> N
     @play(systemd.folder, service())
     async def story(bench: Bench) -> None:
         said(await bench.act("web", Action.START, 10_000), Outcome.OK)
-        assert f"[Unit]\nAssertPathExists={leave}\n" in systemd.drop_in.read_text() and leave.exists()
+        assert (
+            f"[Unit]\nDefaultDependencies=no\nAssertPathExists={leave}\n" in systemd.drop_in.read_text()
+            and leave.exists()
+        )
         units.kill("g")
         assert not leave.exists(), "a job that waits would start it"
         await bench.until(lambda: units.left("g") == [])

@@ -48,7 +48,7 @@ def connect(cable: Cable, version: int = 4, own_port: int = 0) -> socket.socket:
     with inside(cable.client):
         sock = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.settimeout(5)
+        sock.settimeout(20)
         sock.bind(("", own_port))
         sock.connect((ADDRESS[version], PORT))
         return sock
@@ -63,7 +63,7 @@ def start(cable: Cable, file: Path, version: int = 4, owner: str = "") -> subpro
     )
 
 
-def until(true: object, what: str, seconds: float = 5) -> None:
+def until(true: object, what: str, seconds: float = 20) -> None:
     end_s = time.monotonic() + seconds
     while not (callable(true) and true()):
         assert time.monotonic() < end_s, what
@@ -72,7 +72,7 @@ def until(true: object, what: str, seconds: float = 5) -> None:
 
 def stop(process: subprocess.Popen[bytes]) -> str:
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=5)
+    said, _ = process.communicate(timeout=20)
     assert process.returncode == 0
     return said.decode()
 
@@ -153,6 +153,25 @@ def test_nobody_is_disturbed_where_it_is_restarted_in_place(cable: Cable, tmp_pa
         client.send(b"x")
         assert peer.recv(1) == b"x"
         assert stop(process) == ""
+        peer.close()
+
+
+def test_a_client_whose_answer_went_astray_is_told_again_at_once(cable: Cable, tmp_path: Path) -> None:
+    """It knew the former owner's MAC only, when it was told first; it does not wait for half a second then."""
+    put(cable, "add", 4)
+    with listen(cable) as server, connect(cable) as client:
+        peer, _ = server.accept()
+        own = (PORT, *client.getsockname())
+        silent = "table ip silent { chain out { type filter hook output priority 0; tcp flags rst drop; }; }"
+        with inside(cable.server):
+            subprocess.run(["nft", silent], check=True)
+            assert tickle.Sockets(ADDRESS[4]).destroy() == 1
+            tickle.tickle(ADDRESS[4], {own})  # answered, and nothing comes of that
+            time.sleep(0.02)
+            subprocess.run(["nft", "delete table ip silent"], check=True)
+            tickle.tickle(ADDRESS[4], {own})
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
         peer.close()
 
 

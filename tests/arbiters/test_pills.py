@@ -211,7 +211,7 @@ class Victim(threading.Thread):
 
 
 def agent(
-    path: str, action: str = "off", limit_ms: int = 2000, cluster: str = "bank", victim: str = "third"
+    path: str, action: str = "off", limit_ms: int = 15_000, cluster: str = "bank", victim: str = "third"
 ) -> tuple[int, str]:
     """As the guardian runs it."""
     options = {
@@ -251,19 +251,26 @@ def test_any_other_acknowledgement_is_none(path: str, wrong: str) -> None:
         "nothing": lambda pill: None,
     }[wrong]
     began = time.monotonic()
+    subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)
+    start = time.monotonic() - began  # what a program's start costs here and now
+    began = time.monotonic()
     code, said = agent(path, limit_ms=1200)
     took = time.monotonic() - began
     victim.over = True
-    assert code == 1 and "third did not acknowledge the pill within" in said and took < 1.6
+    assert code == 1 and "third did not acknowledge the pill within" in said and took < 1.6 + 2 * start
     assert PillRow(path, "bank", "third").read()[0]["primary-a"].kind is PillKind.NONE, "it is taken back"
 
 
 def test_a_victim_that_was_started_anew_is_told_of(path: str) -> None:
     victim = Victim(path)
-    victim.answer = lambda pill: None
-    threading.Timer(0.5, lambda: setattr(victim, "over", True)).start()
-    threading.Timer(0.7, lambda: victim.row.write_acks(Acks("third", "a" * 16, 9))).start()
-    code, said = agent(path, limit_ms=2000)
+    victim.answer = lambda pill: setattr(victim, "over", True)  # it has read the pill, and ends
+
+    def anew() -> None:
+        victim.join()
+        victim.row.write_acks(Acks("third", "a" * 16, 9))
+
+    threading.Thread(target=anew).start()
+    code, said = agent(path)
     assert code == 1 and f"its holder is {'a' * 16} now" in said
 
 

@@ -135,26 +135,12 @@ def test_a_reader_that_has_enough(engine: FakeEngine) -> None:
         assert process.wait(10) == 1
 
 
-@pytest.mark.serial
-@pytest.mark.alone
-def test_status_is_quick(engine: FakeEngine) -> None:
-    """Under 250 ms with the start of Python, with a full ring of events (events.keep: 1000)."""
-    for i in range(100, 1100):
-        engine.view.tables["events"][str(i)] = EventRow(i, Kind.ALIVE, Severity.INFO, WALL, NOW, "node-a", "x" * 60)
-    took = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "hasnmp.cli", "--socket", engine.path, "status"], check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
-        took.append(time.monotonic() - began)
-    # The best of five: the machine's other load is not what is measured.
-    assert min(took) < 0.25, took
-
-
 def test_status_imports_little() -> None:
+    """Its start is most of what `hasnmp status` takes (the benchmark measures that: under 250 ms)."""
     code = "import sys, hasnmp.cli; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "hasnmp.protocol" in loaded
+    assert len(loaded) < 140, loaded
     for heavy in ("pysnmp", "structlog", "yaml", "asyncio", "pyroute2", "cryptography", "hasnmp.config", "hasnmp.core"):
         assert heavy not in loaded
 

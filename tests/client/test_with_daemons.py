@@ -57,7 +57,7 @@ def client(pair: Pair) -> Client:
 
 def echo(link: Link) -> tuple[str, int]:
     """Who answers one line, and with which token; only what counts."""
-    link.sock.settimeout(5)
+    link.sock.settimeout(20)
     link.sock.sendall(b"hello\n")
     answer = b""
     while not answer.endswith(b"\n"):

@@ -82,8 +82,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     with Pair() as made:
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 

@@ -11,6 +11,7 @@ however slow they are, nothing is taken off. Where this may not be asked for (SC
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import mmap
 import os
@@ -19,10 +20,12 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 PERIOD_NS = 4_000_000
 LATE_NS = 2_000_000  # less is no stall
 PRIORITY = 50
+ATTENTIVE = 3  # a test that watches; the programs under test have 2 at most
 ENTRY = struct.Struct("qq")
 ENTRIES = 1 << 14
 ROOM = ENTRY.size * (
@@ -49,7 +52,7 @@ class Control:
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(5)
+        self._process.wait(30)
 
     def stalls(self, begin_ns: int, end_ns: int) -> list[list[tuple[int, int]]]:
         """For each processor the stalls that touch this time (CLOCK_MONOTONIC), oldest first: (since, until)."""
@@ -76,6 +79,33 @@ def control() -> Control:
 
 def stalled_ms(begin_ns: int, end_ns: int) -> float:
     return control().stalled_ms(begin_ns, min(end_ns, time.monotonic_ns()))
+
+
+def overdue_ms(due_ns: int, at_ns: int, since_ns: int = 0) -> float:
+    """How much later than it was due something happened, without what the machine stood still; times of CLOCK_BOOTTIME.
+
+    since_ns: when the work on it began, if that was before it was due: what stood still then is no merit of its end either.
+    """
+    ahead_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return (at_ns - due_ns) / MS - stalled_ms((since_ns or due_ns) - ahead_ns, at_ns - ahead_ns)
+
+
+@contextlib.contextmanager
+def attentive() -> Iterator[None]:
+    """This thread comes before every program of hasnmp: it sees what they do when they do it, however busy the machine is.
+
+    What it starts has the ordinary priority. Where this may not be asked for, it sees what it sees.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(ATTENTIVE))
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def _watch(cpu: int, view: memoryview) -> None:

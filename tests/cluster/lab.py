@@ -36,6 +36,7 @@ NUMBERS = {"a": 11, "b": 12, "client": 50}
 ETC, STATE, LEASE = "/run/lab/etc", "/run/lab/state", "/run/lab/lease"  # inside a host
 DATA, SMALL = "/run/lab/data", "/run/lab/small"
 SMALL_OCTETS = 2 << 20
+PATIENCE = 3
 T = TypeVar("T")
 _runs = itertools.count()
 
@@ -43,17 +44,21 @@ _runs = itertools.count()
 def sh(*argv: str, text: str | None = None, check: bool = True, timeout: float = 20) -> str:
     """Run a program; its output. Raises AssertionError: it failed, with what it said."""
     done = subprocess.run(argv, input=text, stdin=subprocess.DEVNULL if text is None else None, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout)  # fmt: skip
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout * PATIENCE)  # fmt: skip
     assert not check or done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}: {done.stdout}"
     return done.stdout
 
 
 def wait_for(what: Callable[[], T], seconds: float, why: object = "", pause_s: float = 0.02) -> T:
-    """Ask until the answer is true; the answer. why: text, or a function that makes it, for the failure."""
-    deadline = time.monotonic() + seconds
+    """Ask until the answer is true; the answer. why: text, or a function that makes it, for the failure.
+
+    seconds: what is enough on a quiet machine; it keeps from hanging, and a busy one gets more. Where it matters how long
+    something took, the times of it are asserted: of the events, of the client's answers.
+    """
+    deadline = time.monotonic() + seconds * PATIENCE
     while not (answer := what()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {why() if callable(why) else why}")
+            raise AssertionError(f"not within {seconds * PATIENCE} s: {why() if callable(why) else why}")
         time.sleep(pause_s)
     return answer
 

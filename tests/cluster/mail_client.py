@@ -16,8 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 
-LIMIT_S = 2.0
-AGAIN_S = 0.05
+LIMIT_S = 10.0  # less than what mail programs wait, more than any move: who gives up earlier asks while nobody is there
+AGAIN_S = 0.01  # part of what it takes until it is served again
 PAUSE_S = 0.02
 _said = threading.Lock()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from tests.runtime.netns import inside
 MS = 1_000_000
 STREAM_PORT = 7001
 HEARTBEAT_PORT = 5405
+SO_TIMESTAMPNS = 35
 ETH_P_ALL = 3  # the bridge takes a port's frames before any other kind of listener has them
 # A service for Group.more: a TCP server at the group's address.
 STREAM = f"""      - name: web-stream
@@ -51,7 +53,7 @@ class Connection:
         if self._process.stdin:
             self._process.stdin.close()
         self._process.wait(12)
-        self._reader.join(5)
+        self._reader.join(30)
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -79,6 +81,7 @@ class Ear:
         with inside(lab.bridges):
             self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
             self._sock.bind((f"{host}-{link}", ETH_P_ALL))
+        self._sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._sock.settimeout(0.2)
         self._from = socket.inet_aton({"a": "192.0.2.11", "b": "192.0.2.12"}[host])
         self.heard_ns: list[int] = []
@@ -97,10 +100,12 @@ class Ear:
     def _listen(self) -> None:
         while not self._stopped:
             with contextlib.suppress(TimeoutError):
-                frame = self._sock.recv(4096)
+                frame, extra, _, _ = self._sock.recvmsg(4096, 64)
                 udp = 14 + 4 * (frame[14] & 15)
                 if frame[26:30] == self._from and int.from_bytes(frame[udp + 2 : udp + 4], "big") == HEARTBEAT_PORT:
-                    self.heard_ns.append(time.monotonic_ns())
+                    seconds, rest = struct.unpack("qq", extra[0][2])  # the kernel's word: this thread may be late
+                    offset_ns = time.monotonic_ns() - time.time_ns()
+                    self.heard_ns.append(seconds * 1_000_000_000 + rest + offset_ns)
 
     def first_after(self, ns: int, seconds: float = 5) -> int:
         """When the first heartbeat after a moment was heard; waits for it."""

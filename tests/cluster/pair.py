@@ -18,7 +18,7 @@ from hasnmp.console.control import Control
 from hasnmp.errors import HasnmpError
 from hasnmp.model import CommandRow, EventRow, GroupState, Kind, NodeState, Proof, ServiceState, Verb, View
 from tests.client.pair import picture
-from tests.cluster.lab import ETC, HERE, LEASE, PROJECT, STATE, Lab, cluster_name, sh, wait_for
+from tests.cluster.lab import ETC, HERE, LEASE, PATIENCE, PROJECT, STATE, Lab, cluster_name, sh, wait_for
 from tests.cluster.watch import PORT, Watch, spent_ms
 from tests.snmp.mibs import net_snmp_environment
 
@@ -45,6 +45,19 @@ DAEMON_MS = 2000  # of processor time, from starting hasnmpd to its engine's sta
 
 def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def planned_ms() -> float:
+    """At most this long nobody answers in a planned move; the benchmark measures it against its goal.
+
+    Most of it is the start of the group's program. What that costs a machine that is busy is measured here and now.
+    """
+    starts_ms = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run([*PYTHON, "-c", "pass"], check=True)
+        starts_ms.append((time.monotonic() - began) * 1000)
+    return 250 + 2 * sorted(starts_ms)[2]
 
 
 @dataclass(frozen=True)
@@ -141,8 +154,7 @@ class Pair:
         """Other machines in the place of these, with a new disk, both daemons started."""
         self.__exit__()
         self.__enter__()
-        self.start()
-        self.wait_steady()
+        self.begin()
 
     def _configure(self) -> None:
         for name, secret in {**SECRETS, "heartbeat.key": os.urandom(32).hex()}.items():
@@ -191,6 +203,12 @@ log: {{format: json, level: {self.log_level}}}
             where = {"PYTHONPATH": str(PROJECT), "PATH": f"{HERE}:{os.environ['PATH']}"}  # HERE: the lab's fence agent
             self.lab[node].spawn(*argv, log="hasnmpd.log", env={**os.environ, **where})
         return at_ns
+
+    def begin(self, seconds: float = 30) -> None:
+        """Start both, until all is well: on a busy machine the one that starts later may find a group taken; it is brought home."""
+        self.start()
+        wait_for(lambda: all(self.view(node) for node in NODES), seconds, self.why)
+        self.restore(seconds)
 
     def started(self, watch: Watch, begun_ns: int, node: str = "") -> float:
         """From the start of its engine to the first answer of a node (or of whichever answers) whose daemon was started at
@@ -338,9 +356,11 @@ log: {{format: json, level: {self.log_level}}}
     def restore(self, seconds: float = 15) -> None:
         """Heal everything, start what does not run, recover, clear, and bring every group home."""
         self.heal()
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while why := self.unsteady():
-            assert time.monotonic() < deadline, f"the pair is not steady again after {seconds} s: {why}\n{self.why()}"
+            assert time.monotonic() < deadline, (
+                f"the pair is not steady again after {seconds * PATIENCE} s: {why}\n{self.why()}"
+            )
             self.mend()
             time.sleep(0.05)
 
@@ -442,7 +462,7 @@ log: {{format: json, level: {self.log_level}}}
             for pid, comm in self.lab["client"].processes().items():
                 if comm == "snmptrapd":
                     os.kill(pid, signal.SIGTERM)
-            process.wait(5)
+            process.wait(30)
 
 
 def cpu_s(pids: list[int]) -> float:

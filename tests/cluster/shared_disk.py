@@ -58,11 +58,15 @@ class SharedDisk:
         """
         fault_ns = self._lab.pull(host.name, "lan")
         self._lab.pull(host.name, "cross")
+        self.cut(host)
+        host.power_off()
+        self._lab.reconnect()
+        return fault_ns
+
+    def cut(self, host: Host) -> None:
+        """What the host's kernel has not written to the disk is lost; it has to be unmounted."""
         fd = os.open(host.path(self._folder), os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(fd, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
             os.close(fd)
-        host.power_off()
-        self._lab.reconnect()
-        return fault_ns

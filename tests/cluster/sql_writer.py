@@ -16,7 +16,8 @@ import time
 import psycopg
 
 PAUSE_S = 0.005
-AGAIN_S = 0.05
+AGAIN_S = 0.01
+CONNECT_S = 0.1  # who has the address answers at once
 # tcp_user_timeout: what was sent and is not acknowledged for so long ends the connection; keepalives: the same of a silent one
 LIMITS = "connect_timeout=2 tcp_user_timeout=1000 keepalives_idle=1 keepalives_interval=1 keepalives_count=2"
 
@@ -28,7 +29,7 @@ def say(what: str, number: int, begun_ns: int, text: object = "") -> None:
 def connected(host: str, port: str, user: str, password: str) -> psycopg.Connection[tuple[object, ...]]:
     """Raises OSError, psycopg.Error: not now."""
     # TCP asks again only after a second whether somebody is there, and libpq can't be told to; so it is asked beforehand.
-    socket.create_connection((host, int(port)), AGAIN_S * 4).close()
+    socket.create_connection((host, int(port)), CONNECT_S).close()
     return psycopg.connect(
         f"host={host} port={port} user={user} dbname=bank {LIMITS}", password=password, autocommit=True
     )

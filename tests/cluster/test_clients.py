@@ -56,8 +56,7 @@ def pair() -> Iterator[Pair]:
             + f"\nnodes: {{a: '192.0.2.11:{CLIENTS_PORT}', b: '192.0.2.12:{CLIENTS_PORT}'}}\n"
             "key: apps\nkey_files: [apps.key]\n"
         )
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 
@@ -94,7 +93,7 @@ class Talk:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(20)
-        self._reader.join(5)
+        self._reader.join(30)
 
     def wait_node(self, node: str, since_ns: int, why: object = "") -> Answer:
         """The first answer of a node after a moment that counts."""

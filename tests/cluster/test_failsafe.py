@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 
 from hasnmp.arbiters import admin
-from hasnmp.model import Kind, NodeState, Proof, Role
+from hasnmp.model import AlarmRow, Kind, NodeState, Proof, Role
 from hasnmp.wire import SLOT_SIZE, Slot
 from tests.cluster.conftest import Scene
+from tests.cluster.control import overdue_ms
 from tests.cluster.lab import ETC, cluster_name, wait_for
-from tests.cluster.pair import NODES, Pair, boot_ns
+from tests.cluster.pair import NODES, Pair, boot_ns, planned_ms
 
 # A resting disk is looked at every 2 s, a failing one every 0.5 s, and two failures in a row are an alarm. An i/o that does
 # not come back is given up after io_timeout_ms.
 ALARM_S = 2 + 0.5 + 2 * 0.3 + 1
 CLEAR_S = 0.5 + 0.3 + 1
-PLANNED_MS = 300
 ENGINE_S = 3  # from the kill of an engine to the answer of the next on a busy machine
 
 
@@ -89,10 +89,15 @@ def restart_engine(pair: Pair, node: str) -> None:
              lambda: f"a new engine on {node}\n{pair.why()}")  # fmt: skip
 
 
-def alarm(pair: Pair, node: str) -> str:
-    """The text of the alarm about the arbiter that stands on a node; "": none stands."""
+def raised(pair: Pair, node: str) -> AlarmRow | None:
+    """The alarm about the arbiter that stands on a node; None: none stands."""
     rows = pair.rows(node, "alarms").values()
-    return next((row.message for row in rows if row.kind in (Kind.ARBITER_LOST, Kind.ARBITER_MISMATCH)), "")
+    return next((row for row in rows if row.kind in (Kind.ARBITER_LOST, Kind.ARBITER_MISMATCH)), None)
+
+
+def alarm(pair: Pair, node: str) -> str:
+    row = raised(pair, node)
+    return row.message if row else ""
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -103,8 +108,8 @@ def test_a_failing_lease_disk_moves_and_stops_nothing(scene: Scene, name: str) -
     fault_ns = pair.lab.disk("a", mode)
     pair.lab.disk("b", mode)
     for node in NODES:
-        wait_for(lambda n=node: alarm(pair, n), fault.within_s - (boot_ns() - begun_ns) / 1e9 + 0.1,
-                 lambda n=node: f"an alarm on {n}\n{pair.why()}")  # fmt: skip
+        row = wait_for(lambda n=node: raised(pair, n), fault.within_s, lambda n=node: f"an alarm on {n}\n{pair.why()}")
+        assert overdue_ms(begun_ns, row.since_ns) <= fault.within_s * 1000, pair.why()
         print(f"{node}: {alarm(pair, node)}")
         assert all(words in alarm(pair, node) for words in fault.says)
     for node in NODES:
@@ -113,7 +118,10 @@ def test_a_failing_lease_disk_moves_and_stops_nothing(scene: Scene, name: str) -
     scene.nothing_moved(fault_ns)
     healed = [fault.first, "b" if fault.first == "a" else "a"]
     for node in healed:
+        healed_ns = boot_ns()
         pair.lab.disk(node, "ok")
+        cleared = pair.wait_event(node, Kind.ARBITER_RESTORED, healed_ns, CLEAR_S)
+        assert overdue_ms(healed_ns, cleared.ns) <= CLEAR_S * 1000, pair.why()
         wait_for(lambda n=node: not alarm(pair, n), CLEAR_S, lambda n=node: f"no alarm on {n}\n{pair.why()}")
         if node == healed[0]:
             assert alarm(pair, healed[1]), "its alarm ended while the fault stands"
@@ -170,6 +178,6 @@ def test_a_lost_disk_is_replaced_as_the_alarm_says(scene: Scene) -> None:
         pair.start(node)
         wait_for(lambda: able(pair), 15, pair.why)
     pair.wait_steady(homes={"web": "b"})
-    assert scene.watch.outage_ms(fault_ns) < PLANNED_MS, pair.why()
+    assert scene.watch.outage_ms(fault_ns) < planned_ms(), pair.why()
     # The machines stay with this disk: for the tests that follow it is theirs.
     shutil.copyfile(pair.lab.images / "spoilt.img", pair.lab.images / "lease.img")

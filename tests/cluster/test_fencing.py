@@ -79,9 +79,7 @@ def made(arbiter: str = "", fence: dict[str, str] | None = None) -> Iterator[Pow
     fence = fence or {node: f"[{level(node)}, {level(node, 'two')}]" for node in NODES}
     web = Group("web", VIP, more=WRITER, keys="    disk: true")
     with Pair(groups=(web,), extra=TESTS, fence=fence, arbiter=arbiter) as pair, Power(pair) as power:
-        pair.start()
-        wait_for(lambda: all(pair.view(node) for node in NODES), 60, pair.why)
-        pair.restore(60)  # on a busy machine the one that starts later may find the group taken
+        pair.begin(60)
         yield power
 
 

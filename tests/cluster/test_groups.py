@@ -17,8 +17,7 @@ from tests.cluster.watch import Watch
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     with Pair(groups=(Group("web", VIP), Group("six", VIP6, home="b"))) as made:
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from hasnmp.model import Verb
-from tests.cluster.control import control
+from tests.cluster.control import control, overdue_ms
 from tests.cluster.lab import ETC, LEASE, PROJECT, STATE, Lab, cluster_name, wait_for
 from tests.cluster.onlookers import STREAM, Connection, Ear
-from tests.cluster.pair import PYTHON, VIP, Group, Pair
+from tests.cluster.pair import PYTHON, VIP, Group, Pair, boot_ns
 from tests.cluster.watch import spent_ms
+from tests.runtime.test_guardian import forked_ns
 
 pytestmark = pytest.mark.alone
 MS = 1_000_000
@@ -29,8 +30,7 @@ STEADY_S = 5.5  # an engine that lived for so long is replaced at once when it d
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     with Pair((Group("web", VIP, more=STREAM),)) as made:
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 
@@ -69,9 +69,11 @@ def test_a_killed_engine_is_replaced_heard_again_and_adopts_all_without_a_droppe
             time.sleep(STEADY_S)
             engine = engine_of(guardian)
             os.kill(engine, signal.SIGKILL)
-            killed_ns = time.monotonic_ns()
-            wait_for(lambda engine=engine: engine_of(guardian) not in (0, engine), 2, pair.why, 0.001)
-            forked_ms = spent_ms(killed_ns, time.monotonic_ns())
+            killed_ns, killed_boot_ns = time.monotonic_ns(), boot_ns()
+            new = wait_for(
+                lambda engine=engine: (pid := engine_of(guardian)) not in (0, engine) and pid, 10, pair.why, 0.001
+            )
+            forked_ms = overdue_ms(killed_boot_ns, forked_ns(new))
             heard_ms = spent_ms(killed_ns, ear.first_after(killed_ns + MS))
             print(f"the next engine {forked_ms:.1f} ms, its first heartbeat {heard_ms:.1f} ms after the kill")
             assert forked_ms < 100
@@ -174,8 +176,8 @@ log: {{format: json}}
         assert "THIS MACHINE RESTARTS NOW" in log()
         assert "does not restart" not in log()
         lab.disk("a", "ok")  # a dead process that hangs in it holds up the end of the others
-        assert bystander.wait(5) != 0, "everything of the machine is gone"
-        assert host._shell and host._shell.wait(5) == -signal.SIGHUP, (
+        assert bystander.wait(30) != 0, "everything of the machine is gone"
+        assert host._shell and host._shell.wait(30) == -signal.SIGHUP, (
             "process 1 was told to restart (pid_namespaces(7))"
         )
         host.pid, host._shell = 0, None

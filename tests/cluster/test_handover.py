@@ -27,8 +27,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     if request.param == 300:
         timing = Timing(interval_ms=50, dead_after_ms=300, kill_ms=60, io_timeout_ms=150)
     with Pair((Group("web", VIP, more=STREAM),), timing) as made:
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 

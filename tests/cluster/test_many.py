@@ -21,8 +21,7 @@ EACH_MS = 60  # that this machine's processors may need to start one group's pro
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     with Pair(GROUPS, log_level="info") as made:
-        made.start()
-        made.wait_steady(40)
+        made.begin(40)
         yield made
 
 

@@ -48,8 +48,7 @@ def ocf_pair() -> Iterator[Pair]:
         for node in NODES:
             pair.lab[node].run("mkdir", "-p", DIRECTORY)
             pair.lab[node].power_on = lambda node=node: again(node)  # type: ignore[method-assign, misc]
-        pair.start()
-        pair.wait_steady(30)
+        pair.begin()
         yield pair
 
 

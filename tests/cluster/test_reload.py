@@ -26,8 +26,7 @@ SLEEP = '[/bin/sleep, "100000"]'
 def pair() -> Iterator[Pair]:
     more = f"      - {{name: idle, agent: exec, options: {{command: {SLEEP}}}}}\n"
     with Pair(groups=(Group("web", VIP, more=STREAM + more),)) as made:
-        made.start()
-        made.wait_steady()
+        made.begin()
         yield made
 
 

@@ -11,8 +11,7 @@ import pytest
 from hasnmp.model import Kind, Verb
 from tests.cluster.conftest import Scene
 from tests.cluster.lab import wait_for
-
-PLANNED_MS = 300  # allowed here, on a busy machine; the benchmark measures it against its goal
+from tests.cluster.pair import planned_ms
 
 
 def kill_service(scene: Scene, node: str) -> int:
@@ -53,7 +52,7 @@ def test_planned_failover_by_snmpset_there_and_back(scene: Scene) -> None:
         outage_ms = scene.watch.outage_ms(asked_ns)
         print(f"{source} -> {target}: nobody answered for {outage_ms:.0f} ms")
         scene.wait_owner(target)
-        assert outage_ms < PLANNED_MS, pair.why()
+        assert outage_ms < planned_ms(), pair.why()
         pair.wait_snmp(source, 'haGroupOwner."web"', target)  # the old owner's agent names the new one
         command = max(pair.rows(source, "commands").values(), key=lambda row: row.id)
         pair.wait_snmp(source, f"haCommandState.{command.id}", "done")
@@ -80,7 +79,7 @@ def test_planned_failover_by_the_command_line(scene: Scene, how: str) -> None:
         scene.watch.wait_node(target, 5, pair.why)
         outage_ms = scene.watch.outage_ms(asked_ns)
         print(f"{source} -> {target}: nobody answered for {outage_ms:.0f} ms")
-        assert outage_ms < PLANNED_MS, pair.why()
+        assert outage_ms < planned_ms(), pair.why()
 
 
 def test_a_clean_stop_moves_the_groups_away_and_nobody_needs_to_recover(scene: Scene) -> None:
@@ -89,7 +88,7 @@ def test_a_clean_stop_moves_the_groups_away_and_nobody_needs_to_recover(scene: S
     assert scene.watch.node() == "b", pair.why()
     outage_ms = scene.watch.outage_ms(asked_ns)
     print(f"nobody answered for {outage_ms:.0f} ms")
-    assert outage_ms < PLANNED_MS, pair.why()
+    assert outage_ms < planned_ms(), pair.why()
     assert not pair.service_pids("a")
     pair.start("a")
     pair.wait_steady(homes={"web": "b"})

@@ -125,8 +125,7 @@ class Nemesis:
 def test_faults_at_random_and_then_healed() -> None:
     groups = (Group("web", VIP), Group("six", VIP6, home="b"))
     with Pair(groups, Timing(recovery="automatic")) as pair:
-        pair.start()
-        pair.wait_steady()
+        pair.begin()
         nemesis = Nemesis(pair, SEED)
         with Watch(pair.lab, VIP) as web, Watch(pair.lab, VIP6) as six:
             while time.monotonic() - nemesis.begun < SOAK_S:

@@ -19,8 +19,7 @@ def owners(pair: Pair) -> set[str]:
 
 def test_of_two_owners_that_hear_each_other_again_the_lower_token_stops() -> None:
     with Pair(groups=(Group("web", VIP),), arbiter=ARBITER) as pair, Watch(pair.lab, VIP) as watch:
-        pair.start()
-        pair.wait_steady()
+        pair.begin()
         begun_ns = boot_ns()
         pair.lab.separate("a", "b")
         wait_for(lambda: owners(pair) == {"a", "b"}, 10, lambda: f"both take it: that was accepted\n{pair.why()}")

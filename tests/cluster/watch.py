@@ -70,8 +70,8 @@ class Watch:
     def close(self) -> None:
         if self._process.stdin:
             self._process.stdin.close()
-        self._process.wait(5)
-        self._reader.join(5)
+        self._process.wait(30)
+        self._reader.join(30)
 
     def _read(self) -> None:
         assert self._process.stdout

@@ -174,7 +174,7 @@ def seeds(folder: Path) -> None:
 def main(arguments: list[str]) -> Any:
     with tempfile.TemporaryDirectory(prefix="hasnmp-fuzz-") as name:
         seeds(Path(name))
-        atheris.Setup([sys.argv[0], name, "-max_len=2000", "-timeout=5", *arguments], one)
+        atheris.Setup([sys.argv[0], name, "-max_len=2000", "-timeout=20", *arguments], one)
         return atheris.Fuzz()
 
 

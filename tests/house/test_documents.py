@@ -90,5 +90,7 @@ def test_unit_starts_the_daemon_as_it_wants_to_be_started() -> None:
     assert all(word in told.stdout for word in arguments if word.startswith("--"))
     reload = unit["Service"]["ExecReload"].split()
     assert reload == [program.removesuffix("d"), "reload"]  # it waits for the outcome, which a signal would not tell
+    # A machine that shuts down stops units of groups over the bus, and uses the lease disk, until the daemon has left.
+    assert {"dbus.service", "remote-fs.target", "network-online.target"} <= set(unit["Unit"]["After"].split())
     for code in ("2", "75"):
         assert code in unit["Service"]["RestartPreventExitStatus"].split()

@@ -76,7 +76,7 @@ class Disk:
         if self._server and self._server.stdin:
             sh("umount", "-l", str(self._view))
             self._server.stdin.close()
-            self._server.wait(5)
+            self._server.wait(30)
 
 
 def mounts_of(pid: int) -> str:

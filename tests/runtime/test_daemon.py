@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -91,13 +92,18 @@ def test_the_daemon_runs_once_for_each_node_and_leaves_in_order(form: str, tmp_p
     assert not (tmp_path / "sockets/control.sock").exists()
 
 
+def waits() -> int:
+    """How often this thread has waited for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
 def test_a_log_that_nobody_reads_costs_lines_and_no_time() -> None:
     reader, writer = os.pipe()
     output = log.Output(writer)
-    began_s = time.monotonic()
+    before = waits()
     for _ in range(1000):
         output.write("x" * 1000 + "\n")
-    assert time.monotonic() - began_s < 0.5
+    assert waits() - before < 10
     os.close(reader)
     output.write("nobody is there\n")
     os.close(writer)
@@ -120,9 +126,9 @@ def test_a_line_of_the_log_is_whole_and_json(capfd: pytest.CaptureFixture[str]) 
 def test_the_journals_socket_is_not_waited_for() -> None:
     ours, journal = socket.socketpair()
     output = log.Output(ours.fileno())
-    began_s = time.monotonic()
+    before = waits()
     for _ in range(2000):
         output.write("x" * 1000 + "\n")
-    assert time.monotonic() - began_s < 0.5
+    assert waits() - before < 10
     ours.close()
     journal.close()

@@ -118,7 +118,7 @@ class Bench:
         )  # fmt: skip
         self.task = asyncio.create_task(self.loop.run({"kept": 1}))
 
-    async def until(self, true: Callable[[], Any], seconds: float = 3.0) -> None:
+    async def until(self, true: Callable[[], Any], seconds: float = 20.0) -> None:
         end_s = time.monotonic() + seconds
         while not true():
             if self.task.done() and self.task.exception():
@@ -126,7 +126,7 @@ class Bench:
             assert time.monotonic() < end_s, f"not within {seconds} s; events: {self.core.events}"
             await asyncio.sleep(0.001)
 
-    async def told(self, kind: type, seconds: float = 3.0) -> Any:
+    async def told(self, kind: type, seconds: float = 20.0) -> Any:
         """The next message of this kind that the guardian gets."""
         end_s = time.monotonic() + seconds
         while True:
@@ -191,6 +191,7 @@ def test_the_first_event_is_started_with_what_the_guardian_and_the_disk_know(tmp
 
 def test_the_clock_is_read_before_the_step_and_deadlines_are_kept(tmp_path: Path) -> None:
     late_us: list[int] = []
+    theirs_us: list[int] = []
 
     async def story(bench: Bench) -> None:
         before = len(bench.core.events)
@@ -203,10 +204,13 @@ def test_the_clock_is_read_before_the_step_and_deadlines_are_kept(tmp_path: Path
         bench.core.on_step = on_step
         bench.core.deadline_ns = now_ns() + 5 * MS
         bench.loop._arm()
-        await bench.until(lambda: len(bench.core.events) - before >= 20)
+        while len(bench.core.events) - before < 20:  # a timer of asyncio's beside it, in the same loop
+            due = now_ns() + 10 * MS
+            await asyncio.sleep(0.01)
+            theirs_us.append((now_ns() - due) // 1000)
         assert all(asked <= now_ns() for asked in bench.core.asked_ns)
         assert min(late_us) >= 0, "never before the deadline"
-        assert sorted(late_us)[len(late_us) // 2] < 5000
+        assert sorted(late_us)[len(late_us) // 2] < 5000 + sorted(theirs_us)[len(theirs_us) // 2]
 
     play(tmp_path, story)
 

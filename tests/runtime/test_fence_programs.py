@@ -49,7 +49,7 @@ def test_it_ends_with_its_engine_and_nobody_hears_of_it(stack: Stack) -> None:
     pid = stack.expect(RunStarted, run=run).pid
     os.kill(stack.engine_pid, signal.SIGKILL)
     hello = stack.accept()
-    until(lambda: not lives(pid), 0.5)
+    until(lambda: not lives(pid))
     assert hello.next_run == run + 1
     stack.lease(60000)
     again = agent(stack, "sh", "-c", "echo asked anew; exit 2")
@@ -63,7 +63,7 @@ def test_it_ends_when_the_lease_of_a_group_takes_the_engine_along(stack: Stack) 
     stack.expect(RunStarted, run=stack.program(*SLEEP))
     stack.accept()
     assert "ended by force" in stack.expect(Alarm).text
-    until(lambda: not lives(pid), 0.5)
+    until(lambda: not lives(pid))
 
 
 def test_it_ends_with_the_guardian(stack: Stack) -> None:
@@ -71,7 +71,7 @@ def test_it_ends_with_the_guardian(stack: Stack) -> None:
     stack.process.terminate()
     assert stack.conn
     stack.conn.send(b"exit 0")
-    stack.process.wait(5)
+    stack.process.wait(30)
     assert not any(map(lives, pids))
     assert "not_ended" not in stack.log()
 
@@ -85,7 +85,7 @@ def test_a_time_limit_ends_it(stack: Stack) -> None:
 @pytest.mark.parametrize("size", [1, 4096, MAX_STDIN])
 def test_standard_input_is_given_whole_and_ends(stack: Stack, size: int) -> None:
     count = "import sys; data = sys.stdin.buffer.read(); print(len(data), set(data) == {120})"
-    exited = stack.expect(Exited, run=agent(stack, "python3", "-c", count, stdin="x" * size), within_s=5)
+    exited = stack.expect(Exited, run=agent(stack, "python3", "-c", count, stdin="x" * size))
     assert exited.output_tail == f"{size} True\n"
 
 

@@ -14,6 +14,7 @@ from hasnmp.core.events import Release, Released
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alarm, Exited, Purpose, RunFailed, RunStarted
 from hasnmp.runtime.mounts import Mount, mounts_of
+from tests.cluster.control import overdue_ms
 from tests.runtime import disks
 from tests.runtime.disks import Disk
 from tests.runtime.stack import MS, Stack
@@ -94,8 +95,8 @@ def test_at_the_leases_end_the_disk_is_cut_off_and_what_was_in_memory_never_gets
     assert stack.expect(Exited, run=kept).code == 0
     pid = writer(stack, disk)
     os.kill(stack.engine_pid, signal.SIGSTOP)
-    until(lambda: not is_mounted(stack, disk), 3)
-    assert (took := boottime_ns()) <= expiry, f"{(took - expiry) / MS} ms too late"
+    late_ms = overdue_ms(expiry, until(lambda: not is_mounted(stack, disk)), expiry - 150 * MS)
+    assert late_ms <= 0, f"{late_ms} ms too late"
     stack.accept()
     assert not lives(pid)
     assert "was ended by force" in (said := stack.expect(Alarm).text) and "too late" not in said
@@ -165,7 +166,7 @@ def test_an_orderly_stop_that_becomes_one_by_force_cuts_it_off(stack: Stack, dis
         if number:
             stack.accept()
         os.kill(stack.engine_pid, signal.SIGKILL)
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert disk.content() == set()
 
 
@@ -179,16 +180,17 @@ def test_a_frozen_disk_holds_up_neither_the_guardian_nor_another_group(tmp_path:
         writer(stack, disk)
         disk.mode("frozen")
         mail = stack.expect(RunStarted, run=stack.program("sleep", "1000", service="mail", group="h")).pid
-        until(lambda: restarts(stack), 3)  # it can't be confirmed that nothing is written any more
-        assert 0 <= (restarts(stack)[0] - expiry) / MS < 30
+        until(lambda: restarts(stack))  # it can't be confirmed that nothing is written any more
+        restarted = restarts(stack)[0]
+        assert restarted >= expiry and overdue_ms(expiry, restarted) < 30
         stack.accept()
         assert f"file system {disk.directory}" in stack.expect(Alarm).text
         assert lives(mail)
         began = boottime_ns()
         stack.lease(60000, "h")
-        assert (boottime_ns() - began) / MS < 100
+        assert overdue_ms(began, boottime_ns()) < 100
         disk.mode("ok")
-        until(lambda: "ms too late" in stack.log(), 5)
+        until(lambda: "ms too late" in stack.log())
         assert not is_mounted(stack, disk)
     finally:
         disk.mode("ok")

@@ -18,6 +18,7 @@ from hasnmp.runtime import processes
 from hasnmp.runtime.kernel import boottime_ns, start_time
 from hasnmp.runtime.messages import Alarm, Alive, End, Exited, Purpose, RunFailed, RunStarted, Stop
 from hasnmp.settings import Log
+from tests.cluster.control import overdue_ms
 from tests.runtime.stack import MS, Stack
 
 pytestmark = pytest.mark.serial
@@ -40,13 +41,18 @@ def lives(pid: int) -> bool:
         return False
 
 
-def until(true: Callable[[], object], within_s: float = 2) -> float:
-    """Gives CLOCK_BOOTTIME (ns) when it came true."""
+def until(true: Callable[[], object], within_s: float = 10) -> int:
+    """Gives CLOCK_BOOTTIME (ns) when it came true. within_s keeps from hanging; what has to be soon is asserted of the answer."""
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, f"not within {within_s} s"
         time.sleep(0.0005)
     return boottime_ns()
+
+
+def forked_ns(pid: int) -> int:
+    """When the kernel made this process, CLOCK_BOOTTIME; rounded down to 10 ms."""
+    return start_time(pid) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
 
 
 def read_pid(path: Path) -> int:
@@ -85,10 +91,11 @@ def test_everything_has_ended_at_expiry_though_the_engine_is_frozen(stack: Stack
     assert all(map(lives, (web, db, child, check, mail)))
     until(lambda: not lives(frozen))
     ended = until(lambda: not any(map(lives, (web, db, child, check))))
-    assert ended <= expiry, f"{(ended - expiry) / MS} ms too late"
+    late_ms = overdue_ms(expiry, ended, expiry - 150 * MS)
+    assert late_ms <= 0, f"{late_ms} ms too late"
     assert ended >= expiry - 160 * MS
     hello = stack.accept()
-    assert (boottime_ns() - ended) / MS < 100  # the next engine is there at once
+    assert overdue_ms(ended, forked_ns(stack.engine_pid)) < 100  # the next engine is there at once
     assert lives(mail)
     assert [lease.group for lease in hello.leases] == ["h"]
     assert [program.pid for program in hello.running] == [mail]
@@ -108,7 +115,7 @@ def test_a_killed_engine_is_replaced_and_adopts(stack: Stack) -> None:
     killed = boottime_ns()
     os.kill(stack.engine_pid, signal.SIGKILL)
     hello = stack.accept()
-    assert (boottime_ns() - killed) / MS < 100
+    assert overdue_ms(killed, forked_ns(stack.engine_pid)) < 100
     assert (hello.holder, hello.boot_id) == (first.holder, first.boot_id)
     assert [(p.run, p.service, p.pid) for p in hello.running if p.purpose is Purpose.SERVICE] == [(run, "web", pid)]
     assert hello.leases[0].token == 1
@@ -127,11 +134,10 @@ def test_an_exit_while_no_engine_lives_is_told_to_the_next(stack: Stack) -> None
     run = stack.program("sh", "-c", "echo last words; sleep 0.02; exit 4")
     stack.expect(RunStarted, run=run)
     os.kill(stack.engine_pid, signal.SIGKILL)
-    killed = time.monotonic()
+    killed = boottime_ns()
     assert stack.accept().running == ()
-    assert (
-        0.1 <= time.monotonic() - killed < 0.3
-    )  # after repeated deaths it comes later, but no lease may run out by that
+    forked = forked_ns(stack.engine_pid)  # after repeated deaths it comes later, but no lease may run out by that
+    assert 90 <= (forked - killed) / MS and overdue_ms(killed, forked) < 300
     assert stack.hello.engine_deaths == 4
     exited = stack.expect(Exited, run=run)
     assert (exited.code, exited.output_tail, exited.service) == (4, "last words\n", "web")
@@ -150,7 +156,7 @@ def test_a_guardian_that_was_frozen_kills_before_it_obeys(stack: Stack) -> None:
     os.kill(stack.process.pid, signal.SIGCONT)
     resumed = boottime_ns()
     ended = until(lambda: not lives(pid) and not lives(engine))
-    assert (ended - resumed) / MS < 50
+    assert overdue_ms(resumed, ended) < 50
     hello = stack.accept()
     assert hello.leases == ()
     assert hello.running == ()
@@ -230,7 +236,7 @@ def test_a_guardian_that_died_leaves_nothing(stack: Stack, tmp_path: Path, how: 
 
 def test_only_one_guardian_a_node(stack: Stack, tmp_path: Path) -> None:
     other = type(stack.process)(stack.process.args, stderr=(tmp_path / "log2").open("w"))
-    assert other.wait(5) == 75
+    assert other.wait(30) == 75
     assert "another hasnmpd runs node n" in (tmp_path / "log2").read_text()
     assert stack.process.poll() is None
 
@@ -243,7 +249,7 @@ def test_stop_in_order(stack: Stack, tmp_path: Path) -> None:
     stack.expect(Stop)
     assert stack.conn
     stack.conn.send(b"exit 0")
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     lease_io = int((tmp_path / "lease_io.pids").read_text().split()[-1])
     assert not lives(lease_io)
     assert "engine_killed" not in stack.log()  # neither of them was killed by the guardian
@@ -253,9 +259,9 @@ def test_a_hanging_engine_is_replaced(stack: Stack) -> None:
     stack.send(Alive())
     stack.lease(30000)  # so Alive has arrived
     os.kill(stack.engine_pid, signal.SIGSTOP)
-    began = time.monotonic()
-    stack.accept(8)
-    assert 4 < time.monotonic() - began < 7
+    began = boottime_ns()
+    stack.accept(30)
+    assert 4000 < (forked_ns(stack.engine_pid) - began) / MS < 7000
     assert "it hangs" in stack.log()
 
 
@@ -266,9 +272,8 @@ def test_another_process_is_restarted_with_its_socket(stack: Stack, tmp_path: Pa
     until(lambda: len(pids.read_text().split()) == 2)
     second = int(pids.read_text().split()[1])
     os.kill(second, signal.SIGKILL)
-    killed = time.monotonic()
-    until(lambda: len(pids.read_text().split()) == 3)
-    assert time.monotonic() - killed > 0.09  # it backs off
+    killed = boottime_ns()
+    assert (until(lambda: len(pids.read_text().split()) == 3) - killed) / MS > 90  # it backs off
     assert stack.process.poll() is None
 
 
@@ -310,7 +315,7 @@ def test_an_ordinary_user_gets_what_there_is_and_is_told_what_not() -> None:
             pid = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
             assert Path(f"/proc/{pid}").stat().st_uid == 65534
             os.kill(stack.engine_pid, signal.SIGSTOP)
-            assert until(lambda: not lives(pid)) <= expiry
+            assert overdue_ms(expiry, until(lambda: not lives(pid)), expiry - 150 * MS) <= 0
             stack.accept()
             assert (Path(folder) / "n.holder").stat().st_mode & 0o777 == 0o600
             assert json.loads((Path(folder) / "n.holder").read_text())["holder"] == stack.hello.holder
@@ -327,7 +332,7 @@ def test_a_stop_that_no_engine_survives_is_done_by_force(stack: Stack) -> None:
             stack.accept()
         stack.expect(Stop)
         os.kill(stack.engine_pid, signal.SIGKILL)
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert not lives(pid)
 
 

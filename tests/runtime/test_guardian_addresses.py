@@ -12,6 +12,7 @@ import pytest
 
 from hasnmp.core.events import Release, Released
 from hasnmp.runtime.messages import Address, AddressDone, AddressLost, AddressOp, Alarm
+from tests.cluster.control import overdue_ms
 from tests.runtime.netns import Cable, Probe
 from tests.runtime.stack import MS, Stack
 from tests.runtime.test_guardian import lives, until
@@ -83,9 +84,9 @@ def test_an_engine_that_stops_extending_loses_the_address(stack: Stack, cable: C
     os.kill(stack.engine_pid, signal.SIGSTOP)
     until(probe.answers)
     silent = until(lambda: not probe.answers())
-    assert silent <= expiry
-    until(lambda: not has_address(cable), 0.2)
+    assert overdue_ms(expiry, silent, expiry - 150 * MS) <= 0
     assert stack.accept().addresses == ()
+    assert not has_address(cable), "before its valid lifetime ends"
 
 
 def test_a_new_engine_adopts_the_address(stack: Stack, probe: Probe) -> None:
@@ -109,7 +110,7 @@ def test_the_whole_stack_frozen_or_dead_at_once(stack: Stack, cable: Cable, prob
     for pid in (stack.process.pid, stack.engine_pid, lease_io):
         os.kill(pid, how)
     silent = until(lambda: not probe.answers())
-    assert silent <= expiry + 50 * MS
+    assert overdue_ms(expiry, silent) <= 50
     if how == signal.SIGSTOP:
         engine = stack.engine_pid
         for pid in (engine, stack.process.pid):
@@ -163,7 +164,7 @@ def test_a_flushed_packet_filter_is_restored(stack: Stack, cable: Cable, probe: 
     for pid in (stack.process.pid, stack.engine_pid):
         os.kill(pid, signal.SIGSTOP)
     until(probe.answers)
-    assert until(lambda: not probe.answers()) <= expiry + 50 * MS
+    assert overdue_ms(expiry, until(lambda: not probe.answers())) <= 50
 
 
 def test_a_stop_in_order_leaves_no_trace(stack: Stack, cable: Cable) -> None:
@@ -173,6 +174,6 @@ def test_a_stop_in_order_leaves_no_trace(stack: Stack, cable: Cable) -> None:
     stack.process.terminate()
     assert stack.conn
     stack.conn.send(b"exit 0")
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert not has_address(cable)
     assert cable.run(cable.server, "nft", "list", "ruleset").stdout == ""

@@ -18,6 +18,7 @@ from hasnmp.core.events import Extend, Extended, HeldLease, Release, Released
 from hasnmp.runtime import handover
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Address, AddressDone, AddressOp, End, Exited, RunStarted, Stop
+from tests.cluster.control import overdue_ms
 from tests.runtime.netns import Cable, Probe
 from tests.runtime.stack import MS, Stack, make_config
 from tests.runtime.test_guardian import SLEEP, lives, until
@@ -70,12 +71,12 @@ class Owner:
     def renew(self) -> None:
         began = boottime_ns()
         self.stack.send(Extend((HeldLease(self.group, self.token, began + LEASE_MS * MS),)))
-        answer = self.stack.expect(Extended, 1)
+        answer = self.stack.expect(Extended, 2)
         if not answer.ok:
             self.refused += 1
             return
         self.until_ns = answer.leases[0].until_ns
-        self.latencies_ms.append((boottime_ns() - began) / MS)
+        self.latencies_ms.append(overdue_ms(began, boottime_ns()))
 
 
 def renew_for(owner: Owner, true: Callable[[], bool], seconds: float = 30) -> None:
@@ -124,7 +125,7 @@ def test_leases_programs_and_what_the_engine_said_live_on(stack: Stack) -> None:
     assert not [m for m in stack.messages if isinstance(m, RunStarted)]
     renew_for(owner, lambda: any(isinstance(m, RunStarted) for m in stack.messages))
     db = stack.expect(RunStarted, run=late).pid
-    ended = stack.expect(Exited, run=short, within_s=0.5)
+    ended = stack.expect(Exited, run=short)
     assert (ended.code, ended.output_tail) == (4, "last words\n")
     renew_for(owner, lambda: stack.engine_pid != engine)  # renewed: the next engine is the new code's
     hello = stack.hello
@@ -156,7 +157,7 @@ def test_it_works_again_and_a_stop_in_order_follows(stack: Stack) -> None:
     stack.expect(Stop)
     assert stack.conn
     stack.conn.send(b"exit 0")
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     assert "handover_finished" in stack.log()
 
 
@@ -171,8 +172,8 @@ def test_a_lease_that_ends_meanwhile_ends_by_the_deputy(stack: Stack) -> None:
     renew_for(owner, lambda: is_deputed(stack))
     owner.renew()
     expiry = owner.until_ns
-    ended = until(lambda: not lives(engine) and not lives(pid), 5)
-    assert expiry - 160 * MS <= ended <= expiry
+    ended = until(lambda: not lives(engine) and not lives(pid))
+    assert expiry - 160 * MS <= ended and overdue_ms(expiry, ended, expiry - 150 * MS) <= 0
     assert is_deputed(stack), "the new code is not there yet"
     hello = stack.accept(30)
     assert [lease.group for lease in hello.leases] == ["h"]
@@ -265,7 +266,7 @@ def test_new_code_that_fails_after_its_rehearsal_leaves_nothing_running_past_its
         assert ended <= expiry
         status, said = asked.wait()
         assert status == 1 and "has ended" in said
-        assert stack.process.wait(5) != 0
+        assert stack.process.wait(30) != 0
         assert "handover_lost" in stack.log()
         (tmp_path / "new").unlink()
         assert stack.start().leases == ()

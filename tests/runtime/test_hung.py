@@ -63,7 +63,7 @@ class Daemon:
 
     def tables(self) -> dict[str, dict[str, dict[str, object]]]:
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(5)
+            sock.settimeout(20)
             sock.connect(str(self.folder / "control.sock"))
             tables = json.loads(sock.makefile("rb").readline())["tables"]
         return tables  # type: ignore[no-any-return]

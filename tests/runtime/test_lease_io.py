@@ -190,7 +190,7 @@ class FakeProcess:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        sock.settimeout(5)
+        sock.settimeout(20)
 
     def request(self) -> dict[str, object]:
         found = json.loads(self.sock.recv(65536))
@@ -404,7 +404,7 @@ def test_a_frozen_group_holds_up_no_other_and_keeps_its_order(
 
     before = threading.active_count() - 1
     run(pair[0], test)
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
 
 
@@ -466,7 +466,7 @@ def test_requests_made_before_the_process_runs_are_served(
         thread.start()
         assert [(await answers.get()).error for _ in range(2)] == ["", ""]
         client.close()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
 
     run(pair[0], test)
@@ -497,5 +497,5 @@ def test_read_follows_write_and_never_the_other_way(
         assert (await answers.get()).error == ""
 
     run(pair[0], test)
-    thread.join(5)
+    thread.join(30)
     assert steps == ["written", "read"]

@@ -6,7 +6,6 @@ import base64
 import os
 import pickle
 import signal
-import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +15,13 @@ import pytest
 
 from hasnmp.core.events import Adopt, GiveUp, Reload, ReloadEnded, Retire, Stage, Staged
 from hasnmp.errors import Code
+from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Hello, RunStarted
 from hasnmp.runtime.reload import RETIRED
 from hasnmp.settings import Config, Group, Heartbeat, Service
+from tests.cluster.control import overdue_ms
 from tests.runtime.stack import Stack, make_config
-from tests.runtime.test_guardian import SLEEP, lives, until
+from tests.runtime.test_guardian import SLEEP, forked_ns, lives, until
 
 pytestmark = pytest.mark.serial
 
@@ -63,7 +64,7 @@ def groups(stack: Stack) -> list[str]:
     """As the engine that lives was configured."""
     assert stack.conn
     stack.conn.send(b"groups?")
-    stack.conn.settimeout(2)
+    stack.conn.settimeout(20)
     while (said := stack.conn.recv(1 << 18)).startswith(b"{"):
         pass  # the guardian's own messages may come before
     found: list[str] = pickle.loads(said)
@@ -78,7 +79,7 @@ def loads(stack: Stack) -> list[int]:
 def first_lease_io(stack: Stack) -> str:
     """The process writes its number down when it begins, which may be after the engine's first word."""
     path = Path(stack.folder, "lease_io.pids")
-    until(lambda: path.exists() and path.read_text().endswith("\n"), 3)
+    until(lambda: path.exists() and path.read_text().endswith("\n"))
     return path.read_text()
 
 
@@ -92,15 +93,15 @@ def test_a_reload_keeps_leases_and_programs(stack: Stack) -> None:
     retire = stack.expect(Retire)
     assert (retire.command, retire.services, retire.groups, retire.keys) == (5, ("db",), ("h",), ())
     assert retire.stop_ms == 20_000
-    began = time.monotonic()
+    began = boottime_ns()
     hello = leave(stack)
-    assert time.monotonic() - began < 0.5
+    assert overdue_ms(began, forked_ns(stack.engine_pid)) < 500
     assert hello.reloaded == "group g: failover_limit; service db: options; group h removed; group i added"
     assert hello.reload_command == 5
     assert groups(stack) == ["g", "i"]
     assert [lease.group for lease in hello.leases] == ["g"], "the lease of a group that is gone is forgotten"
     assert [running.pid for running in hello.running] == [pid] and lives(pid)
-    until(lambda: Path(stack.folder, "lease_io.pids").read_text() != lease_io, 3)  # it goes by groups and nodes
+    until(lambda: Path(stack.folder, "lease_io.pids").read_text() != lease_io)  # it goes by groups and nodes
     hello = leave(stack, 0)
     assert (hello.reloaded, hello.reload_command) == ("", 0), "told once"
     assert groups(stack) == ["g", "i"], "an engine that dies afterwards is followed by one with the new configuration"
@@ -126,7 +127,7 @@ def test_what_is_unused_by_a_process_does_not_restart_it(stack: Stack) -> None:
 def test_a_file_that_can_not_be_read_changes_nothing(stack: Stack, offered: bytes, code: Code, text: str) -> None:
     offer(stack, offered)
     stack.send(Reload(1))
-    ended = stack.expect(ReloadEnded, within_s=4)
+    ended = stack.expect(ReloadEnded)
     assert (ended.command, ended.code) == (1, code) and text in ended.text
     until(lambda: not any(lives(pid) for pid in loads(stack)))
     assert leave(stack, 0).reloaded == "" and groups(stack) == ["g", "h"]
@@ -173,7 +174,7 @@ def test_an_engine_that_dies_over_it_is_followed_by_one_that_tries_again_once(st
     stack.expect(Retire)
     assert groups(stack) == ["g", "h"]
     leave(stack, 1)
-    ended = stack.expect(ReloadEnded, within_s=3)
+    ended = stack.expect(ReloadEnded)
     assert ended.code == Code.FAILED and "2 engines died" in ended.text
     assert groups(stack) == ["g", "h"]
 
@@ -232,7 +233,7 @@ def test_sigterm_during_a_reload(stack: Stack) -> None:
     stack.process.terminate()
     assert stack.conn
     stack.conn.send(b"exit 0")
-    assert stack.process.wait(5) == 0
+    assert stack.process.wait(30) == 0
     until(lambda: not any(lives(pid) for pid in loads(stack)))
 
 
@@ -288,6 +289,6 @@ def test_what_was_not_staged_is_not_adopted(stack: Stack) -> None:
     stack.send(Stage("id-4", pack("the file")))
     until(lambda: len(loads(stack)) > before)
     hang_up(stack)
-    assert "was not read within 1 s" in stack.expect(Staged, within_s=4).text
-    assert stack.expect(ReloadEnded, within_s=4).code == Code.CONFIG_INVALID, "the reload that waited"
+    assert "was not read within 1 s" in stack.expect(Staged).text
+    assert stack.expect(ReloadEnded).code == Code.CONFIG_INVALID, "the reload that waited"
     assert not (stack.folder / "written").exists()

@@ -202,7 +202,7 @@ class Fake:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        sock.settimeout(5)
+        sock.settimeout(20)
 
     def receive(self) -> tuple[int, object]:
         packet, document = store._receive(self.sock)
@@ -298,7 +298,7 @@ def test_a_full_disk_is_told_and_the_next_one_is_tried(
         assert await done.get() == (2, True, "")
 
     run(pair[0], test)
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     assert load(path) == ({"token": 2}, "")
 
@@ -314,7 +314,7 @@ def test_a_state_folder_that_is_missing_is_told(tmp_path: Path, pair: tuple[sock
         assert text.startswith("No such file or directory")
 
     run(pair[0], test)
-    thread.join(5)
+    thread.join(30)
 
 
 def test_of_what_is_queued_only_the_newest_is_written(path: str, pair: tuple[socket.socket, socket.socket]) -> None:

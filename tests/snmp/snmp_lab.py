@@ -53,7 +53,7 @@ from hasnmp.model import (
     View,
 )  # fmt: skip
 from hasnmp.settings import Arbiter, Community, Config, Control, Heartbeat, NodeSettings, Snmp, SnmpUser
-from hasnmp.snmp import ber
+from hasnmp.snmp import ber, ha_objects
 
 READ, WRITE = b"look", b"touch"
 AUTH, PRIV = "authentic-word", "private-word"
@@ -74,7 +74,7 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Ask until it is true; the answer."""
     deadline = time.monotonic() + seconds
     while not (answer := what()):
@@ -353,12 +353,22 @@ class AgentProcess:
                 return None
 
 
+def listens(path: str) -> bool:
+    """Does somebody listen at this Unix socket?"""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return any(words[-1] == path and words[3] == "00010000" for words in lines)  # SO_ACCEPTCON
+
+
 @contextlib.contextmanager
 def running(config: Config, **more: Any) -> Iterator[AgentProcess]:
     """An agent that answers, until the block ends; then it must end in order."""
     agent = AgentProcess(config, **more)
     try:
         wait_for(lambda: agent.run("snmpget", V2C_READ, SYS_UP_TIME).returncode == 0)
+        if config.snmp.notify and listens(config.control.socket):  # what happens before it listens is no news to it
+            state = next(dotted((*each.oid, 0)) for each in ha_objects.SCALARS if each.name == "haEngineState")
+            wait_for(lambda: agent.value(V2C_READ, state) == str(int(PartState.UP)))
+            wait_for(lambda: "notifications_" in agent.log.read_text())
         yield agent
     finally:
         status = agent.stop()

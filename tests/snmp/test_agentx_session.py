@@ -301,7 +301,9 @@ def test_a_refused_registration_is_tried_again(master: FakeMaster, agent: AgentP
     assert "duplicate_registration (263)" in agent.log.read_text()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.sampled_from([*Kind, 0, 99]), st.sampled_from((0, pdu.NON_DEFAULT_CONTEXT, 0xFF)), st.sampled_from((BIG, LITTLE)),
     st.one_of(

@@ -143,11 +143,11 @@ def test_a_receiver_of_traps_that_refused_them_gets_what_it_missed_in_order(fake
         wait_for(lambda: only(process, "haReceiverState") == str(int(ReceiverState.DOWN)))
         assert only(process, "haReceiverLastError") == "refused: no program listens at its port"
         with trap_receiver(tmp_path, port) as output:
-            wait_for(lambda: len(texts(output)) >= 30, 20)
+            wait_for(lambda: len(texts(output)) >= 30)
             assert texts(output) == told(*range(6, 36)) and count(output, standard.COLD_START) == 1
             wait_for(lambda: only(process, "haReceiverState") == str(int(ReceiverState.UNKNOWN)))
             fake.happen(an_event(36))
-            wait_for(lambda: texts(output)[-1:] == told(36), 2)
+            wait_for(lambda: texts(output)[-1:] == told(36))
             assert len(texts(output)) == 31
 
 
@@ -210,12 +210,19 @@ def test_a_dead_receiver_delays_no_other(fake: FakeEngine, tmp_path: Path) -> No
             trap_receiver(tmp_path, port) as output,
             running(config_of(tmp_path, *to)) as process,
         ):
-            begun = time.monotonic()
-            for number in range(6, 16):
-                fake.happen(an_event(number))
-            wait_for(lambda: len(texts(output)) == 20)
-            assert time.monotonic() - begun < 1.0
-            assert sorted(column(process, "haReceiverQueued").values()) == ["0", "0", "11", "11", "11"]
+            took_s: list[float] = []
+            while (
+                min(took_s, default=9.0) >= 1.0
+            ):  # the machine may be slow once; a receiver that waits is it each time
+                sent = 10 * len(took_s)
+                begun = time.monotonic()
+                for number in range(6 + sent, 16 + sent):
+                    fake.happen(an_event(number))
+                wait_for(lambda sent=sent: len(texts(output)) == 20 + 2 * sent)
+                took_s.append(time.monotonic() - begun)
+                assert len(took_s) <= 5, took_s
+            waiting = str(1 + 10 * len(took_s))
+            assert sorted(column(process, "haReceiverQueued").values()) == ["0", "0", *[waiting] * 3]
 
 
 def test_an_snmpv1_trap_is_of_the_right_numbers(fake: FakeEngine, tmp_path: Path) -> None:

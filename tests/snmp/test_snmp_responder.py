@@ -276,10 +276,10 @@ def test_getbulk_beyond_the_end_says_so_under_the_last_name_and_stops(bench: Ben
 
 def test_a_huge_getbulk_is_cut_to_what_a_datagram_takes(bench: Bench) -> None:
     bench.rows = [(n,) for n in range(20000)]
-    begun = time.perf_counter()
+    begun = time.process_time()
     out = bench.send(v2c(a_pdu(BULK, [binding((*COLUMN, 2))], 0, 2**31 - 1)))
     assert out is not None and 65000 < len(out) <= 65507
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 5
     answer = Answer(out)
     assert answer.names == [(*COLUMN, 2, n) for n in range(len(answer.names))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hasnmp.model import Kind, PartState, Severity
+from hasnmp.model import EventRow, Kind, PartState, Severity
 from hasnmp.settings import Config, Receiver, Throttle
 from hasnmp.snmp import ber, ha_objects, identity, objects, standard
 from hasnmp.snmp.notices import NOTICES, notification_varbinds
@@ -80,11 +81,19 @@ def test_an_event_becomes_a_whole_trap_by_v2c_and_v3(fake: FakeEngine, tmp_path:
     with trap_receiver(tmp_path, port, *users) as output, running(config) as process:
         wait_for(lambda: len(traps_in(output, standard.COLD_START)) == 3)
         event = an_event(6, peer="beta", link="", service="")
-        begun = time.monotonic()
-        fake.happen(event)
         trap = NOTICES[Kind.TAKEOVER_COMPLETED]
-        traps = wait_for(lambda: (t := traps_in(output, trap)) and len(t) == 3 and t)
-        assert time.monotonic() - begun < 1, "the first event's trap must not wait for anything to be loaded"
+
+        def told(event: EventRow, count: int) -> float:
+            begun = time.monotonic()
+            fake.happen(event)
+            wait_for(lambda: len(traps_in(output, trap)) == count)
+            return time.monotonic() - begun
+
+        first_s = told(event, 3)
+        traps = traps_in(output, trap)
+        later_s = [told(an_event(6 + n, group=f"group-{n}"), 3 + 3 * n) for n in range(1, 5)]
+        # Loaded only then, it took half a second more.
+        assert first_s < 0.3 + 2 * max(later_s), "the first event's trap must not wait for anything to be loaded"
         reader = Reader(fake.view, 0, now_ns())
         wanted = {dotted(oid): shown(value, syntax) for oid, syntax, value in notification_varbinds(event, reader)[1]}
         assert len(wanted) >= 10
@@ -142,11 +151,11 @@ def test_coldstart_warmstart_enginedown_engineup_and_what_happened_meanwhile(fak
             wait_for(lambda: process.value(V2C_READ, ENGINE_STATE) == str(int(PartState.UP)))
             wait_for(lambda: traps_in(output, standard.COLD_START))
             fake.stop()
-            wait_for(lambda: traps_in(output, down), 5)
+            wait_for(lambda: traps_in(output, down))
             missed = an_event(6, Kind.NODE_LOST)
             fake.view.tables["events"]["6"] = missed
             fake.start()
-            wait_for(lambda: traps_in(output, up) and traps_in(output, NOTICES[Kind.NODE_LOST]), 5)
+            wait_for(lambda: traps_in(output, up) and traps_in(output, NOTICES[Kind.NODE_LOST]))
             fake.happen(an_event(7, Kind.NODE_JOINED))
             wait_for(lambda: traps_in(output, NOTICES[Kind.NODE_JOINED]))
         # What happens while no agent runs is for the next one to tell, unless it is no news any more.
@@ -227,15 +236,15 @@ def test_what_comes_to_the_port_that_traps_leave_from_is_ignored(tmp_path: Path)
                 with pytest.raises(TimeoutError):
                     receiver.recvfrom(65535)
             # 200 a second, which a parser of pysnmp's speed would never catch up with.
-            worst = 0.0
+            took_s = []
             for _ in range(50):
                 for source in sources:
                     receiver.sendto(large, source)
                 begun = time.monotonic()
                 assert process.datagram(v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))])), 5.0)
-                worst = max(worst, time.monotonic() - begun)
+                took_s.append(time.monotonic() - begun)
                 time.sleep(0.005)
-            assert worst < 0.5
+            assert sorted(took_s)[-5] < 0.5  # that parser would be behind by more with each
 
 
 def test_alive_is_said_as_often_as_configured(tmp_path: Path) -> None:
@@ -280,19 +289,32 @@ def test_a_storm_is_held_back_and_ends_with_the_last_word(fake: FakeEngine, tmp_
 
 
 def test_requests_get_their_turn_while_a_storm_of_notifications_is_sent(fake: FakeEngine, tmp_path: Path) -> None:
-    port = free_port()
     asked = v2c(a_pdu(GET, [binding((1, 3, 6, 1, 2, 1, 1, 3, 0))]))
-    receivers = [Receiver(f"127.0.0.1:{port}", "3", user="noc")] * 2
-    with running(config_of(tmp_path, port, *receivers)) as process:
-        wait_for(lambda: "notifications_ready" in process.log.read_text())
-        for number in range(6, 406):  # each of another object, so that the throttle keeps none back
-            fake.happen(an_event(number, group=f"group-{number}"))
-        worst, end = 0.0, time.monotonic() + 1.5
-        while time.monotonic() < end:
-            begun = time.monotonic()
-            assert process.datagram(asked, 5.0)
-            worst = max(worst, time.monotonic() - begun)
-        assert worst < 0.4
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        ear.bind(("127.0.0.1", 0))
+        ear.setblocking(False)
+        port = ear.getsockname()[1]
+        receivers = [Receiver(f"127.0.0.1:{port}", "3", user="noc")] * 2
+        with running(config_of(tmp_path, port, *receivers)) as process:
+            wait_for(lambda: "notifications_ready" in process.log.read_text())
+
+            def heard() -> int:
+                count = 0
+                with contextlib.suppress(BlockingIOError):
+                    while ear.recv(65535):
+                        count += 1
+                return count
+
+            wait_for(heard)  # coldStart
+            for number in range(6, 406):  # each of another object, so that the throttle keeps none back
+                fake.happen(an_event(number, group=f"group-{number}"))
+            answers = traps = 0
+            while traps < 600:  # of 800, or a few more; the last are waited for by nobody
+                assert process.datagram(asked, 20.0)
+                traps += (came := heard())
+                answers += bool(came)
+            assert answers >= 5, "while the storm went on"
 
 
 def test_what_is_too_much_for_a_minute_is_told_of_in_one_notification(fake: FakeEngine, tmp_path: Path) -> None:

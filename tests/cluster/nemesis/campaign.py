@@ -98,8 +98,7 @@ class Campaign:
                 Power(self.pair) as power:  # fmt: skip
             for node in NODES:
                 (self.pair.lab[node].state / Path(CLOCK).name).write_bytes(bytes(8))
-            self.pair.start()
-            self.pair.wait_steady()
+            self.pair.begin()
             with Watch(self.pair.lab, VIP, period_ms=20) as self.watch, self._clients():
                 wait_for(self.owner, 5, "the first answer")
                 self.begun_ns = boot_ns()
@@ -191,8 +190,8 @@ class Campaign:
         finally:
             assert process.stdin
             process.stdin.close()
-            process.wait(5)
-            reader.join(5)
+            process.wait(30)
+            reader.join(30)
 
     def owner(self) -> str:
         """Who answered last."""

@@ -1,0 +1,8 @@
+"""What holds for every test: hypothesis judges by what comes out, never by how long an example took or how slowly it was made."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
