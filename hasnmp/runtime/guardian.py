@@ -130,6 +130,7 @@ class Guardian:
     cleaned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     engine_deaths: int = 0
+    engine_replaced: bool = False  # this guardian ended it, for new code
     heard_ns: int = 0  # when the engine said something last, or was forked
     stopping: bool = False
     finished: bool = False
@@ -164,7 +165,9 @@ class Guardian:
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.orders.next_run, self.engine_deaths,
             self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
+            self.engine_replaced,
         )  # fmt: skip
+        self.engine_replaced = False
 
         def main() -> int:
             mine.close()

@@ -21,6 +21,7 @@ answer can be late, bad or missing.
     retire web groups=db keys=k2,k1 stop=100ms for=1         reload-ended CODE for=1          a new configuration
     apply FILE          staged FILE CODE      a file for all nodes; what this node's loader thinks of it
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
+    start ... replaced=yes                    the guardian ended the former one, for new code
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     troubled snmp WORDS    a process of the stack, as the guardian says; no words: it works again
@@ -558,6 +559,7 @@ class Driver:
                 watchdog_ms=milliseconds(options.get("watchdog", "0ms")) // MS,
                 unclean=tuple(x for x in options.get("unclean", "").split(",") if x),
                 reloaded=options.get("reloaded", ""), reload_command=int(options.get("for", "0")),
+                replaced="replaced" in options,
             )
         )  # fmt: skip
 
