@@ -33,7 +33,7 @@ def judge_groups(
         if group is BAD:
             continue
         _judge_members(group, names, context)
-        fence.judge_group(group, nodes, root["watchdog"], context)
+        fence.judge_group(group, nodes, root, context)
         for service in group["services"] if group.good("services") else ():
             _judge_service(service, lines, options, used, context)
     _judge_mounts(root, options, context)
