@@ -274,11 +274,13 @@ def unfenced(members: tuple[str, ...], nodes: dict[str, Section]) -> list[str]:
     ]
 
 
-def judge_group(group: Section, nodes: dict[str, Section], watchdog: Any, context: Context) -> None:
+def judge_group(group: Section, nodes: dict[str, Section], root: Section, context: Context) -> None:
     """Rule 6: silence and a lapsed lease are not enough where something writes to a disk that others reach."""
     if not group.good("disk", "accept_unfenced_disk", "on_stop_failure", "nodes"):
         return
-    bare = unfenced(group["nodes"] or tuple(nodes), nodes)
+    watchdog, arbiter = root["watchdog"], root["arbiter"]
+    members = group["nodes"] or tuple(nodes)
+    bare = unfenced(members, nodes)
     named = ", ".join(map(show, bare))
     armed = watchdog is BAD or not watchdog.good("device") or bool(watchdog["device"])
     if has_disk(group) and bare and not armed and not group["accept_unfenced_disk"]:
@@ -290,6 +292,15 @@ def judge_group(group: Section, nodes: dict[str, Section], watchdog: Any, contex
             ["disk"],
             f"the group has a disk{why}, and nothing keeps {named} from writing to it when silent: a killed or frozen node's "
             "kernel writes on; give each a fence level that cuts power or disk, or set watchdog, or write "
+            "accept_unfenced_disk: true to take that risk (disk: false if no other node reaches what it writes to)",
+        )
+    alone = arbiter is not BAD and arbiter.good("type") and arbiter["type"] == "none" and len(members) > 1
+    if has_disk(group) and alone and not group["accept_unfenced_disk"]:
+        context.tell(
+            group,
+            ["disk"],
+            "the group has a disk, and with arbiter type none two nodes that don't hear each other both write to it, also where a "
+            "third was fenced, or one that was fenced starts again; use arbiter type disk or fence, or write "
             "accept_unfenced_disk: true to take that risk (disk: false if no other node reaches what it writes to)",
         )
     if group["on_stop_failure"] == "fence" and bare:

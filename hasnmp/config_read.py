@@ -341,3 +341,19 @@ def named(kind: Kind, name: Kind, least: int, most: int) -> Kind:
 
 
 RAW = Kind("a mapping", lambda node, path, context: node)  # read later, when it is known what it belongs to
+
+
+def judge_only(section: Section, keys: tuple[Key, ...], kind: str, by: str, context: Context) -> None:
+    """Keys that belong to other types than the one in use."""
+    for key in keys:
+        if key.only and kind not in key.only and key.name in section.lines and section[key.name] is not False:
+            fitting = [k.name for k in keys if not k.kind.later and (not k.only or kind in k.only)]
+            context.tell(
+                section,
+                [key.name],
+                f"belongs to {by} {' or '.join(key.only)}, but {by} is {kind}; allowed here: {', '.join(fitting)}",
+            )
+
+
+def allowed_of(keys: tuple[Key, ...], name: str) -> str:
+    return next(key.kind.allowed for key in keys if key.name == name)

@@ -256,6 +256,7 @@ class Kind(StrEnum):
     PROCESS_LOST = "processLost"
     PROCESS_RESTORED = "processRestored"
     ENGINE_ID_CHANGED = "engineIdChanged"
+    HOLDERS_KILLED = "holdersKilled"
 
 
 # Every alarm has its clear, and both share a key (ALARM-MIB's shape): raising kind -> (severity, clearing kind).
@@ -293,6 +294,7 @@ SEVERITIES: dict[Kind, Severity] = {
     Kind.COMMAND_REFUSED: Severity.WARNING,
     Kind.HOOK_FAILED: Severity.WARNING,
     Kind.ENGINE_ID_CHANGED: Severity.WARNING,
+    Kind.HOLDERS_KILLED: Severity.WARNING,
 }
 
 CLEARS: frozenset[Kind] = frozenset(clear for _, clear in ALARMS.values())

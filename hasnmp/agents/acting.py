@@ -139,7 +139,9 @@ class Agents:
     def _answer(self, act: Act, verdict: Verdict, began_ns: int) -> None:
         took_us = (time.monotonic_ns() - began_ns) // 1000
         self._host.tell(
-            AgentResult(act.attempt, act.service, verdict.outcome, verdict.message, took_us, verdict.pid)
+            AgentResult(
+                act.attempt, act.service, verdict.outcome, verdict.message, took_us, verdict.pid, verdict.killed
+            )
         )  # fmt: skip
 
     def outside(self, groups: frozenset[str]) -> tuple[str, ...]:

@@ -29,11 +29,12 @@ SHOWN = 120  # characters of an unexpected answer that a message quotes
 
 
 class Verdict(NamedTuple):
-    """What a check found. message: a line for the administrator, with the numbers it rests on."""
+    """What a check found. message: a line for the administrator, with the numbers it rests on. killed: as in AgentResult."""
 
     outcome: Outcome
     message: str
     pid: int = 0
+    killed: str = ""
 
 
 def glance(check: settings.Check) -> Verdict | None:

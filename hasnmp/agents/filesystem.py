@@ -134,37 +134,39 @@ class FilesystemAgent:
         if not mounts_of(self._device, self._directory):
             return Verdict(Outcome.OK, "was not mounted")
         tries, kill_at_s = 0, (loop.time() + until_s) / 2
+        killed: dict[str, None] = {}
         while mounts := mounts_of(self._device, self._directory):
             said = await self._run(("umount", mounts[0].directory), until_s)
             if said is None:
                 continue
             tries += 1
             if said.outcome is not Outcome.FAILED:
-                return said  # it hangs, or was not run: to try again helps nothing
+                # It hangs, or was not run: to try again helps nothing.
+                return said._replace(killed=", ".join(killed))
             if until_s - loop.time() < PAUSE_S * 2:
                 who = await self._holders(mounts[0].directory, until_s)
-                return Verdict(Outcome.FAILED, f"{said.message}; tried {tries} times{who}")
+                found = "no process of this machine's is seen to hold it" if who == "" else f"held open by {who}"
+                more = "" if who is None else f"; {found}"
+                return Verdict(
+                    Outcome.FAILED, f"{said.message}; tried {tries} times{more}", killed=", ".join(killed)
+                )  # fmt: skip
             if self._kill and loop.time() >= kill_at_s:
-                who = await self._holders(mounts[0].directory, until_s, kill=True)
-                self._host.log.warning(
-                    "holders_killed", service=self._service.name, directory=mounts[0].directory, who=who
-                )
+                if who := await self._holders(mounts[0].directory, until_s, kill=True):
+                    killed[who] = None
             await asyncio.sleep(PAUSE_S)
-        return Verdict(Outcome.OK, f"{self._device} is unmounted" + (f", at try {tries + 1}" if tries else ""))
+        again = f", at try {tries + 1}" if tries else ""
+        return Verdict(Outcome.OK, f"{self._device} is unmounted{again}", killed=", ".join(killed))
 
-    async def _holders(self, directory: str, until_s: float, kill: bool = False) -> str:
-        """ "; held open by nginx (812)", "" if that can't be found out in time."""
+    async def _holders(self, directory: str, until_s: float, kill: bool = False) -> str | None:
+        """ "nginx (812), sh (97)"; "" if none is seen, None if that can't be found out in time."""
         left_s = until_s - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(max(0.05, left_s)):
                 argv = (*PROBE, "kill" if kill else "holders", directory)
                 exited = await self._host.output(self._service, argv, Purpose.CHECK, max(50, int(left_s * 1000)))
         except (TimeoutError, NotRun):
-            return ""
-        who = exited.output_tail.strip()
-        return (
-            f"; held open by {who}" if who and not exited.code else "; no process of this machine's is seen to hold it"
-        )
+            return None
+        return "" if exited.code else exited.output_tail.strip()
 
     # ---------------------------------------------------------------------------------------------------------- check
 

@@ -27,10 +27,10 @@ MARGIN_S = 0.05  # the answer comes so long before the caller's time limit, so t
 REASON = "ocf-exit-reason:"  # what an agent prints before the reason of its exit status
 
 # Exit statuses (resource agent API 1.1, "Exit Status Codes") in words.
-OK, NOT_INSTALLED, NOT_RUNNING, DEGRADED = 0, 5, 7, 190
+OK, FAILED, NOT_INSTALLED, NOT_RUNNING, DEGRADED = 0, 1, 5, 7, 190
 RUNS = (0, 8, 9, 190, 191)  # a monitor's, of a service that is there
 WORDS = {
-    1: "failed", 2: "an option is wrong", 3: "the agent does not have this action", 4: "it lacks a permission",
+    2: "an option is wrong", 3: "the agent does not have this action", 4: "it lacks a permission",
     5: "what it needs is not installed here", 6: "it is not configured well", 7: "not running", 8: "runs promoted",
     9: "failed while promoted", 190: "degraded", 191: "runs promoted, degraded",
 }  # fmt: skip
@@ -47,16 +47,15 @@ class Said(NamedTuple):
 def said(action: str, exited: Exited, limit_s: float) -> Said:
     """An action's end in words."""
     if exited.timed_out:
-        return Said(
-            -1, Outcome.TIMED_OUT, f"{action}: no end within {limit_s:.1f} s{_why(exited, '; ') or _tail(exited)}"
-        )
+        return Said(-1, Outcome.TIMED_OUT, f"no end within {limit_s:.1f} s{_why(exited, '; ') or _tail(exited)}")
     if exited.signal:
-        return Said(-1, Outcome.FAILED, f"{action}: {how_it_ended(exited)}")
+        return Said(-1, Outcome.FAILED, how_it_ended(exited))
     code = exited.code
     if code == OK:
-        return Said(code, Outcome.OK, f"{action}: done")
+        return Said(code, Outcome.OK, "done")
     meaning = WORDS.get(code, "a status that the API does not have")
-    text = f"{action}: {meaning} (exit status {code}){_why(exited, ': ') or _tail(exited)}"
+    status = f"exit status {code}" if code == FAILED else f"{meaning} (exit status {code})"
+    text = f"{status}{_why(exited, ': ') or _tail(exited)}"
     if code == DEGRADED and action == "monitor":
         return Said(code, Outcome.OK, f"degraded{_why(exited, ': ')}")
     outcome = {NOT_INSTALLED: Outcome.MISSING, NOT_RUNNING: Outcome.NOT_RUNNING}.get(code, Outcome.FAILED)
@@ -221,7 +220,7 @@ class OcfAgent:
                     self._host.end(last)
                 await asyncio.wait((last.exited,), timeout=max(0.0, until_s - loop.time()))
                 if last.alive:
-                    return Said(-1, Outcome.TIMED_OUT, f"{action}: the former {self._last_action} has not ended yet")
+                    return Said(-1, Outcome.TIMED_OUT, f"the former {self._last_action} has not ended yet")
             limit_s = max(0.01, until_s - loop.time())
             try:
                 program = await self._host.run(

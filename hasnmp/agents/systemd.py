@@ -33,4 +33,5 @@ class SystemdAgent(OcfAgent):
 
     def _environment(self, action: str, limit_s: float, probe: bool) -> dict[str, str]:
         leave = leave_of(self._host.here.run_dir, self._host.here.node, self._service.unit)
-        return {"HASNMP_UNIT_LEAVE": str(leave), "HASNMP_CGROUPS": str(self._mount or "")}
+        asks = {"HASNMP_PROBE": "1"} if probe else {}
+        return {"HASNMP_UNIT_LEAVE": str(leave), "HASNMP_CGROUPS": str(self._mount or ""), **asks}

@@ -153,6 +153,9 @@ def act(action: str, unit: str) -> None:
     if action == "monitor":
         if state in ("active", "reloading"):
             return
+        # A probe asks whether there is anything to stop: what comes up is, and so is a job that waits for another unit.
+        if os.environ.get("HASNMP_PROBE") and (state not in ("inactive", "failed") or now.get("Job", (0,))[0]):
+            return
         if state == "inactive":
             raise Over(NOT_RUNNING, f"{unit} is inactive")
         raise Over(FAILED, f"{unit} is {state} ({now.get('SubState')}), result {now.get('Result')}")

@@ -58,10 +58,12 @@ class Commands:
             return
         what = f"{row.verb.name.lower().replace('_', ' ')} {row.target}".strip() + (f" to {row.to}" if row.to else "")
         refused = row.state is CommandState.REFUSED
+        head, found, why = row.text.partition(" refused: ")
+        why = why if found and head.split()[0] in what.split() else row.text  # "recover b" stands there already
         self.state.journal.happened(
             self.state.ctx, Kind.COMMAND_REFUSED if refused else Kind.COMMAND_GIVEN,
             f"{row.requester} from {row.address}: {what} (command {row.id}): "
-            + (f"refused: {row.text}" if refused else "accepted"), reason=Reason.OPERATOR,
+            + (f"refused: {why}" if refused else "accepted"), reason=Reason.OPERATOR,
         )  # fmt: skip
 
     def _execute(self, row: CommandRow) -> CommandRow:

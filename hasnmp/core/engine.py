@@ -226,7 +226,7 @@ class Engine:
             group = next((s.group for s in self.config.services() if s.name == adopted.service), "")
             if group and state.owns(group):
                 state.adopted.setdefault(group, {})[adopted.service] = adopted.pid
-        if event.durable and not mapping(event.durable).get("left_in_order"):
+        if event.durable and not event.replaced and not mapping(event.durable).get("left_in_order"):
             me = state.me
             state.journal.happened(
                 ctx, Kind.ENGINE_DOWN, f"the engine of {me} had ended without leaving", of=me, reason=Reason.RESTART

@@ -45,7 +45,7 @@ class Started:
     watchdog_ms: the hardware watchdog is armed with this time; 0 = there is none. watchdog_error: why it could not be armed.
     unclean: groups of which the guardian could not end everything yet; Released(group, 0, True) follows when it has.
     reloaded: what is new in the configuration since the former engine, in words; "" = nothing. reload_command: the command
-    that asked for it, 0 = none.
+    that asked for it, 0 = none. replaced: the guardian ended the former engine itself, for this is of another version.
     random: 64 random bits; the engine's only source of jitter. incarnation: 64 random bits.
     """
 
@@ -62,6 +62,7 @@ class Started:
     unclean: tuple[str, ...] = ()
     reloaded: str = ""
     reload_command: int = 0
+    replaced: bool = False
     durable: dict[str, Any] | None = None
 
 
@@ -151,7 +152,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AgentResult:
-    """What came of Act(attempt). took_us: how long it took. pid: of a started program, else 0."""
+    """What came of Act(attempt). took_us: how long it took. pid: of a started program, else 0. killed: which processes that are
+    none of the service's had to be killed for it."""
 
     attempt: int
     service: str
@@ -159,6 +161,7 @@ class AgentResult:
     message: str = ""
     took_us: int = 0
     pid: int = 0
+    killed: str = ""
 
 
 class FenceAction(StrEnum):

@@ -270,6 +270,11 @@ class Running:
 
     def _stopped(self, run: Run, answer: AgentResult, ctx: Context) -> None:
         name = run.settings.name
+        if answer.killed:
+            self.journal.happened(
+                ctx, Kind.HOLDERS_KILLED, f"service {name} on {self.me}: killed for its stop: {answer.killed}",
+                group=self.group.name, service=name,
+            )  # fmt: skip
         if answer.outcome in (Outcome.OK, Outcome.NOT_RUNNING):
             run.facts.pid = 0
             self._become(run, ServiceState.STOPPED, ctx, run.facts.message)
@@ -380,7 +385,7 @@ class Running:
         if self.stage is Stage.STOPPING:
             return
         if starting and self.stage is Stage.STARTING and run.settings.critical and not run.restarting:
-            self.start_failed, self.start_failed_of = f"service {name} did not start: {brief(why)}", name
+            self.start_failed, self.start_failed_of = f"service {name}: {brief(why)}", name
             return
         run.restarting = False
         self.handle(run, ctx)
@@ -396,7 +401,7 @@ class Running:
             run.given_up = True
             self._stop_one(run, ctx)
         elif rule.then == "failover" and run.settings.critical:
-            self.move_wanted = f"service {name} failed: {brief(run.facts.message)}"
+            self.move_wanted = f"service {name}: {brief(run.facts.message)}"
         if rule.then != "stop":
             run.retry_at = ctx.now + SLOW_RETRY_MS * MS
         ctx.dirty = True

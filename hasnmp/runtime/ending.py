@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from hasnmp.core.guard import NEVER, Guard
 from hasnmp.runtime import kernel
+from hasnmp.runtime.belongings import Belongings
 from hasnmp.runtime.group_addresses import GroupAddresses
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.mounts import GroupMounts
@@ -43,6 +44,7 @@ class Ending:
     addresses: GroupAddresses
     mounts: GroupMounts
     units: GroupUnits
+    belongings: Belongings
     alarm: Callable[[str], None]
     certain: frozenset[str]
     ended: Callable[[str], None] = lambda group: None
@@ -107,13 +109,18 @@ class Ending:
             recent = any(now < until for until in self.until.values())
             self.retry_at_ns = boottime_ns() + (FIRST_RETRY_NS if recent else RETRY_NS)
 
-    def _ended(self, group: str, until: int) -> None:
-        outside = self.outside(group)
+    def gone(self, group: str) -> None:
+        """Nothing of the group is here any more, seen and confirmed."""
         self.guard.ended(group)
         self.mounts.settle(group)
+        self.programs.group_folder_removed(group)
+        self.belongings.forget(group)
+
+    def _ended(self, group: str, until: int) -> None:
+        outside = self.outside(group)
+        self.gone(group)
         del self.until[group]
         self.found.discard(group)
-        self.programs.group_folder_removed(group)
         self.ended(group)
         text = f"group {group} was ended by force: {self.why.pop(group, LATE)}"
         if (late_ms := (boottime_ns() - until) // MS) > 0:

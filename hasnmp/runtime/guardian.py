@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import gc
-import json
 import logging
 import os
 import secrets
@@ -31,24 +30,18 @@ from typing import Any
 from hasnmp.arbiters.pills import Pill
 from hasnmp.core.events import Released, ReloadEnded, Staged, Troubled
 from hasnmp.core.guard import NEVER, Guard
-from hasnmp.runtime import handover, leftovers
-from hasnmp.runtime.cgroups import open_cgroups
+from hasnmp.runtime import beginning, handover, leftovers
+from hasnmp.runtime.belongings import Belongings
 from hasnmp.runtime.ending import RETRY_NS, Ending, certain
 from hasnmp.runtime.feeder import Feeder
 from hasnmp.runtime.group_addresses import GroupAddresses
 from hasnmp.runtime.handover import Handover
 from hasnmp.runtime.kernel import (
     BootTimer,
-    adopt_orphans,
     boot_id,
     boottime_ns,
-    lock_memory,
-    prefer_this_process,
-    set_name,
-    set_oom_score,
     start_time,
 )
-from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.runtime.messages import (
     AddressLost,
@@ -67,9 +60,8 @@ from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.orders import Orders
 from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
-from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
+from hasnmp.runtime.programs import Programs
 from hasnmp.runtime.reload import Reloader
-from hasnmp.runtime.units import GroupUnits
 from hasnmp.runtime.vigil import Vigil
 from hasnmp.runtime.watchdog import Watchdog
 from hasnmp.settings import Config
@@ -97,7 +89,7 @@ def run(config: Config, node: str, children: Children) -> int:
             return EXIT_LOCKED
     guardian = Guardian(config, node, children, lock)
     try:
-        guardian.start(handed)
+        beginning.begin(guardian, handed)
         guardian.loop()
         return 0
     except Exception:
@@ -119,6 +111,7 @@ class Guardian:
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     programs: Programs = field(init=False)
     addresses: GroupAddresses = field(init=False)
+    belongings: Belongings = field(init=False)
     mounts: GroupMounts = field(init=False)
     ending: Ending = field(init=False)
     watchdog: Watchdog = field(init=False)
@@ -137,6 +130,7 @@ class Guardian:
     cleaned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     engine_deaths: int = 0
+    engine_replaced: bool = False  # this guardian ended it, for new code
     heard_ns: int = 0  # when the engine said something last, or was forked
     stopping: bool = False
     finished: bool = False
@@ -144,119 +138,17 @@ class Guardian:
     wake: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
     worst_late_us: int = 0
 
-    # ---------------------------------------------------------------------------------------------------------- start
-
-    def start(self, handed: socket.socket | None = None) -> None:
-        """handed: the deputy's socket: this is new code in the place of a guardian, and takes over all that it has."""
-        config, node = self.config, self.node
-        self.orders, self.handover = Orders(self), Handover(self)
-        self.obey = self.orders.obey
-        self.guard = Guard(config.heartbeat.kill_ms * MS, show=self.board.show)
-        set_name("hasnmpd")
-        adopt_orphans()
-        self.vigil = Vigil(self)
-        self.family = Family.make(config, node, self.children, self.board, self.vigil.beat)
-        if not handed:
-            leftovers.end_former_engine(self)
-        cgroups = open_cgroups(config, node)
-        self.programs = Programs(mark_of(config, node), cgroups, self.selector, self._tell)
-        self.family.close_in_child += [self.wake[0].close, self.wake[1].close, self.timer.close, self.selector.close]
-        self.family.close_in_child += [self.programs.close_all, lambda: self.channel.close() if self.channel else None]
-        notes = [] if cgroups else [NO_CGROUP]
-        self.watchdog = Watchdog(config.watchdog)
-        self.feeder = Feeder(self)
-        self.family.close_in_child.append(self.watchdog.forget)
-        self.mounts = GroupMounts(config)
-        cleaned = (
-            []
-            if handed
-            else [*leftovers.clean(self), *GroupUnits(config, node).kill_all(), *self.mounts.cut_all(5000)[0]]
-        )
-        self.addresses = GroupAddresses(self.guard)
-        self.ending = Ending(
-            self.guard,
-            self.programs,
-            self.addresses,
-            self.mounts,
-            GroupUnits(config, node),
-            self._alarm,
-            certain(config),
-            self._ended,
-            lambda group: self.programs.outside(group, self.config),
-        )
-        self.reload = Reloader(self, self._tell)
-        cleaned += self._open_addresses(handed=bool(handed))
-        if self.addresses.why:
-            notes.append(f"no addresses can be put up: {self.addresses.why}")
-        for group in config.groups:
-            if not handed and self.ending.left_of(group.name):
-                self.ending.begin_found(group.name, boottime_ns())
-        if note := set_oom_score(-1000):
-            notes.append(note)
-        notes += prefer_this_process() + lock_memory()
-        self.cleaned, self.notes = tuple(cleaned), tuple(notes)
-        for line in cleaned:
-            log("leftover_ended", logging.WARNING, what=line, why="it ran without a lease when the guardian started")
-        if not handed:
-            self._record_holder()
-        self._watch_signals()
-        self.selector.register(self.timer, selectors.EVENT_READ, self.timer.read)
-        gc.collect()
-        gc.freeze()  # what is there now stays out of the collector's way, and so shared with the children
-        if handed:
-            handover.take_over(self, handed)
-            self._take_pills()
-            self.feeder.feed(boottime_ns())
-            return
-        self._take_pills()
-        for child in self.family.others:
-            if child.wanted():
-                self.family.fork(child)
-        self._fork_engine()
-        self.feeder.notify("READY=1")
-        self.feeder.feed(boottime_ns())
-
-    def _open_addresses(self, handed: bool = False) -> tuple[str, ...]:
-        """Protect every address that the configuration has; gives a line for each that was up and is removed."""
-        protect, kernel = virtual_addresses(self.config), self.addresses.kernel
-        if not protect:
-            return ()
-        try:
-            if kernel is not None:
-                kernel.protect(protect)
-                return ()
-            kernel = KernelAddresses(address_tag(self.config, self.node), self._alarm)
-            cleaned = kernel.attach() if handed else kernel.cleanup(protect)
-        except OSError as error:
-            self.addresses.why = f"nftables over netlink: {error.strerror}"
-            return ()
-        self.addresses.kernel, self.addresses.why = kernel, ""
-        self.family.close_in_child.append(kernel.close)
-        return cleaned
+    # --------------------------------------------------------------------------------------------------- configuration
 
     def configure(self, config: Config) -> None:
         """Go by another configuration from here on (reload.py has seen to it that nothing contradicts it)."""
-        self.config = self.mounts.config = self.ending.units.config = config
+        self.config = config
+        self.belongings.configure(config)
         self.guard.kill_ns = config.heartbeat.kill_ms * MS
         self.ending.certain = certain(config)
-        for line in self._open_addresses():
+        for line in beginning.open_addresses(self):
             log("leftover_ended", logging.WARNING, what=line, why="the configuration has this address now")
         gc.freeze()
-
-    def _record_holder(self) -> None:
-        path = Path(self.config.run_dir, f"{self.node}.holder")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump(
-                {"holder": self.holder, "boot_id": self.boot, "pid": os.getpid(), "handover": handover.FORM}, file
-            )
-
-    def _watch_signals(self) -> None:
-        for sock in self.wake:
-            sock.setblocking(False)
-        signal.set_wakeup_fd(self.wake[1].fileno(), warn_on_full_buffer=False)
-        for number in handover.SIGNALS:
-            signal.signal(number, lambda *_: None)  # the wake-up socket tells; SIGCONT: look at the clock at once
-        self.selector.register(self.wake[0], selectors.EVENT_READ, self._on_signal)
 
     # --------------------------------------------------------------------------------------------- the other processes
 
@@ -273,7 +165,9 @@ class Guardian:
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.orders.next_run, self.engine_deaths,
             self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
+            self.engine_replaced,
         )  # fmt: skip
+        self.engine_replaced = False
 
         def main() -> int:
             mine.close()
@@ -463,7 +357,7 @@ class Guardian:
             f"{pill.attacker} sent this node a poison pill over the lease disk: every group here is ended by force"
         )
         now = boottime_ns()
-        for group in (group.name for group in self.config.groups):
+        for group in self.belongings.groups():
             lease = self.guard.leases.get(group)
             if group not in self.ending.until and (lease or self.ending.left_of(group)):
                 self.guard.ending.add(group)
@@ -477,7 +371,7 @@ class Guardian:
         # Of no group ("") are fence agents: one that is left might still end whoever sent the pill.
         if self.pills and not self.ending.until and not self.family.engine.pid and not self.programs.leftovers(""):
             former, self.holder = self.holder, secrets.token_hex(8)
-            self._record_holder()
+            beginning.record_holder(self)
             log("pill_swallowed", logging.WARNING, former_holder=former, holder=self.holder, next="a new engine")
             self.pills.ended(self.holder)
             self.family.engine.start_at_ns = boottime_ns()

@@ -392,6 +392,7 @@ class Handover:
         self.renewing, self.until_ns = (name, child.pid), now + PATIENCE_NS
         child.started_ns = child.deaths = 0  # an end that is wanted: the next one comes at once
         if name == "engine":
+            g.engine_replaced = True
             g._kill_engine("the new code's engine follows")
         elif child.pid:
             with contextlib.suppress(ProcessLookupError):

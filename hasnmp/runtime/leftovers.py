@@ -39,7 +39,7 @@ def clean(g: Guardian) -> list[str]:
     """End what a former guardian left; at most 5 s, then go on and say what is left."""
     found: dict[str, None] = {}
     deadline = time.monotonic() + 5
-    while lines := g.programs.clean():
+    while lines := [*g.programs.clean(), *g.ending.units.kill_all()]:
         found.update(dict.fromkeys(lines))
         if time.monotonic() > deadline:
             return [*found, *(f"NOT ENDED: {line}" for line in lines)]
@@ -54,7 +54,7 @@ def finish(g: Guardian) -> None:
     g.finished = True
     g._kill_engine("the guardian stops")
     g.programs.end_questions()
-    groups = {group.name for group in g.config.groups} | {""}  # fence agents are of no group
+    groups = {*g.belongings.groups(), ""}  # fence agents are of no group
     for group in groups:
         g.programs.end_group(group)
     g.ending.units.kill_all()
@@ -87,6 +87,8 @@ def finish(g: Guardian) -> None:
         log("not_ended", logging.ERROR, what=line)
     if g.stopping and not left:
         g.watchdog.disarm()
+    for group in () if left else g.belongings.groups():
+        g.belongings.forget(group)
     with contextlib.suppress(OSError):
         engine_record(g).unlink()
     log("guardian_ended", worst_late_us=g.worst_late_us)

@@ -32,6 +32,7 @@ SEVERITY_LEVELS = {
     Severity.WARNING: logging.WARNING,
     Severity.INFO: logging.INFO,
 }
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
 LONGEST = select.PIPE_BUF  # octets of a line: a pipe that select calls writable takes this much without blocking
 
 
@@ -69,6 +70,17 @@ def _shorten(_logger: Any, _method: str, event: structlog.typing.EventDict) -> s
     return event
 
 
+def _to_journal() -> bool:
+    """Does systemd's journal read standard error? systemd.exec(5), $JOURNAL_STREAM."""
+    told, found = os.environ.get("JOURNAL_STREAM", ""), os.fstat(sys.stderr.fileno())
+    return told == f"{found.st_dev}:{found.st_ino}"
+
+
+def _prefixed(_logger: Any, method: str, line: str) -> str:
+    """With its syslog priority, as the journal takes it: sd-daemon(3), and RFC 5424, 6.2.1."""
+    return f"<{PRIORITIES.get(method, 6)}>{line}"
+
+
 def set_up(log: settings.Log, node: str, process: str) -> Any:
     """Configure structlog for this process and return its logger, bound to the node's and the process's names.
 
@@ -76,6 +88,7 @@ def set_up(log: settings.Log, node: str, process: str) -> Any:
     """
     terminal = sys.stderr.isatty()
     console = log.format == "console" or (log.format == "auto" and terminal)
+    prefix: list[Any] = [_prefixed] if _to_journal() else []
     plain: list[Any] = [] if console else [structlog.processors.format_exc_info, _shorten]
     renderer: Any = structlog.processors.JSONRenderer()
     if console:
@@ -89,6 +102,7 @@ def set_up(log: settings.Log, node: str, process: str) -> Any:
             structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if console else "iso", utc=not console),
             *plain,
             renderer,
+            *prefix,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS.get(log.level, logging.INFO)),
         logger_factory=structlog.WriteLoggerFactory(file=cast("Any", Output(sys.stderr.fileno()))),

@@ -21,8 +21,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hasnmp.runtime.belongings import Belongings
 from hasnmp.runtime.kernel import boottime_ns, prefer_this_process, set_name
-from hasnmp.settings import Config
 
 MS = 1_000_000
 FS_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
@@ -171,12 +171,12 @@ class Helper:
 class GroupMounts:
     """What the groups may have mounted, and the helpers that cut it off."""
 
-    config: Config
+    belongings: Belongings
     helpers: dict[tuple[str, str], Helper] = field(default_factory=dict)  # (group, directory)
 
     def of(self, group: str) -> list[Mount]:
         """What is mounted now of the group."""
-        places = [s.mounts for s in self.config.services() if s.group == group and s.mounts]
+        places = self.belongings.of(group).mounts
         if not places:
             return []
         among = mounted()
@@ -237,7 +237,7 @@ class GroupMounts:
 
     def cut_all(self, within_ms: int) -> tuple[list[str], list[str]]:
         """Cut off every group's, waiting for it at most so long. Gives what was found, and what of it is left."""
-        groups = [group.name for group in self.config.groups]
+        groups = self.belongings.groups()
         found: dict[str, None] = {}
         deadline = time.monotonic() + within_ms / 1000
         while True:

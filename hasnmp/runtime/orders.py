@@ -91,6 +91,8 @@ class Orders:
             # and nothing can be started by it (_run and the addresses look at the releases themselves).
             free = "/" not in lease.group
             (taken if free and self.guardian.guard.extend(lease, boottime_ns()) else refused).append(lease)
+        for lease in taken:
+            self.guardian.belongings.leased(lease.group)
         if taken:
             self.guardian._tell(Extended(tuple(taken), True))
             for lease in taken if self.guardian.config.log.level == "debug" else ():
@@ -151,8 +153,7 @@ class Orders:
                 continue
             del self.releases[group]
             if not left:
-                self.guardian.guard.ended(group)
-                self.guardian.programs.group_folder_removed(group)
+                self.guardian.ending.gone(group)
             self.guardian._tell(
                 Released(group, pending.token, not left, ("still there: " if left else "") + ", ".join(left))
             )

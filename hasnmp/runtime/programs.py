@@ -22,6 +22,7 @@ from hasnmp.config_ocf import outlives
 from hasnmp.core.events import Outcome
 from hasnmp.runtime import proc
 from hasnmp.runtime.becoming import become, filled
+from hasnmp.runtime.belongings import Belongings
 from hasnmp.runtime.cgroups import Cgroups, folder_name, open_cgroups
 from hasnmp.runtime.kernel import F_SETPIPE_SZ, FIONREAD, boottime_ns, fork_into, hurried_children
 from hasnmp.runtime.kernel_address import KernelAddresses
@@ -467,7 +468,8 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
         mark_of(config, node), open_cgroups(config, node), selectors.SelectSelector(), lambda message: None
     )
     deadline = time.monotonic() + within_ms / 1000
-    units = GroupUnits(config, node)
+    belongings = Belongings(config, node)
+    units = GroupUnits(belongings)
     left: list[str] = [*programs.clean(), *units.kill_all()]
     if addresses := virtual_addresses(config):
         problem = ""
@@ -479,9 +481,11 @@ def end_everything(config: Config, node: str, within_ms: int = 5000) -> tuple[st
             problem = f"addresses: {error}"
     else:
         problem = ""
-    _, mounts = GroupMounts(config).cut_all(max(0, int((deadline - time.monotonic()) * 1000)))
+    _, mounts = GroupMounts(belongings).cut_all(max(0, int((deadline - time.monotonic()) * 1000)))
     while left and time.monotonic() < deadline:
         time.sleep(0.002)
         left = [*programs.clean(), *units.kill_all()]
     os.close(programs._null)
+    for group in () if left or mounts else belongings.groups():
+        belongings.forget(group)
     return (*left, *mounts, *((problem,) if problem else ()))

@@ -249,8 +249,7 @@ class Reloader:
         """The new configuration is in force from here on; the engine that is forked next begins with it."""
         guardian, old, new = self._guardian, self._guardian.config, pending.config
         for group in pending.changes.groups:
-            guardian.guard.ended(group)  # seen to be gone just now
-            guardian.programs.group_folder_removed(group)
+            guardian.ending.gone(group)  # seen just now
         guardian.configure(new)
         if new.log != old.log:
             set_up_log(new.log, guardian.node)

@@ -15,8 +15,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from hasnmp.runtime.belongings import Belongings
 from hasnmp.runtime.cgroups import Cgroups, find_mount
-from hasnmp.settings import Config
 
 
 def folders(units: set[str]) -> list[Path]:
@@ -40,11 +40,10 @@ def leave_of(run_dir: str, node: str, unit: str) -> Path:
 
 @dataclass(slots=True)
 class GroupUnits:
-    config: Config
-    node: str
+    belongings: Belongings
 
     def _names(self, group: str) -> set[str]:
-        return {s.unit for s in self.config.services() if s.group == group and s.unit}
+        return set(self.belongings.of(group).units)
 
     def _of(self, group: str) -> list[Path]:
         try:
@@ -56,7 +55,7 @@ class GroupUnits:
         """From here on systemd starts none of them. Returns those that it may start still, a text each."""
         allowed = []
         for unit in self._names(group):
-            leave = leave_of(self.config.run_dir, self.node, unit)
+            leave = leave_of(self.belongings.config.run_dir, self.belongings.node, unit)
             try:
                 leave.unlink(missing_ok=True)
             except OSError as error:  # what runs is killed all the same
@@ -76,12 +75,21 @@ class GroupUnits:
         allowed a unit after kill()."""
         allowed = self._forbid(group)
         return allowed + [
-            f"process {pid} ({folder.name})" for folder in self._of(group) for pid in Cgroups.pids(folder)
+            f"process {pid} ({folder.name}{self._how_to_free(folder.name)})"
+            for folder in self._of(group)
+            for pid in Cgroups.pids(folder)
         ]
+
+    def _how_to_free(self, unit: str) -> str:
+        if self.belongings.is_configured(unit):
+            return ""
+        # agents/systemd_unit.py has put it there, and takes it away with a stop in order; no stop will follow.
+        drop_in = f"/run/systemd/system/{unit}.d/50-hasnmp.conf"
+        return f", of no group any more; before systemd starts it again: rm {drop_in}; systemctl daemon-reload"
 
     def kill_all(self) -> list[str]:
         """Of every group; gives what lived."""
-        groups = [group.name for group in self.config.groups]
+        groups = self.belongings.groups()
         lines = [line for group in groups for line in self.left(group)]
         for group in groups:
             self.kill(group)

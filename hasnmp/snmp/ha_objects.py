@@ -77,7 +77,7 @@ KIND_NUMBERS: dict[Kind, int] = {kind: number for number, kind in enumerate((
     Kind.FENCE_STARTED, Kind.FENCE_UNTESTED, Kind.FENCE_TESTED, Kind.CONFIG_REFUSED, Kind.CONFIG_ACCEPTED,
     Kind.WATCHDOG_LOST, Kind.WATCHDOG_RESTORED, Kind.STATE_NOT_SAVED, Kind.STATE_SAVED,
     Kind.COMMAND_GIVEN, Kind.COMMAND_REFUSED, Kind.HOOK_FAILED,
-    Kind.PROCESS_LOST, Kind.PROCESS_RESTORED, Kind.ENGINE_ID_CHANGED), 1)}  # fmt: skip
+    Kind.PROCESS_LOST, Kind.PROCESS_RESTORED, Kind.ENGINE_ID_CHANGED, Kind.HOLDERS_KILLED), 1)}  # fmt: skip
 
 
 def _fit(syntax: Syntax, raw: Any) -> Value:

@@ -3,7 +3,7 @@
     python systemd_stand_in.py FOLDER SLICE
 
 FOLDER has a file for each unit, one JSON object: command (its program), result (of the start job, default done), hang (the
-job never ends), state (UnitFileState). What is asked of it is written to FOLDER/calls, a line each. SLICE: the folder of
+job never ends), state (UnitFileState), active (ActiveState until it is started or stopped), job (one of it waits). What is asked of it is written to FOLDER/calls, a line each. SLICE: the folder of
 control groups in which units run.
 """
 
@@ -31,6 +31,7 @@ class Manager:
         Proxy(message_bus, self.bus).RequestName("org.freedesktop.systemd1")
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.failed: set[str] = set()
+        self.asked: set[str] = set()  # to start or stop
         self.jobs = 0
 
     def unit(self, name: str) -> dict[str, Any] | None:
@@ -41,6 +42,8 @@ class Manager:
         process = self.running.get(name)
         if process is not None and process.poll() is None:
             return "active"
+        if name not in self.asked:
+            return str((self.unit(name) or {}).get("active", "inactive"))
         if process is not None:
             self.failed.add(name)
             del self.running[name]
@@ -53,6 +56,7 @@ class Manager:
             "LoadState": ("s", "loaded" if unit else "not-found"), "ActiveState": ("s", state), "SubState": ("s", state),
             "UnitFileState": ("s", str((unit or {}).get("state", "disabled"))),
             "Result": ("s", "signal" if state == "failed" else "success"),
+            "Job": ("(uo)", (0, "/") if name in self.asked else ((unit or {}).get("job", 0), "/")),
             "ControlGroup": ("s", str((unit or {}).get("group", group)) if state == "active" else ""),
         }  # fmt: skip
 
@@ -102,6 +106,7 @@ class Manager:
                 self.bus.send(new_error(message, *words))
                 return
             self.jobs += 1
+            self.asked.add(name)
             job = f"{ROOT}/job/{self.jobs}"
             self.bus.send(new_method_return(message, "o", (job,)))
             if not unit.get("hang"):

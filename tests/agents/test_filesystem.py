@@ -148,6 +148,7 @@ def test_who_holds_it_open_is_killed_if_the_configuration_says_so(disk: Disk) ->
             said(result, Outcome.OK, "unmounted, at try")
             assert result.took_us > 900_000, "in order first, for half of the time"
             assert holder.wait(30) == -signal.SIGKILL
+            assert result.killed == f"python ({holder.pid})"
 
     play(disk, story, unmount="kill")
 

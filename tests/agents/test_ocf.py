@@ -70,7 +70,7 @@ def said(result: AgentResult, outcome: Outcome, *words: str) -> None:
     ("code", "outcome", "word"),
     [
         (0, Outcome.OK, "runs"),
-        (1, Outcome.FAILED, "failed (exit status 1): no heart"),
+        (1, Outcome.FAILED, "exit status 1: no heart"),
         (2, Outcome.FAILED, "an option is wrong"),
         (3, Outcome.FAILED, "does not have this action"),
         (4, Outcome.FAILED, "lacks a permission"),
@@ -115,7 +115,7 @@ def test_a_start_that_fails_says_why(scripted: Any, tmp_path: Path) -> None:
 
     @play(tmp_path, service(agent))
     async def story(bench: Bench) -> None:
-        said(await bench.act("web", Action.START), Outcome.FAILED, "start: failed (exit status 1): port 80 is taken")
+        said(await bench.act("web", Action.START), Outcome.FAILED, "exit status 1: port 80 is taken")
 
 
 def test_a_service_that_is_never_up_is_a_start_that_took_too_long(scripted: Any, tmp_path: Path) -> None:

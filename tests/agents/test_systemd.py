@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from hasnmp import settings
 from hasnmp.agents import systemd_files
 from hasnmp.core.events import Action, Outcome
+from hasnmp.runtime.belongings import Belongings
 from hasnmp.runtime.cgroups import find_mount
 from hasnmp.runtime.units import GroupUnits, folders, leave_of
 from hasnmp.settings import Check
@@ -132,6 +133,21 @@ def test_a_job_that_fails_says_how(systemd: StandIn) -> None:
         said(await bench.act("web", Action.START, 10_000), Outcome.FAILED, "the job ended with dependency")
 
 
+@pytest.mark.parametrize(
+    "unit", [{"active": "active"}, {"active": "activating"}, {"active": "inactive", "job": 7}, {"active": "failed"}, {}]
+)
+def test_what_runs_or_will_run_without_a_lease_is_stopped(systemd: StandIn, unit: dict[str, Any]) -> None:
+    """A boot starts the unit: its main program may not be there yet, nor even the first of it."""
+    systemd.unit(**unit)
+
+    @play(systemd.folder, service())
+    async def story(bench: Bench) -> None:
+        bench.host.released("g")
+        bench.agents.adopt((), ())
+        await bench.until(lambda: not bench.agents._tasks)
+        assert ("StopUnit" in systemd.calls) is (unit not in ({"active": "failed"}, {}))
+
+
 def test_a_job_that_never_ends_is_a_start_that_took_too_long(systemd: StandIn) -> None:
     systemd.unit(hang=True)
 
@@ -190,7 +206,7 @@ def test_a_units_processes_are_found_and_ended_by_their_control_group(systemd: S
 
     @play(systemd.folder, service())
     async def story(bench: Bench) -> None:
-        units = GroupUnits(config, "node-a")
+        units = GroupUnits(Belongings(config, "node-a"))
         assert units.left("g") == []
         said(await bench.act("web", Action.START, 10_000), Outcome.OK)
         assert folders({UNIT}) == [systemd.slice / UNIT]
@@ -203,7 +219,7 @@ def test_systemd_starts_nothing_of_a_group_that_has_ended(systemd: StandIn) -> N
     """A job that waits for another unit, and the program that follows one that was killed: systemd executes both, if it may,
     long after the lease."""
     systemd.unit()
-    units = GroupUnits(of_group(systemd), "node-a")
+    units = GroupUnits(Belongings(of_group(systemd), "node-a"))
     leave = leave_of(str(systemd.folder / "run"), "node-a", UNIT)
     ran = systemd.folder / "ran"
 
@@ -241,7 +257,7 @@ def test_systemd_starts_nothing_of_a_group_that_has_ended(systemd: StandIn) -> N
 
 def test_a_unit_that_can_not_be_forbidden_is_no_end(systemd: StandIn) -> None:
     """And what runs of it is killed all the same."""
-    units = GroupUnits(of_group(systemd), "node-a")
+    units = GroupUnits(Belongings(of_group(systemd), "node-a"))
     leave_of(str(systemd.folder / "run"), "node-a", UNIT).mkdir(
         parents=True
     )  # a folder can't be unlinked, nor can others on a sick disk

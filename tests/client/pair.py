@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -29,6 +30,15 @@ def wait_for(what: Callable[[], T], seconds: float = 20, why: Callable[[], objec
         assert time.monotonic() < deadline, f"not within {seconds} s: {why()}"
         time.sleep(0.02)
     return answer
+
+
+def picture(path: str) -> View | None:
+    """What the engine behind a control socket says; None: no engine answers there."""
+    try:
+        with contextlib.closing(Control(path)) as control:
+            return control.view()
+    except HasnmpError:
+        return None
 
 
 def free_port(kind: socket.SocketKind, *addresses: str) -> int:
@@ -190,16 +200,7 @@ log: {{format: json}}
     # ---------------------------------------------------------------------------------------------- what they say
 
     def view(self, node: str) -> View | None:
-        try:
-            control = Control(str(self.folder / node / "control.sock"))
-        except HasnmpError:
-            return None
-        try:
-            return control.view()
-        except HasnmpError:
-            return None
-        finally:
-            control.close()
+        return picture(str(self.folder / node / "control.sock"))
 
     def owner(self, group: str) -> str:
         """The node that says that it runs it; "" for none."""

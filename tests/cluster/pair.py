@@ -17,6 +17,7 @@ from typing import Any
 from hasnmp.console.control import Control
 from hasnmp.errors import HasnmpError
 from hasnmp.model import CommandRow, EventRow, GroupState, Kind, NodeState, Proof, ServiceState, Verb, View
+from tests.client.pair import picture
 from tests.cluster.lab import ETC, HERE, LEASE, PATIENCE, PROJECT, STATE, Lab, cluster_name, sh, wait_for
 from tests.cluster.watch import PORT, Watch, spent_ms
 from tests.snmp.mibs import net_snmp_environment
@@ -262,17 +263,7 @@ log: {{format: json, level: {self.log_level}}}
         return str(self.lab[node].path("/run/hasnmp/control.sock"))
 
     def view(self, node: str) -> View | None:
-        """The node's picture; None: no engine answers there."""
-        try:
-            control = Control(self.socket(node))
-        except HasnmpError:
-            return None
-        try:
-            return control.view()
-        except HasnmpError:
-            return None
-        finally:
-            control.close()
+        return picture(self.socket(node))
 
     def rows(self, node: str, table: str) -> dict[str, Any]:
         view = self.view(node)

@@ -14,7 +14,7 @@ import pytest
 from hasnmp import settings, wire
 from hasnmp.config import REQUIRED, known_keys, load, parse
 from hasnmp.config_fence import is_secret
-from hasnmp.config_judge import HEARTBEAT_GROUP, HEARTBEAT_HEAD, HEARTBEAT_MOST
+from hasnmp.config_groups import HEARTBEAT_GROUP, HEARTBEAT_HEAD, HEARTBEAT_MOST
 from hasnmp.config_schema import CHECK, CHECK_TYPES, OPTIONS
 from hasnmp.errors import ConfigError, WireError
 from hasnmp.model import Failback

@@ -17,10 +17,11 @@ answer can be late, bad or missing.
     tell b r/inhibit/nfs [3,"b","words"]      one fact of b's exchange stream
     disk nfs b=held:7:3:3000ms b=unreadable holder=b2      state:token:seq:duration of a slot, as the next read finds it
     arbiter nfs error=... unwritten uuid=...  the answer to the outstanding call, from the disk
-    extended ok|refused    released nfs ok|left    sent [-20ms]    persisted ok|failed    result web start ok|failed|...
+    extended ok|refused    released nfs ok|left    sent [-20ms]    persisted ok|failed    result web start ok|failed|... [killed=WHO]
     retire web groups=db keys=k2,k1 stop=100ms for=1         reload-ended CODE for=1          a new configuration
     apply FILE          staged FILE CODE      a file for all nodes; what this node's loader thinks of it
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
+    start ... replaced=yes                    the guardian ended the former one, for new code
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     troubled snmp WORDS    a process of the stack, as the guardian says; no words: it works again
@@ -558,6 +559,7 @@ class Driver:
                 watchdog_ms=milliseconds(options.get("watchdog", "0ms")) // MS,
                 unclean=tuple(x for x in options.get("unclean", "").split(",") if x),
                 reloaded=options.get("reloaded", ""), reload_command=int(options.get("for", "0")),
+                replaced="replaced" in options,
             )
         )  # fmt: skip
 
@@ -704,13 +706,14 @@ class Driver:
             self.saved = json.loads(json.dumps(done.document))
         self.step(Persisted(done.version, ok, "" if ok else "No space left on device"))
 
-    def do_result(self, words: list[str], _: dict[str, str]) -> None:
+    def do_result(self, words: list[str], options: dict[str, str]) -> None:
         if words[0] not in self.acts:
             raise Missing("no action is under way")
         if self.acts[words[0]].action.value != words[1]:
             raise Missing(f"{self.acts[words[0]].action.value} is under way")
         act = self.acts.pop(words[0])
-        self.event("result", self.outcome(act, Outcome[words[2].upper()], "why"))
+        answer = self.outcome(act, Outcome[words[2].upper()], "why")
+        self.event("result", replace(answer, killed=options.get("killed", "")))
 
     def do_exited(self, words: list[str], _: dict[str, str]) -> None:
         assert self.engine is not None

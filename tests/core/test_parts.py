@@ -285,15 +285,17 @@ def test_a_command_from_the_network_is_an_event_with_who_and_what_came_of_it() -
     }
     driver.step(CommandIn(2, Verb.PERMIT, "nfs", "snmp:noc", address="192.0.2.7"))
     driver.step(CommandIn(3, Verb.FAILOVER, "nfs", "snmp:noc", to="zoe", address="192.0.2.7"))
+    driver.step(CommandIn(9, Verb.RECOVER, "b", "snmp:noc", address="192.0.2.7"))
     refused = CommandIn(4, Verb.SET, "haInhibit.0", "snmp:tom", address="192.0.2.8", message="SET of it: no", code=28)
     driver.step(refused)
     told = [e for e in journal.events.values() if e.kind in (Kind.COMMAND_GIVEN, Kind.COMMAND_REFUSED)]
     assert [(e.kind, e.severity) for e in told] == [
         (Kind.COMMAND_GIVEN, Severity.INFO), (Kind.COMMAND_REFUSED, Severity.WARNING),
-        (Kind.COMMAND_REFUSED, Severity.WARNING),
+        (Kind.COMMAND_REFUSED, Severity.WARNING), (Kind.COMMAND_REFUSED, Severity.WARNING),
     ]  # fmt: skip
     assert "snmp:noc from 192.0.2.7: permit nfs (command 2): accepted" == told[0].message
     assert "failover nfs to zoe (command 3): refused: no node 'zoe'" in told[1].message
+    assert told[2].message == "snmp:noc from 192.0.2.7: recover b (command 4): refused: it is not recovering"
     row = list(journal.commands.values())[-1]
     assert (row.verb, row.state, row.code, row.text) == (
         Verb.SET,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
-from hasnmp.runtime import deputy, guardian, handover, kernel, loader, members, programs, vigil, watchdog
+from hasnmp.runtime import beginning, deputy, guardian, handover, kernel, loader, members, programs, vigil, watchdog
 from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
@@ -41,9 +41,10 @@ def make_config(
     pills: str = "",
     unit: str = "",
     agent: str = "",
+    groups: str = "gh",
     kill_ms: int = 150,
 ) -> Config:
-    """unit: a systemd unit of group g. agent: of its service "other". pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
+    """groups: those that the file has. unit: a systemd unit of group g. agent: of its service "other". pills: a lease disk over which node m may send n a poison pill. filesystem: options of the service "files" of group g. disk, accept: of group g. watchdog: its device, of 1 s."""
     nodes: tuple[NodeSettings, ...] = (NodeSettings("n", {"lan": "127.0.0.1"}),)
     if pills:
         nodes = (replace(nodes[0], fence=(FenceLevel("pill", "power"),)), NodeSettings("m", {"lan": "127.0.0.2"}))
@@ -61,9 +62,13 @@ def make_config(
         nodes,
         Heartbeat(kill_ms=kill_ms),
         Arbiter("disk", pills) if pills else Arbiter("none"),
-        (
-            Group("g", ("n",), tuple(services), disk=disk, accept_unfenced_disk=accept),
-            Group("h", ("n",), (Service("mail", "h", "exec", {}),)),
+        tuple(
+            group
+            for group in (
+                Group("g", ("n",), tuple(services), disk=disk, accept_unfenced_disk=accept),
+                Group("h", ("n",), (Service("mail", "h", "exec", {}),)),
+            )
+            if group.name in groups
         ),
         watchdog=Watchdog(watchdog, 1),
         run_dir=run_dir,
@@ -151,6 +156,10 @@ class Stack:
         self.messages: list[Any] = []
         self.run = 0
         self.start()
+
+    def configure(self, **more: Any) -> None:
+        """Another file, from the next start on."""
+        self.arguments[-1] = json.dumps(more)
 
     def start(self) -> Hello:
         command = [sys.executable, "-m", "tests.runtime.stack", *self.arguments]
@@ -283,7 +292,7 @@ def main() -> int:
     kernel.restart_machine = restart_machine
     watchdog.fcntl = types.SimpleNamespace(ioctl=ioctl)  # type: ignore[assignment]
     if mode == "ordinary":
-        guardian.open_cgroups = programs.open_cgroups = lambda config, node: None  # type: ignore[attr-defined]
+        beginning.open_cgroups = programs.open_cgroups = lambda config, node: None  # type: ignore[attr-defined]
     if mode == "nobody":
         os.setgroups([])
         os.setgid(65534)

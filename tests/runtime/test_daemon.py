@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp import settings
+from hasnmp.model import Severity
 from hasnmp.runtime import daemon, log
 
 FORM = """
@@ -121,6 +122,20 @@ def test_a_line_of_the_log_is_whole_and_json(capfd: pytest.CaptureFixture[str]) 
     assert [line["event"] for line in lines] == ["peer_lost", "engine_failed"]
     assert (lines[0]["node"], lines[0]["silent_ms"], lines[0]["level"]) == ("node-a", 2100, "info")
     assert "ValueError" in lines[1]["exception"] or lines[1]["exception"].endswith("x")
+
+
+def test_the_journal_gets_each_lines_priority(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that `journalctl -p err` shows what is wrong, and nothing else."""
+    errors = os.fstat(sys.stderr.fileno())
+    for stream, prefixes in ((f"{errors.st_dev}:{errors.st_ino}", ["<6>", "<4>", "<2>"]), ("1:2", ["", "", ""])):
+        monkeypatch.setenv("JOURNAL_STREAM", stream)
+        logger = log.set_up(settings.Log(format="json"), "node-a", "engine")
+        logger.info("peer_joined")
+        logger.warning("peer_late")
+        logger.log(log.SEVERITY_LEVELS[Severity.CRITICAL], "peer_lost")
+        assert [line.partition("{")[0] for line in capfd.readouterr().err.splitlines()] == prefixes
 
 
 def test_the_journals_socket_is_not_waited_for() -> None:

@@ -131,6 +131,33 @@ def test_a_guardian_that_died_leaves_nothing_mounted(stack: Stack, disk: Disk, h
     assert clean(disk)
 
 
+@pytest.mark.parametrize("file", [{"groups": "h"}, {}], ids=["without the group", "without the service"])
+def test_what_the_file_has_no_more_is_cut_off_too(stack: Stack, disk: Disk, file: dict[str, str]) -> None:
+    """The whole stack dies, the file is changed, the stack starts: the lease was this node's, and is no more."""
+    stack.lease(60000)
+    mount(stack, disk)
+    engine = stack.engine_pid
+    with open(f"/proc/{engine}/ns/mnt") as namespace:
+        enter = ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{namespace.fileno()}"]
+        os.kill(engine, signal.SIGSTOP)
+        os.kill(stack.process.pid, signal.SIGKILL)
+        stack.process.wait()
+        stack.command_prefix = [*enter, "env", "-C", os.getcwd()]
+        stack.configure(**file)
+        hello = stack.start()
+        assert not is_mounted(stack, disk)
+        assert f"file system {disk.directory} ({disk.device})" in hello.cleaned
+        assert hello.unclean == ()
+        # From here on it is the administrator's own.
+        disks.sh(*enter, "mount", disk.device, str(disk.directory))
+        os.kill(stack.engine_pid, signal.SIGSTOP)
+        os.kill(stack.process.pid, signal.SIGKILL)
+        stack.process.wait()
+        assert stack.start().cleaned == ()
+        assert is_mounted(stack, disk)
+        disks.sh(*enter, "umount", str(disk.directory))
+
+
 def test_an_orderly_stop_that_becomes_one_by_force_cuts_it_off(stack: Stack, disk: Disk) -> None:
     stack.lease(60000)
     mount(stack, disk)

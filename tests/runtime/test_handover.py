@@ -130,6 +130,7 @@ def test_leases_programs_and_what_the_engine_said_live_on(stack: Stack) -> None:
     renew_for(owner, lambda: stack.engine_pid != engine)  # renewed: the next engine is the new code's
     hello = stack.hello
     assert hello.holder == holder
+    assert hello.replaced
     assert {(lease.group, lease.token) for lease in hello.leases} == {("g", 1), ("h", 9)}
     assert {(p.run, p.pid) for p in hello.running} == {(run, pid), (late, db)}
     assert hello.next_run == late + 1

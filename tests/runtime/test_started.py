@@ -210,6 +210,35 @@ def test_a_systemd_unit_ends_with_the_guardian(tmp_path: Path) -> None:
         folder.parent.rmdir()
 
 
+def test_a_systemd_unit_of_a_group_that_the_file_has_no_more_is_ended_at_the_start(tmp_path: Path) -> None:
+    mount = find_mount()
+    assert mount
+    folder = mount / f"hasnmptest{os.getpid()}.slice" / f"hasnmp-test-{os.getpid()}.service"
+    folder.mkdir(parents=True)
+    stack = Stack(tmp_path, "cgroup", unit=folder.name.removesuffix(".service"))
+    unit = subprocess.Popen(["sleep", "1000"])
+    try:
+        stack.lease(60_000)
+        (folder / "cgroup.procs").write_text(str(unit.pid))
+        for pid in (stack.engine_pid, stack.process.pid):
+            os.kill(pid, signal.SIGSTOP)
+        for pid in (stack.engine_pid, stack.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        stack.process.wait()
+        stack.configure(groups="h")
+        hello = stack.start()
+        assert unit.wait(5) == -signal.SIGKILL
+        (line,) = hello.cleaned
+        assert line.startswith(f"process {unit.pid} ({folder.name}, of no group any more;")
+        assert f"{folder.name}.d/50-hasnmp.conf" in line, "systemd would refuse its start for ever"
+    finally:
+        unit.kill()
+        unit.wait()
+        stack.close()
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
 @pytest.mark.parametrize("purpose", [Purpose.START, Purpose.SERVICE])
 def test_what_runs_in_a_session_of_its_user_ends_with_the_lease(tmp_path: Path, purpose: Purpose) -> None:
     """Where systemd-logind runs, su moves what it starts to a control group of the session (pam_systemd)."""
