@@ -78,7 +78,7 @@ class Durable:
         left = strings(document.get("left")) if document.get("holder") == event.holder else set()
         for peer in state.peers.values():
             if peer.name in left:
-                peer.state = NodeState.LEFT  # as the former engine heard it; a node that was away itself expects it back
+                peer.state = NodeState.LEFT  # as the former engine heard it; after a boot it is expected back
             peer.late = f"{Kind.HEARTBEAT_LOST.value}/{peer.name}" in state.journal.alarms  # its clear is still owed
 
     def _restore_leave(self, lease: Lease, saved: Any) -> None:

@@ -213,7 +213,7 @@ class Talk:
                 before = facts.token
                 if state.board.hear_group(name, value, ctx):
                     ctx.dirty = True
-                    state.journal.changed |= facts.token > before  # by which an older word is known, also after a restart
+                    state.journal.changed |= facts.token > before  # an older word is known by it, also after a restart
                     # Of one that nobody has, only its last owner tells; who had it before that one may not know better.
                     if not facts.owner and facts.token >= state.leases[name].token_seen:
                         state.had_by(name, peer.name)
