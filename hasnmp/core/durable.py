@@ -14,7 +14,7 @@ from hasnmp.core.journal import mapping, number_of, strings
 from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.running import Stage
 from hasnmp.core.state import State
-from hasnmp.model import Kind
+from hasnmp.model import Kind, NodeState
 from hasnmp.wire import NodeFlag
 
 ROOM = 100  # tokens are made durable this many ahead, so that no takeover waits for the store
@@ -75,7 +75,10 @@ class Durable:
             for node, seq in mapping(mapping(document.get("slots")).get(name)).items():
                 lease.floors[node] = number_of(seq)
             self._restore_leave(lease, mapping(document.get("forever")).get(name))
+        left = strings(document.get("left")) if document.get("holder") == event.holder else set()
         for peer in state.peers.values():
+            if peer.name in left:
+                peer.state = NodeState.LEFT  # as the former engine heard it; after a boot it is expected back
             peer.late = f"{Kind.HEARTBEAT_LOST.value}/{peer.name}" in state.journal.alarms  # its clear is still owed
 
     def _restore_leave(self, lease: Lease, saved: Any) -> None:
@@ -156,6 +159,7 @@ class Durable:
             },
             "forgot": sorted(state.forgot) if state.unheard() else [],
             "role": int(state.role), "holder": state.holder,
+            "left": sorted(p.name for p in state.peers.values() if p.state is NodeState.LEFT),
             "left_in_order": self.leave_stage > 0 or self.retired,
             "fencing": state.fencing.document(state.holder),
             "arbiter_uuid": state.arbiter.uuid, "slots": {n: dict(x.floors) for n, x in state.leases.items() if x.floors},

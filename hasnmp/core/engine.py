@@ -361,6 +361,7 @@ class Engine:
         before, peer.state = peer.state, NodeState.LEFT if left else NodeState.LOST
         peer.changed_ns = ctx.now
         peer.transitions += 1
+        state.journal.changed = True  # who left in order is durable
         for link in peer.links.values():
             link.state = LinkState.DOWN
         ctx.dirty = True
@@ -387,7 +388,7 @@ class Engine:
             state.starting = False
             ctx.dirty = ctx.beat = True
             for peer in state.peers.values():
-                if not peer.heard_ns:
+                if not peer.heard_ns and peer.state is not NodeState.LEFT:
                     self._never_heard(peer)
         else:
             ctx.wake(end)

@@ -188,6 +188,7 @@ class Reload:
         if not event.reloaded:
             if former.get("holder") != event.holder:  # the whole stack has started, so it has read the file anew
                 self._accepted(f"{state.config.source} is in force")
+                self._forget()
             return
         state.resumed = True
         role = number_of(former.get("role"))
@@ -213,8 +214,10 @@ class Reload:
         nodes = {n.name for n in config.nodes}
         links = {f"{n.name}/{link}" for n in config.nodes for link in n.links}
         levels = {f"{n.name}/{i + 1}" for n in config.nodes for i in range(len(n.fence))}
-        known = nodes | links | levels | set(state.leases) | set(state.services)
+        versions = {f"{n}/version" for n in nodes}
+        known = nodes | links | levels | versions | set(state.leases) | set(state.services) | {config.arbiter.type}
         for alarm in tuple(state.journal.alarms.values()):
-            if alarm.object and alarm.object not in known and alarm.object != config.arbiter.type:
+            # Processes are in no file; the guardian tells of one again only when it is better.
+            if alarm.object and alarm.object not in known and alarm.kind is not Kind.PROCESS_LOST:
                 clear = state.journal.clear_of(alarm.kind)
                 state.journal.clear(state.ctx, clear, alarm.object, f"{alarm.object} is not configured any more")

@@ -127,13 +127,12 @@ class Talk:
         if before is NodeState.LOST:
             self.told_suspects, self.told_slots = {}, {}  # it could not be told while it was not heard
         peer.transitions += 1
-        ctx.dirty = True
-        if new is NodeState.UP or before is NodeState.LOST:
-            state.journal.clear(
-                ctx, Kind.NODE_JOINED, peer.name, f"{peer.name} is {new.name.lower()}", peer=peer.name,
-                peer_state=int(new), previous=int(before), state=int(new), reason=Reason.HEARTBEAT,
-                common=f"{peer.name}/{peer.incarnation:x}/joined",
-            )  # fmt: skip
+        ctx.dirty = state.journal.changed = True
+        state.journal.clear(
+            ctx, Kind.NODE_JOINED, peer.name, f"{peer.name} is {new.name.lower()}", peer=peer.name,
+            peer_state=int(new), previous=int(before), state=int(new), reason=Reason.HEARTBEAT,
+            common=f"{peer.name}/{peer.incarnation:x}/joined",
+        )  # fmt: skip
 
     def _link_up(self, peer: Peer, link: Link) -> None:
         before, link.state, link.changed_ns = link.state, LinkState.UP, self.ctx.now
@@ -210,9 +209,13 @@ class Talk:
                 if state.board.registers.merge(name, value):
                     ctx.dirty = state.journal.changed = True
             elif kind == "g" and name in state.leases and not state.owns(name):
+                facts = state.board.groups[name]
+                before = facts.token
                 if state.board.hear_group(name, value, ctx):
                     ctx.dirty = True
-                    if not state.board.groups[name].owner:  # of one that nobody has, only its last owner tells
+                    state.journal.changed |= facts.token > before  # an older word is known by it, also after a restart
+                    # Of one that nobody has, only its last owner tells; who had it before that one may not know better.
+                    if not facts.owner and facts.token >= state.leases[name].token_seen:
                         state.had_by(name, peer.name)
             elif kind == "s":
                 group = next((s.group for s in self.config.services() if s.name == name), "")
@@ -343,10 +346,10 @@ class Talk:
         for name, lease in state.leases.items():
             # The sequence changes all the time. It is told with the counters, and when the slot says something else than before: a
             # write of this node's former life may land on that, and be taken for its word.
-            said = lease.call is None and self.told_slots.get(name) is not lease.slot_state
-            if anew or said:
+            settled = lease.call is None and not lease.rewrite  # it stands there, as it was read back
+            if anew or (settled and self.told_slots.get(name) is not lease.slot_state):
                 news[f"l/{name}"] = {"seq": lease.floors.get(state.me, -1), "suspects": suspects.get(name, {})}
-                if lease.call is None:
+                if settled:
                     self.told_slots[name] = lease.slot_state
         for peer, stream in state.streams.items():
             if state.peers[peer].heard():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -55,10 +56,12 @@ class Belongings:
         return list(dict.fromkeys([*(group.name for group in self.config.groups), *self.written]))
 
     def of(self, group: str) -> Has:
+        """What is another group's by now is that one's to end: it may have a lease for it again."""
         now, before = configured(self.config, group), self.written.get(group, Has())
-        return Has(
-            tuple(dict.fromkeys(now.units + before.units)), tuple(dict.fromkeys(now.mounts + before.mounts))
-        )  # fmt: skip
+        others = [service for service in self.config.services() if service.group != group]
+        units = [u for u in before.units if u not in {service.unit for service in others}]
+        mounts = [m for m in before.mounts if m not in {service.mounts for service in others}]
+        return Has(tuple(dict.fromkeys([*now.units, *units])), tuple(dict.fromkeys([*now.mounts, *mounts])))
 
     def is_configured(self, unit: str) -> bool:
         return any(service.unit == unit for service in self.config.services())
@@ -68,11 +71,12 @@ class Belongings:
         if group not in self.written:
             self._write(group)
 
-    def configure(self, config: Config) -> None:
-        """Go by another configuration: what is not in it any more was stopped in order before."""
+    def configure(self, config: Config, ending: Container[str] = ()) -> None:
+        """Go by another configuration: what is not in it any more was stopped in order before; but for what is still being ended."""
         self.config = config
         for group in self.written:
-            self._write(group)
+            if group not in ending:
+                self._write(group)
 
     def _write(self, group: str) -> None:
         has = self.written[group] = configured(self.config, group)

@@ -31,6 +31,7 @@ class Feeder:
     notify: Callable[[str], None] = field(default_factory=lambda: notifier(os.environ.get("NOTIFY_SOCKET")))
     every_ns: int = field(default_factory=lambda: int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2)
     feed_at_ns: int = NEVER
+    tell_at_ns: int = 0  # when systemd is to hear again
     arm_at_ns: int = NEVER  # when the hardware watchdog is tried again
     failed: str = ""
 
@@ -52,20 +53,24 @@ class Feeder:
             log("watchdog_not_armed", logging.ERROR, why=dog.error, next=f"tried again every {RETRY_S} s")
 
     def feed(self, now: int) -> None:
-        """Both, while no group is left whose lease has ended."""
+        """systemd while this process lives: another guardian could end no more, and groups that are well would end with this one.
+        The machine's own while no group is left whose lease has ended."""
         g, dog = self.guardian, self.guardian.watchdog
         armed = dog.fd >= 0
         every = min(self.every_ns or NEVER, dog.every_ns if armed else NEVER)
         if every == NEVER:
             self.feed_at_ns = NEVER
-        elif g.ending.overdue(now):
-            self.feed_at_ns = now + RETRY_NS
-        else:
+            return
+        if now >= self.tell_at_ns:
             self.notify("WATCHDOG=1")
-            if armed and not dog.feed() and self.failed != dog.error:
-                self.failed = dog.error
-                g._alarm(f"{dog.error}; this machine may be reset in {dog.timeout_ms / 1000} s")
-            self.feed_at_ns = now + every
+            self.tell_at_ns = now + every
+        if armed and g.ending.overdue(now):
+            self.feed_at_ns = now + RETRY_NS
+            return
+        if armed and not dog.feed() and self.failed != dog.error:
+            self.failed = dog.error
+            g._alarm(f"{dog.error}; this machine may be reset in {dog.timeout_ms / 1000} s")
+        self.feed_at_ns = now + every
 
     def stopping(self) -> None:
         """Tell systemd, and ask it to wait for as long as the groups' own limits let an orderly stop take."""

@@ -143,7 +143,7 @@ class Guardian:
     def configure(self, config: Config) -> None:
         """Go by another configuration from here on (reload.py has seen to it that nothing contradicts it)."""
         self.config = config
-        self.belongings.configure(config)
+        self.belongings.configure(config, self.ending.until)
         self.guard.kill_ns = config.heartbeat.kill_ms * MS
         self.ending.certain = certain(config)
         for line in beginning.open_addresses(self):

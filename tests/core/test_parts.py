@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hasnmp.core.board import Registers
 from hasnmp.core.context import MS, Context
-from hasnmp.core.events import CommandIn
+from hasnmp.core.events import CommandIn, Send
 from hasnmp.core.exchange import Stream
 from hasnmp.core.journal import KEEP_COMMANDS, KEEP_DURABLE, Journal, clip
 from hasnmp.errors import Code
@@ -303,3 +303,18 @@ def test_a_command_from_the_network_is_an_event_with_who_and_what_came_of_it() -
         Code.NOT_ALLOWED,
         "SET of it: no",
     )
+
+
+def test_the_sequence_of_a_slot_is_told_once_it_was_read_back() -> None:
+    """A write of this node's former life may land on the first one that came through: peers must know the number of that."""
+    driver = Driver()
+
+    def told() -> list[int]:
+        """The sequences that b was told."""
+        sent = [e.datagram for e in driver.effects if isinstance(e, Send) and e.datagram.payload]
+        return [value["seq"] for d in sent for key, value in json.loads(d.payload) if key == "l/nfs"]
+
+    driver.run("cluster a b\nmanual arbiter\ndisk nfs a=held:5:7:3000ms\nstart\npeer b nfs=able\narbiter nfs")
+    driver.run("arbiter nfs error=slow\n+10ms")  # it may have landed, or may land yet
+    driver.run("+60ms\narbiter nfs\n+10ms")
+    assert driver.disk["nfs"]["a"].seq == 10 and told()[-1] == 10  # type: ignore[union-attr]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import itertools
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from hasnmp.runtime.messages import Alarm, RunStarted
 from hasnmp.runtime.watchdog import WDIOC_SETTIMEOUT, Watchdog
 from tests.cluster.control import overdue_ms
 from tests.runtime.stack import MS, Stack
-from tests.runtime.test_guardian import SLEEP, forked_ns, until
+from tests.runtime.test_guardian import SLEEP, forked_ns, lives, until
 
 pytestmark = pytest.mark.serial
 DRIVER_MS = 2000  # what the driver of tests.runtime.stack makes of 1 s
@@ -185,6 +187,37 @@ def test_only_a_group_that_must_not_be_left_restarts_the_machine(
         until(lambda: "ms too late" in stack.log())
     finally:
         stack.close()
+
+
+def test_systemd_replaces_no_guardian_for_a_group_that_it_can_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one could not either, and every group that is well would be ended with this one, again and again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        stack = Stack(tmp_path, "stuck")
+        try:
+            stack.lease(60_000, "h")
+            mail = stack.expect(RunStarted, run=stack.program(*SLEEP, service="mail", group="h")).pid
+            stack.lease(400)
+            (tmp_path / "stuck").touch()
+            stack.accept()
+            assert "IS NOT ENDED" in stack.expect(Alarm).text
+            systemd.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while systemd.recv(4096):
+                    pass
+            systemd.settimeout(10)
+            for _ in range(3):
+                assert systemd.recv(4096) == b"WATCHDOG=1"
+            assert lives(mail)
+            (tmp_path / "stuck").unlink()
+            until(lambda: "ms too late" in stack.log())
+        finally:
+            stack.close()
 
 
 def test_what_a_former_guardian_left_stuck_arms_nothing_and_restarts_nothing(tmp_path: Path, device: Device) -> None:
