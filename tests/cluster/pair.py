@@ -208,7 +208,15 @@ log: {{format: json, level: {self.log_level}}}
         """Start both, until all is well: on a busy machine the one that starts later may find a group taken; it is brought home."""
         self.start()
         wait_for(lambda: all(self.view(node) for node in NODES), seconds, self.why)
-        self.restore(seconds)
+
+        def well() -> bool:
+            if not self.unsteady():
+                return True
+            if all(row.state is NodeState.UP for node in NODES for row in self.rows(node, "nodes").values()):
+                self._bring_home()
+            return False
+
+        wait_for(well, seconds, lambda: f"{self.unsteady()}\n{self.why()}", 0.05)
 
     def started(self, watch: Watch, begun_ns: int, node: str = "") -> float:
         """From the start of its engine to the first answer of a node (or of whichever answers) whose daemon was started at
@@ -412,7 +420,13 @@ log: {{format: json, level: {self.log_level}}}
                 for service in self.rows(row.home, "services").values():
                     if service.group == row.name:
                         self._try(row.home, Verb.SERVICE_CLEAR, service.name)
-            if homes and row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
+        if homes:
+            self._bring_home()
+
+    def _bring_home(self) -> None:
+        row: Any
+        for row in self.rows("a", "groups").values():
+            if row.owner and row.owner != row.home and row.state is GroupState.RUNNING:
                 self._try(row.owner, Verb.FAILOVER, row.name, row.home)
 
     def _try(self, node: str, verb: Verb, target: str, to: str = "") -> None:
