@@ -47,7 +47,8 @@ def _settled(state: State) -> None:
     """A node that could not be fenced, and need not be any more: it is back, and clean by its own word."""
     fencing = state.fencing
     for node, peer in state.peers.items():
-        suspected = any(node in found for found in fencing.suspects.values())
+        # Whoever owns a group by its own word just now is always one of its suspects, should it fall silent.
+        suspected = any(node in found and state.owner(group) != node for group, found in fencing.suspects.items())
         if peer.heard() and not suspected and node not in fencing.wanted and node not in fencing.attempts:
             state.journal.clear(
                 state.ctx, Kind.FENCE_SUCCEEDED, node, f"{node} is heard again and need not be fenced", peer=node,

@@ -463,6 +463,9 @@ def ended(state: State, node: str, cut: str, holder: str = "") -> None:
     """
     fencing, peer = state.fencing, state.peers[node]
     fencing.ended[node] = (state.ctx.now, cut)
+    attempt = fencing.attempts.get(node)
+    if attempt is not None and attempt.action is FenceAction.FENCE:
+        del fencing.attempts[node]  # what comes of it is of a life that is over
     # What it said before may still be on its way. Only an answer to what is sent from now on shows that it lives.
     peer.asked.clear()
     if cut != "network":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hasnmp.model import Verb
 from hasnmp.simulator.faults import Faults
 from hasnmp.simulator.machine import Machine
+from hasnmp.simulator.power import MODES
 from hasnmp.simulator.world import MS, world_choice
 from hasnmp.wire import Slot, SlotState
 
@@ -76,6 +77,14 @@ class Aimed(Faults):
         wait = self.world.between(0, 3 * dead)
         for process in (owner.engine, owner.guardian, owner.lease_io):
             self.later(wait, process.pause, 3 * lease + 3 * dead)
+
+    def freeze_alone(self) -> None:
+        """Nodes are cut off from each other, and who takes a group by the arbiter freezes. Where their times differ: rule 2."""
+        times = [m.config for m in self.world.machines.values()]
+        lease = max(c.arbiter.lease_ms for c in times) * MS
+        dead = max(c.heartbeat.dead_after_ms for c in times) * MS
+        self.cut_all(6 * lease)
+        self.later(self.world.between(2 * dead, 2 * dead + lease), self.freeze_owner)
 
     def lapsed_owner(self) -> None:
         """A stack that stops until its lease is over and taken, and then goes on with what it had decided. Rule 4."""
@@ -208,6 +217,15 @@ class Aimed(Faults):
             self.later(off + self.world.between(20 * MS, 100 * MS), machine.power_on)
         cut = 400 * MS + self.world.between(0, config.startup_wait_ms * MS)
         self.later(cut, self.cut_all, self.some() + 4 * config.dead_after_ms * MS)
+
+    def fence_fails(self) -> None:
+        """A stack is killed that leaves pages to be written, and the fence devices of its node don't work. Rule 7."""
+        owner = self.owner()
+        for level in range(len(owner.config.node(owner.name).fence)):
+            self.world.power.mode[owner.name, level] = world_choice(self.world.rng, MODES)
+            self.later(2 * self.some(), self.world.power.mend, owner.name, level)
+        if owner.guardian.alive:
+            owner.kill_stack(4 * self.some())
 
     def claimants(self) -> None:
         """The owner is gone, and two that can't hear each other claim at once, on disks that take their time. Rule 3."""

@@ -220,6 +220,34 @@ class Changes(Malice):
             if machine is not cut or rng.random() < 0.3:
                 self.later(self.world.between(0, long // 3), self.copy_file, machine, self.meant)
 
+    def members_unknown(self) -> None:
+        """A node starts with a file that gives it a group, and the others don't know of that; nobody hears anybody, and the group's
+        owner loses its power. Of the two that are left only one may have it."""
+        world, owner = self.world, self.owner()
+        group = next((g.name for g in self.meant.groups if world.truth.runs(owner, g.name)), "")
+        third = self.other(owner)
+        two = tuple(n.name for n in self.meant.nodes if n.name != third.name)
+        heartbeat, arbiter = self.first.heartbeat, self.first.arbiter
+        long = 6 * (heartbeat.dead_after_ms + arbiter.lease_ms) * MS
+
+        def grouped(nodes: tuple[str, ...]) -> Config:
+            return replace(
+                self.meant, groups=tuple(replace(g, nodes=nodes) if g.name == group else g for g in self.meant.groups)
+            )
+
+        def strike() -> None:
+            self.write(grouped((*two, third.name)))
+            third.power_off()
+            third.file = self.meant
+            world.post(50 * MS, None, third.power_on)
+            at = (heartbeat.startup_wait_ms + 1000) * MS
+            self.later(at, self.cut_all, long)
+            self.later(at, owner.power_off)
+            self.later(at + long, owner.power_on)
+
+        self.put_in_force(grouped(two))
+        self.later(3000 * MS, strike)
+
     def copy_file(self, machine: Machine, new: Config) -> None:
         if machine.name not in [n.name for n in new.nodes] or strangers(in_force(new, machine.webs)[0]):
             return  # it would not start with it

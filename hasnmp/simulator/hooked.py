@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hasnmp.core.events import Hook, HookEnded
+from hasnmp.core.hooks import GRACE_MS
 from hasnmp.settings import Config
 from hasnmp.settings import Hook as Settings
 from hasnmp.simulator.world import MS, Broken
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from hasnmp.simulator.guardian import Guardian
     from hasnmp.simulator.machine import Machine
 
-LATE_MS = 4000  # after their time limits, where their end is late
+LATE_MS = 4000  # after their time limits, where their end is late; at most
 
 
 def with_hooks(config: Config) -> Config:
@@ -38,17 +39,22 @@ def run(guardian: Guardian, effect: Hook, life: int) -> None:
         return
     mode = machine.bad_hooks.get(effect.on, "")
     limit_ms = sum(h.timeout_ms for h in mine)
-    wait = {"hang": limit_ms * MS, "late": (limit_ms + LATE_MS) * MS}.get(mode) or (
-        10 * MS if world.calm else world.between(1 * MS, 40 * MS)
-    )
+    if mode == "late":
+        wait = limit_ms * MS + world.between((GRACE_MS + 50) * MS, LATE_MS * MS)
+    elif mode == "slow":  # and good
+        wait = world.between(100 * MS, limit_ms * MS + (GRACE_MS - 100) * MS)
+    elif mode == "hang":
+        wait = limit_ms * MS
+    else:
+        wait = 10 * MS if world.calm else world.between(1 * MS, 40 * MS)
     token = guardian.guard.leases[effect.group].token
     world.post(wait, guardian, _ended, guardian, effect, life, token, mode)
 
 
 def _ended(guardian: Guardian, effect: Hook, life: int, token: int, mode: str) -> None:
     machine = guardian.machine
-    failures = () if mode in ("", "late") else (f"hook: {mode}",)
-    if effect.on == "before_start" and mode == "":
+    failures = () if mode in ("", "slow", "late") else (f"hook: {mode}",)
+    if effect.on == "before_start" and mode in ("", "slow"):
         machine.prepared.add((effect.group, token))
     stopped = bool(failures) and any(h.required for h in machine.config.hooks if h.on == effect.on)
     guardian.tell_engine(life, HookEnded(effect.attempt, effect.group, effect.on, failures, stopped))

@@ -251,7 +251,7 @@ class Machine:
         self.armed = False
         self.fed_at = 0
         self.bad: dict[str, str] = {}  # service -> what is wrong with it here: start, stop, check, hang
-        self.bad_hooks: dict[str, str] = {}  # kind -> fail, hang, late
+        self.bad_hooks: dict[str, str] = {}  # kind -> fail, hang, late, slow
         self.prepared: set[tuple[str, int]] = set()  # groups and tokens for which before_start ended well here
         self.guardian = Guardian(world, self, new_guard)
         self.engine = EngineProcess(world, self, new_core)

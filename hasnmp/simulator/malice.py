@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from hasnmp.model import Verb
 from hasnmp.simulator.aimed import Aimed
 from hasnmp.simulator.crash import KINDS, Doom
 from hasnmp.simulator.machine import Machine
@@ -189,9 +190,25 @@ class Malice(Aimed):
         """The administrator's programs fail for a while, on one machine."""
         machine = self.owner() if self.world.rng.random() < 0.6 else self.machine()
         on = world_choice(self.world.rng, ("before_start", "before_stop"))
-        machine.bad_hooks[on] = world_choice(self.world.rng, ("fail", "hang", "late"))
+        machine.bad_hooks[on] = world_choice(self.world.rng, ("fail", "hang", "late", "slow"))
         self.world.tell("FAULT", f"{on} is bad on {machine.name}: {machine.bad_hooks[on]}")
         self.later(self.some() * 3, self.hook_good, machine, on)
+
+    def hook_cancelled(self) -> None:
+        """A group comes to a machine whose programs take their time, is wanted back before they have ended, and comes again."""
+        owner = self.owner()
+        target, group = (
+            self.other(owner),
+            next((g for g in self.world.truth.groups if self.world.truth.runs(owner, g)), ""),
+        )
+        target.bad_hooks["before_start"] = "slow"
+        at = 0
+        for to in (target, owner, target, owner, target):
+            self.later(
+                at, self.order, world_choice(self.world.rng, (owner, target)), Verb.FORCE_FAILOVER, group, to.name
+            )
+            at += self.world.between(100 * MS, 600 * MS)
+        self.later(at + 2000 * MS, self.hook_good, target, "before_start")
 
     def hook_good(self, machine: Machine, on: str) -> None:
         machine.bad_hooks.pop(on, None)

@@ -105,6 +105,8 @@ PROFILES: dict[str, Profile] = {
     # Long enough that a node which was fenced starts anew, hears nobody, and comes to its turn.
     "long fence": Profile({"cut_long": 1}, (1, 1), rough=0.0, early=0.0, intervals=(110, 130), keep=True, nodes=(2,), groups=(1,),
                           arbiter="fence", disk=True),
+    "fence fails": _aimed({"fence_fails": 1}, (1, 2), disk=True),
+    "mixed alone": Profile({"freeze_alone": 1}, (1, 1), rough=0.0, early=0.0, intervals=(60, 90), mixed=1.0),
     "reborn": _aimed({"reborn_cut": 1, "move_under_fire": 0.5}, (1, 3), arbiter="fence"),
     "long duel": _aimed({}, (0, 0), duel=True, nodes=(3,), arbiter="fence"),
     "taken pathless": _aimed({}, (0, 0), taken=True, pathless=True, nodes=(3,)),
@@ -150,7 +152,7 @@ PROFILES |= {
         rough=0.1, passive=1.0, intervals=(25, 65),
     ),
     "hooks": Profile(
-        {"hook_bad": 8, "operator": 4, "move_under_fire": 2, "kill_engine": 2, "program_dies": 1, "power_cycle": 2, "leave": 2,
+        {"hook_bad": 8, "hook_cancelled": 4, "operator": 4, "move_under_fire": 2, "kill_engine": 2, "program_dies": 1, "power_cycle": 2, "leave": 2,
          "isolate_owner": 1, "crash_at_effect": 1},
         rough=0.1, hooks=1.0, intervals=(30, 70),
     ),
@@ -165,7 +167,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 4), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
-    ("rolled", 2), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("taken pathless", 1), ("hooks", 4),
+    ("rolled", 2), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
 )  # fmt: skip
 
 # What changes.py adds.
@@ -204,6 +206,7 @@ PROFILES |= {
     "moved disk": _aimed({"disk_moved_cut": 2, "disk_moved": 1}, (1, 3), nodes=(2, 3)),
     "kept moved disk": _kept({"disk_moved": 1}, (1, 1)),
     "members forgotten": _aimed({"members_forgotten": 1}, (1, 1), nodes=(3,)),
+    "members unknown": Profile({"members_unknown": 1}, (1, 1), nodes=(3,), groups=(1,), rough=0.0, early=0.0, intervals=(130, 150)),
     "members held": _aimed({"members_held": 1}, (1, 1), nodes=(3,), groups=(1,)),
 }  # fmt: skip
 MIX += (
@@ -212,6 +215,7 @@ MIX += (
     ("kept moved disk", 0.5),
     ("members", 3),
     ("members cut", 2),
+    ("members unknown", 1),
     ("kept members", 1),
     ("members by hand", 2),
     ("members anew", 1),

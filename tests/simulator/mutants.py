@@ -150,11 +150,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a taker waits for its own configuration's time, not for the record's", 2,
         (
-            Edit("core/lease.py", "self._see(node, answer.slots.get(node, \"missing\"), answer.read_at_ns)", "self._see(node, _own(answer.slots.get(node, \"missing\"), ctx), answer.read_at_ns)"),
-            Edit("core/lease.py", "class Phase(Enum):", "def _own(slot, ctx):\n    return slot if isinstance(slot, str) else replace(slot, duration_ms=ctx.config.arbiter.lease_ms)\n\n\nclass Phase(Enum):"),
-            Edit("core/lease.py", "import dataclass, field", "import dataclass, field, replace"),
+            Edit("core/lease.py", "self._see(node, answer.slots.get(node, \"missing\"), answer.read_at_ns)", "self._see(node, answer.slots.get(node, \"missing\"), answer.read_at_ns - _more(answer.slots.get(node), ctx))"),
+            Edit("core/lease.py", "class Phase(Enum):", "def _more(slot, ctx):\n    return (slot.duration_ms - ctx.config.arbiter.lease_ms) * MS if isinstance(slot, Slot) else 0\n\n\nclass Phase(Enum):"),
         ),
-        ("mixed",),
+        ("mixed alone",),
     ),
     Mutant(
         "no margin for clocks that drift", 2,
@@ -263,7 +262,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit("core/fence_acts.py", "        _failed(state, event.node, attempt, event.text)\n    elif attempt.action", "        _succeeded(state, event.node, attempt, event.text)\n    elif attempt.action"),
             Edit("core/fence_acts.py", "            _failed(state, node, attempt, \"no answer within its time limit\")", "            _succeeded(state, node, attempt, \"\")"),
         ),
-        ("disks", "fence disks"),
+        ("fence fails",),
     ),
     Mutant(
         "a node takes a silent one's group unfenced, where the fence is the arbiter", 7,
@@ -316,7 +315,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "who is to have a group takes it before all know", 9,
         (Edit("config_changes.py", "        nodes = tuple(n for n in group.nodes if all(n in web for web in all_))\n", "        nodes = group.nodes\n"),),
-        ("members",),
+        ("members unknown",),
     ),
     Mutant(
         "the former nodes of a group are forgotten before all have the file", 9,
