@@ -13,9 +13,10 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from hasnmp.demo.stage import RECEIVER, Stage
 from hasnmp.errors import HasnmpError
@@ -31,6 +32,7 @@ BASE_MIBS = ("SNMPv2-SMI", "SNMPv2-TC", "SNMPv2-CONF", "SNMP-FRAMEWORK-MIB", "IN
 MIB_FOLDERS = ("/usr/share/snmp/mibs", "/usr/share/mibs/ietf", "/usr/share/snmp/mibs/ietf", "/var/lib/snmp/mibs/ietf",
                "/usr/lib/erlang/lib")  # fmt: skip
 TIMEOUT_S = 10
+T = TypeVar("T")
 
 OIDS: dict[str, Oid] = {scalar.name: (*scalar.oid, 0) for scalar in SCALARS} | {
     column.name: (*table.entry_oid, column.number) for table in TABLES for column in table.columns
@@ -170,18 +172,24 @@ class PySnmp:
         return f"-v3 -l authPriv -u operator -a SHA-256 -A {self._auth} -x AES -X {self._priv}"
 
     def get(self, agent: str, name: str, row: str = "") -> str:
-        return self._runner.run(self._ask(agent, instance(name, row), None))
+        return self._run(self._ask(agent, instance(name, row), None))
 
     def set(self, agent: str, name: str, value: int, row: str = "") -> None:
-        self._runner.run(self._ask(agent, instance(name, row), value))
+        self._run(self._ask(agent, instance(name, row), value))
 
     def walk(self, agent: str) -> int:
-        return self._runner.run(self._walk(agent))
+        return self._run(self._walk(agent))
 
     def close(self) -> None:
         """End what pysnmp still waits for, also in the middle of a question; else the interpreter's end tells of it on stderr."""
         self._engine.close_dispatcher()
         self._runner.close()
+
+    def _run(self, question: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._runner.run(question)
+        finally:
+            question.close()  # Ctrl-C may come before it was begun, and that would be told of on stderr
 
     async def _ask(self, agent: str, oid: Oid, value: int | None) -> str:
         hlapi = self._hlapi
