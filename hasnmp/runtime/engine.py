@@ -355,6 +355,8 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
+                case messages.Ask():
+                    self._to_guardian(messages.Alive())
                 case Retire() | ReloadEnded() | Staged() | Troubled():
                     self.tell(message)
                 case messages.Alarm(text):
