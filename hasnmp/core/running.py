@@ -124,9 +124,11 @@ class Running:
 
     # ------------------------------------------------------------------------------------------------------ start
 
-    def start(self, ctx: Context, adopted: dict[str, int], reason: Reason = Reason.NONE, text: str = "") -> None:
+    def start(
+        self, ctx: Context, adopted: dict[str, int], reason: Reason = Reason.NONE, text: str = "", going: bool = False
+    ) -> None:
         """The lease is held. adopted: service -> pid of what runs already (an engine that was restarted). reason, text: for the
-        hooks."""
+        hooks. going: it is stopped next, so nothing is started."""
         self.stage, self.stage_ns, self.blocked = Stage.STARTING, ctx.now, False
         self.start_failed = self.move_wanted = ""
         self.announced = bool(adopted)
@@ -140,6 +142,8 @@ class Running:
             else:
                 self._become(run, ServiceState.STOPPED, ctx)
         self.hooks.cancel()
+        if going:
+            return
         if not adopted:
             self.hooks.begin(ctx, "before_start", reason, text)
         self._start_next(ctx)
