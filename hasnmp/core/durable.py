@@ -106,7 +106,7 @@ class Durable:
         if not isinstance(saved, list):
             return
         try:
-            token, decided_ms, to, reason, text, force, stopping, before, before_text, asked_by, asked_as = saved
+            token, decided_ms, to, reason, text, force, stopping, before, before_text, asked_by, asked_as = saved[:11]
             move = Move(
                 to if to in nodes and to != self.state.me else "", known(Reason, reason, Reason.OPERATOR), clip(str(text)),
                 force=bool(force), before=(known(Reason, before, Reason.NONE), clip(str(before_text))),
