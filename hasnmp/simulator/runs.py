@@ -276,8 +276,7 @@ def _must_move(world: World, config: Config, faults: Changes) -> None:
         world.run_until(world.now + 10 * MS)
         if world.now > ordered + 2000 * MS:
             raise Broken("goes on", f"{group} was ordered to {target.name}, and no before_stop was run")
-    if refused:
-        world.truth.keep[group] = owner.name
+    world.truth.keep[group] = owner.name if refused else ""  # also: no engine is started so late that its lease is lost
     # The order is durable by now; a hook that fails has not ended yet, one that takes its time may have.
     world.run_until(world.now + world.between(20 * MS, (250 if refused else 2500) * MS))
     owner.kill_engine()
