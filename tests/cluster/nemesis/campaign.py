@@ -19,7 +19,7 @@ from tests.cluster.lab import DATA, SMALL, wait_for
 from tests.cluster.nemesis import picture
 from tests.cluster.nemesis.checker import Violation, check
 from tests.cluster.nemesis.faults import CLOCK, GROUP, Faults
-from tests.cluster.nemesis.history import History, Mark, RoundTime, log_of, op_of, told_of
+from tests.cluster.nemesis.history import History, Mark, RoundTime, begun_of, log_of, op_of, told_of
 from tests.cluster.nemesis.plan import ROUND_MS, Plan, Round, draw
 from tests.cluster.pair import NODES, PYTHON, VIP, Group, Pair, Timing, boot_ns
 from tests.cluster.power import Power, level
@@ -214,6 +214,7 @@ class Campaign:
         stalls = control().stalls(self.begun_ns - ahead_ns, time.monotonic_ns())
         self.history.stalls = [[(since + ahead_ns, until + ahead_ns) for since, until in one] for one in stalls]
         self.history.log = log_of(self.pair.lab.data.image, offsets)
+        self.history.begun = begun_of([*self.history.log, *self.history.ops], offsets)
         self.history.frozen = self.faults.frozen
         for node in NODES:
             with open(self.pair.lab[node].state / "hasnmpd.log", errors="replace") as lines:

@@ -11,8 +11,8 @@ The register's log is the order of the writes. What must hold, whatever was brok
                    linearizable: real-time order)
     past-lease     no reply left, and no record was made, when the writer's node held no lease under that token; but a
                    record (never a reply) of a request that had come within the lease may be made after it, where
-                   whoever could end the writer stood still from before its end, nobody has been told a lease since,
-                   and who goes on has had no more than kill_ms for it: see _late_by_a_freeze
+                   whoever could end the writer stood still from before its end, no other register has been started
+                   since, and who goes on has had no more than kill_ms to end it: see _late_by_a_freeze
     not-served     after everything was healed a write was acknowledged within the bound, and the pair was steady
     noticed        a fault that must cost the clients nothing cost them an answer for longer than the bound, or moved the
                    group
@@ -186,17 +186,15 @@ def _late_by_a_freeze(history: History, record: Record, end_ns: int) -> bool:
     """May a record have been made after the lease's end, because nobody was there who could end its writer?
 
     A stack that is stopped ends nothing. What keeps the group from running twice is then that the address falls silent with
-    the lease, and that nobody takes the group before the node was fenced or its guardian has ended it. Requests that had come
-    by then still wait in the kernel, and the writer, whom a slow disk holds up, goes on with them.
+    the lease, and that the other node, which may have the next lease by now, starts nothing of the group before this one was
+    fenced or its guardian has ended it. Requests that had come before the silence still wait in the kernel, and the writer,
+    whom a slow disk holds up, goes on with them.
     """
     return record.came_ns <= end_ns and any(
         one.node == record.node
         and one.since_ns <= end_ns
         and record.stamp_ns <= one.until_ns + history.kill_ms * MS
-        and not any(
-            told.at_ns <= record.stamp_ns and (told.at_ns > one.since_ns or told.token > record.token)
-            for told in history.told
-        )
+        and not any(one.since_ns < begun_ns <= record.stamp_ns for begun_ns in history.begun.values())
         for one in history.frozen
     )
 

@@ -91,6 +91,7 @@ class History:
     log: list[Record] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     frozen: list[Frozen] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)  # instance of the register -> when it was started
     rounds: list[RoundTime] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     served_within_ms: int = 0  # the bound of a round's end
@@ -125,6 +126,12 @@ def log_of(image: Path, offsets_ns: dict[str, int]) -> list[Record]:
                 shift = offsets_ns.get(node, 0)
                 found.append(Record(int(seq), int(token), node, instance, int(ns) - shift, int(came_ns) - shift, value))
     return found
+
+
+def begun_of(seen: Iterable[Op | Record], offsets_ns: dict[str, int]) -> dict[str, int]:
+    """When each instance was started that answered or wrote: its name says so, by its machine's clock."""
+    found = {one.instance: one.node for one in seen if one.instance}
+    return {instance: int(instance.rpartition("-")[2]) - offsets_ns.get(node, 0) for instance, node in found.items()}
 
 
 def told_of(node: str, lines: Iterable[str], group: str, offset_ns: int) -> list[Told]:

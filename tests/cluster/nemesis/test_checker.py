@@ -12,7 +12,19 @@ import pytest
 
 from tests.cluster.nemesis import picture
 from tests.cluster.nemesis.checker import check
-from tests.cluster.nemesis.history import Frozen, History, Mark, Op, Record, RoundTime, Told, log_of, op_of, told_of
+from tests.cluster.nemesis.history import (
+    Frozen,
+    History,
+    Mark,
+    Op,
+    Record,
+    RoundTime,
+    Told,
+    begun_of,
+    log_of,
+    op_of,
+    told_of,
+)
 from tests.cluster.nemesis.register import SO_TIMESTAMPNS, boot_ns, came_ns, record
 
 MS = 1_000_000
@@ -39,6 +51,7 @@ def good() -> History:
         Told("a", 7, 400 * MS, 1000 * MS),
         Told("b", 8, 1150 * MS, 2100 * MS),
     ]
+    history.begun = {"a-1": 100 * MS, "b-1": 1160 * MS}
     history.rounds = [
         RoundTime(1, 100 * MS, 1300 * MS, 1500 * MS),
         RoundTime(2, 1500 * MS, 1600 * MS, 2000 * MS, True, "b"),
@@ -88,11 +101,15 @@ def stale_read(history: History) -> None:
 
 
 def frozen(history: History) -> None:
-    """b froze at 2000 ms, its lease ended at 2100, and a slow disk made its last record late; at 2900 it went on."""
+    """b froze at 2000 ms, its lease ended at 2100, and a slow disk made its last record late; at 2900 it went on.
+
+    a had the next lease by then, but waited with the start until b would be fenced.
+    """
     history.kill_ms = 100
     history.frozen = [Frozen("b", 2000 * MS, 2900 * MS)]
     history.ops = [op for op in history.ops if op.value != "v10"]
     history.ops.append(Op("c1", "w", "v10", 1985 * MS, 2235 * MS, "unknown"))
+    history.told.append(Told("a", 9, 2150 * MS, 3500 * MS))
     rewrite(history, 10, stamp_ns=2800 * MS, came_ns=2099 * MS)
 
 
@@ -137,9 +154,7 @@ BAD: dict[str, tuple[str, Callable[[History], None]]] = {
     "a request that came after the lease's end": ("past-lease", frozen_but(lambda h: rewrite(h, 10, came_ns=2101 * MS))),
     "a frozen node's reply": ("past-lease", frozen_but(lambda h: h.ops.append(
         Op("c4", "r", "v10", 2700 * MS, 2810 * MS, "ok", 10, 8, "b", "b-1", 2805 * MS)))),
-    "another was given the lease meanwhile": ("past-lease", frozen_but(lambda h: h.told.append(Told("a", 9, 2799 * MS, 3300 * MS)))),
-    "another had a newer lease before the freeze": ("past-lease", frozen_but(lambda h: h.told.append(Told("a", 9, 1900 * MS, 1950 * MS)))),
-    "the frozen node's guardian was given one": ("past-lease", frozen_but(lambda h: h.told.append(Told("b", 7, 2400 * MS, 2500 * MS)))),
+    "another was started before a frozen node's record": ("past-lease", frozen_but(lambda h: h.begun.update({"a-2": 2799 * MS}))),
     "nobody serves": ("not-served", no_write_at_all),
     "it serves too late": ("not-served", lambda h: setattr(h, "served_within_ms", 50)),
     "it is not steady": ("not-served", lambda h: setattr(h.rounds[0], "steady_ns", 0)),
@@ -159,7 +174,7 @@ def test_a_frozen_nodes_record_of_a_request_that_came_in_time_may_be_late() -> N
     assert check(history) == []
     rewrite(history, 10, stamp_ns=3000 * MS)  # whoever goes on has its time, too
     assert check(history) == []
-    history.told.append(Told("a", 9, 3001 * MS, 3500 * MS))  # and afterwards it is another's
+    history.begun["a-2"] = 3001 * MS  # and afterwards the group is another's
     assert check(history) == []
 
 
@@ -211,6 +226,8 @@ def test_what_register_and_guardian_wrote_is_read_back_on_the_laboratorys_clock(
     image = tmp_path / "register"
     image.write_bytes(record(1, 7, "a", "a-1", 5000, 4900, "x") + b"torn".ljust(512) + bytes(1024))
     assert log_of(image, {"a": 1000}) == [Record(1, 7, "a", "a-1", 4000, 3900, "x"), Record(0)]
+    assert begun_of([*log_of(image, {}), Op("c1", "r", "x", 1, 9, "unknown")], {}) == {"a-1": 1}
+    assert begun_of([Record(1, 7, "a", "a-20-5000", 1, 1, "x")], {"a": 1000, "b": 7}) == {"a-20-5000": 4000}
     line = '["c1", "r", "x", 1, 9, "ok", 1, 7, "a", "a-1", 5000]'
     assert op_of(line, {"a": 1000}) == Op("c1", "r", "x", 1, 9, "ok", 1, 7, "a", "a-1", 4000)
     log = [
