@@ -70,8 +70,9 @@ class Durable:
             lease.holder = event.holder
             lease.token_floor = ceiling
             # What the former engine promised died with it: act as if it had just promised everything, for the longest.
-            lease.promised_to = UNKNOWN_HOLDER
-            lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
+            if name not in event.unbound:
+                lease.promised_to = UNKNOWN_HOLDER
+                lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
             for node, seq in mapping(mapping(document.get("slots")).get(name)).items():
                 lease.floors[node] = number_of(seq)
             self._restore_leave(lease, mapping(document.get("forever")).get(name))

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from hasnmp.demo.stage import RECEIVER, Stage
@@ -144,7 +145,11 @@ def _collect_mibs(folder: Path) -> bool:
 
 
 class PySnmp:
-    """The same by the pysnmp library, where Net-SNMP is not installed."""
+    """The same by the pysnmp library, where Net-SNMP is not installed.
+
+    In a thread of its own: Ctrl-C is raised in the main thread, between any two instructions there, and neither asyncio nor
+    pysnmp is made for that (a task that is interrupted before its first step can be neither run nor closed).
+    """
 
     name = "pysnmp (Net-SNMP is not installed: apt-get install snmp)"
     setup = ""
@@ -156,8 +161,11 @@ class PySnmp:
         self._auth, self._priv = stage.operator
         self._user = hlapi.UsmUserData("operator", self._auth, self._priv, authProtocol=hlapi.USM_AUTH_HMAC192_SHA256,
                                        privProtocol=hlapi.USM_PRIV_CFB128_AES)  # fmt: skip
-        self._runner = asyncio.Runner()
         self._engine = hlapi.SnmpEngine()
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def get_line(self, agent: str, name: str, row: str = "") -> str:
         return f"snmpget {self._options()} {agent} {dotted(instance(name, row))}"
@@ -172,24 +180,36 @@ class PySnmp:
         return f"-v3 -l authPriv -u operator -a SHA-256 -A {self._auth} -x AES -X {self._priv}"
 
     def get(self, agent: str, name: str, row: str = "") -> str:
-        return self._run(self._ask(agent, instance(name, row), None))
+        return self._run(lambda: self._ask(agent, instance(name, row), None))
 
     def set(self, agent: str, name: str, value: int, row: str = "") -> None:
-        self._run(self._ask(agent, instance(name, row), value))
+        self._run(lambda: self._ask(agent, instance(name, row), value))
 
     def walk(self, agent: str) -> int:
-        return self._run(self._walk(agent))
+        return self._run(lambda: self._walk(agent))
 
     def close(self) -> None:
         """End what pysnmp still waits for, also in the middle of a question; else the interpreter's end tells of it on stderr."""
-        self._engine.close_dispatcher()
-        self._runner.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
-    def _run(self, question: Coroutine[Any, Any, T]) -> T:
-        try:
-            return self._runner.run(question)
-        finally:
-            question.close()  # Ctrl-C may come before it was begun, and that would be told of on stderr
+    def _serve(self) -> None:
+        self._loop.run_forever()
+        self._engine.close_dispatcher()
+        self._runner.close()  # cancels what is still asked
+
+    def _run(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Have it asked by the thread, where the coroutine is made, too: of one that is dropped unbegun stderr would tell."""
+        # Not concurrent.futures: a Condition that Ctrl-C interrupts may keep its lock for ever. This queue has none.
+        answers: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
+
+        def answered(task: asyncio.Task[T]) -> None:
+            if not task.cancelled():  # that only close() does: nobody waits any more
+                task.exception()  # looked at here, in case that nobody waits: else asyncio tells of it on stderr
+                answers.put(task)
+
+        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(ask()).add_done_callback(answered))
+        return answers.get().result()
 
     async def _ask(self, agent: str, oid: Oid, value: int | None) -> str:
         hlapi = self._hlapi

@@ -346,13 +346,22 @@ def _hasnmp() -> str:
     return "hasnmp" if shutil.which("hasnmp") or not beside.exists() else str(beside)
 
 
+def _deaf() -> None:
+    """An end takes seconds and leaves nothing behind: nobody who is impatient cuts it short."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _interrupt(*_: object) -> NoReturn:
+    _deaf()
     raise KeyboardInterrupt
 
 
 def play(once: bool) -> int:
     """Returns 0, or 1 with what differed; 130 if it was interrupted before its end."""
     signal.signal(signal.SIGTERM, _interrupt)  # so that nothing is left behind then either
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's job in the background
+        signal.signal(signal.SIGINT, _interrupt)
     began = time.monotonic()
     screen = Screen()
     try:
@@ -381,6 +390,7 @@ def play(once: bool) -> int:
                 story._dead = frozenset(NODES)
                 return 130 if once else 0
             finally:
+                _deaf()
                 stage.stop()
                 story.close()
     except Refused as error:

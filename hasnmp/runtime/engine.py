@@ -163,8 +163,8 @@ class Loop:
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
                 cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
-                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, reloaded=self._hello.reloaded,
-                reload_command=self._hello.reload_command, replaced=self._hello.replaced, durable=durable,
+                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, unbound=self._hello.unbound,
+                reloaded=self._hello.reloaded, reload_command=self._hello.reload_command, replaced=self._hello.replaced, durable=durable,
             )
         )  # fmt: skip
         try:

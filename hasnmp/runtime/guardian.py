@@ -164,7 +164,8 @@ class Guardian:
                     for service, up in self.programs.up.items() if up.well),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.orders.next_run, self.engine_deaths,
-            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
+            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), self.guard.engine_begins(),
+            *self.reload.news(),
             self.engine_replaced,
         )  # fmt: skip
         self.engine_replaced = False

@@ -239,7 +239,7 @@ class Hello:
     holder: 16 hex digits, new at each start of the guardian. cleaned: what the guardian found running without a lease at
     its own start, and ended: a line each. notes: what it could not have (memory lock, priority, cgroups), a line each.
     engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error, unclean,
-    reloaded, reload_command, replaced: as in core.events.Started.
+    unbound, reloaded, reload_command, replaced: as in core.events.Started.
     """
 
     holder: str
@@ -254,6 +254,7 @@ class Hello:
     watchdog_ms: int = 0
     watchdog_error: str = ""
     unclean: tuple[str, ...] = ()
+    unbound: tuple[str, ...] = ()
     reloaded: str = ""
     reload_command: int = 0
     replaced: bool = False

@@ -67,6 +67,7 @@ PROFILES: dict[str, Profile] = {
         {"trap": 5, "pause_stack": 3, "pause_engine": 3, "pause_guardian": 3, "isolate_owner": 4, "cut_all": 2},
         rough=0.2, intervals=(25, 65),
     ),
+    "giver": _aimed({"restart_giver": 1}, (1, 1), nodes=(2,), groups=(1,)),
     "replay": Profile(
         {"replay_cut": 6, "replays": 2, "cut_one_way": 3, "cut_all": 2, "pause_engine": 1, "power_cycle": 1},
         links=(2,), rough=0.3, intervals=(25, 65),
@@ -129,7 +130,7 @@ PROFILES: dict[str, Profile] = {
 MIX: tuple[tuple[str, float], ...] = (
     ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
     ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
-    ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 4), ("kept ghost", 1), ("split", 2),
+    ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 4), ("giver", 2), ("kept ghost", 1), ("split", 2),
     ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
     ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1), ("kept disks", 1), ("kept fence", 1),
     ("disks", 26), ("dogs", 10), ("fence", 8), ("fence disks", 10), ("shoot", 10),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.bounds import MEASURED_TWICE, within
 from tests.cluster.lab import wait_for
 from tests.cluster.pair import VIP, Pair, boot_ns
 from tests.cluster.watch import Watch
@@ -25,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in items:
         item.add_marker(pytest.mark.serial)
+        item.add_marker(MEASURED_TWICE)
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if os.getuid() != 0:
         why = "makes network namespaces: run as root"
@@ -56,20 +58,17 @@ class Scene:
         """Every client's request from a moment on was answered, by a; and both nodes say that a has the group."""
         others = {answer.node for answer in self.watch.routed(since_ns)} - {"a"}
         assert not others, f"{others} answered\n{self.pair.why()}"
-        outage_ms = self.watch.outage_ms(since_ns)
-        assert outage_ms < most_ms, f"nobody answered for {outage_ms:.0f} ms\n{self.pair.why()}"
+        within(self.watch.outage_ms(since_ns), most_ms, lambda: f"nobody answered\n{self.pair.why()}")
 
     def back(self, node: str, fault_ns: int, bound_ms: float) -> float:
         """The address answers again, from `node`, within the bound. Returns how long it took, ms."""
         took_ms = self.watch.back_ms(fault_ns, node, bound_ms / 1000 + 5)
         print(f"back on {node} after {took_ms:.0f} ms, bound {bound_ms:.0f} ms")
-        assert took_ms <= bound_ms, f"{took_ms:.0f} ms, allowed {bound_ms:.0f} ms\n{self.pair.why()}"
-        return took_ms
+        return within(took_ms, bound_ms, self.pair.why)
 
     def alone(self, node: str, begun_ns: int) -> None:
         """The only node, whose daemon was started at begun_ns, serves within the bound."""
-        took_ms = self.pair.started(self.watch, begun_ns, node)
-        assert took_ms <= self.pair.timing.alone_ms(), f"{took_ms:.0f} ms\n{self.pair.why()}"
+        within(self.pair.started(self.watch, begun_ns, node), self.pair.timing.alone_ms(), self.pair.why)
 
     def hold(self, seconds: float) -> None:
         """Let the fault last: the time is part of the scenario."""

@@ -18,6 +18,7 @@ import pytest
 from hasnmp.arbiters import admin
 from hasnmp.model import AlarmRow, Kind, NodeState, Proof, Role
 from hasnmp.wire import SLOT_SIZE, Slot
+from tests.cluster.bounds import within
 from tests.cluster.conftest import Scene
 from tests.cluster.control import overdue_ms
 from tests.cluster.lab import ETC, cluster_name, wait_for
@@ -107,9 +108,10 @@ def test_a_failing_lease_disk_moves_and_stops_nothing(scene: Scene, name: str) -
     begun_ns = boot_ns()
     fault_ns = pair.lab.disk("a", mode)
     pair.lab.disk("b", mode)
+    alarmed_ms, cleared_ms = [], []
     for node in NODES:
         row = wait_for(lambda n=node: raised(pair, n), fault.within_s, lambda n=node: f"an alarm on {n}\n{pair.why()}")
-        assert overdue_ms(begun_ns, row.since_ns) <= fault.within_s * 1000, pair.why()
+        alarmed_ms.append(overdue_ms(begun_ns, row.since_ns))
         print(f"{node}: {alarm(pair, node)}")
         assert all(words in alarm(pair, node) for words in fault.says)
     for node in NODES:
@@ -121,13 +123,15 @@ def test_a_failing_lease_disk_moves_and_stops_nothing(scene: Scene, name: str) -
         healed_ns = boot_ns()
         pair.lab.disk(node, "ok")
         cleared = pair.wait_event(node, Kind.ARBITER_RESTORED, healed_ns, CLEAR_S)
-        assert overdue_ms(healed_ns, cleared.ns) <= CLEAR_S * 1000, pair.why()
+        cleared_ms.append(overdue_ms(healed_ns, cleared.ns))
         wait_for(lambda n=node: not alarm(pair, n), CLEAR_S, lambda n=node: f"no alarm on {n}\n{pair.why()}")
         if node == healed[0]:
             assert alarm(pair, healed[1]), "its alarm ended while the fault stands"
     assert pair.events("a", begun_ns, Kind.ARBITER_RESTORED) and pair.events("b", begun_ns, Kind.ARBITER_RESTORED)
     scene.nothing_moved(fault_ns)
     assert not pair.events("b", begun_ns, Kind.FAILOVER_STARTED, Kind.TAKEOVER_COMPLETED)
+    within(max(alarmed_ms), fault.within_s * 1000, lambda: f"until the alarm\n{pair.why()}")
+    within(max(cleared_ms), CLEAR_S * 1000, lambda: f"until its end\n{pair.why()}")
 
 
 def test_a_lease_disk_restored_from_yesterday_is_brought_up_to_date(scene: Scene) -> None:
@@ -178,6 +182,6 @@ def test_a_lost_disk_is_replaced_as_the_alarm_says(scene: Scene) -> None:
         pair.start(node)
         wait_for(lambda: able(pair), 15, pair.why)
     pair.wait_steady(homes={"web": "b"})
-    assert scene.watch.outage_ms(fault_ns) < planned_ms(), pair.why()
     # The machines stay with this disk: for the tests that follow it is theirs.
     shutil.copyfile(pair.lab.images / "spoilt.img", pair.lab.images / "lease.img")
+    within(scene.watch.outage_ms(fault_ns), planned_ms(), pair.why)

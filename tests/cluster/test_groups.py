@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.bounds import within
 from tests.cluster.conftest import restored
 from tests.cluster.lab import wait_for
 from tests.cluster.pair import VIP, VIP6, Group, Pair
@@ -41,10 +42,10 @@ def test_power_off_moves_the_groups_of_that_node_alone(pair: Pair, watches: tupl
     fault_ns = pair.lab[node].power_off()
     took_ms = moved.back_ms(fault_ns, other)
     print(f"{moved.address} answered again after {took_ms:.0f} ms")
-    assert took_ms <= pair.timing.takeover_ms(), pair.why()
     time.sleep(pair.timing.lease_ms / 1000)  # longer than any lease that was there at the fault
     assert {answer.node for answer in stayed.routed(fault_ns)} == {other}
-    assert stayed.outage_ms(fault_ns) < 150, pair.why()
+    within(stayed.outage_ms(fault_ns), 150, pair.why)
+    within(took_ms, pair.timing.takeover_ms(), pair.why)
 
 
 def test_one_group_is_moved_by_command_and_the_other_stays(pair: Pair, watches: tuple[Watch, Watch]) -> None:
@@ -54,14 +55,16 @@ def test_one_group_is_moved_by_command_and_the_other_stays(pair: Pair, watches: 
     six.wait_node("a", 5, pair.why)
     outage_ms = six.outage_ms(asked_ns)
     print(f"IPv6: nobody answered for {outage_ms:.0f} ms")
-    assert outage_ms < 400, pair.why()
     wait_for(lambda: pair.owners() == {"web": {"a"}, "six": {"a"}}, 5, pair.why)
-    assert web.outage_ms(asked_ns) < 150 and {answer.node for answer in web.answers} == {"a"}
+    assert {answer.node for answer in web.answers} == {"a"}
+    within(web.outage_ms(asked_ns), 150, pair.why)
+    within(outage_ms, 400, pair.why)
 
 
 def test_all_links_cut_and_each_side_keeps_what_it_has(pair: Pair, watches: tuple[Watch, Watch]) -> None:
     web, six = watches
     fault_ns = pair.lab.separate("a", "b")
     time.sleep(2 * pair.timing.lease_ms / 1000)  # both leases now rest on the arbiter, and were renewed there
-    assert web.outage_ms(fault_ns) < 150 and six.outage_ms(fault_ns) < 150, pair.why()
+    outage_ms = max(web.outage_ms(fault_ns), six.outage_ms(fault_ns))
     assert {x.node for x in web.answers} == {"a"} and {x.node for x in six.answers} == {"b"}
+    within(outage_ms, 150, pair.why)

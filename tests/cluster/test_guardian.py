@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp.model import Verb
+from tests.cluster.bounds import within
 from tests.cluster.control import control, overdue_ms
 from tests.cluster.lab import ETC, LEASE, PROJECT, STATE, Lab, cluster_name, wait_for
 from tests.cluster.onlookers import STREAM, Connection, Ear
@@ -63,6 +64,7 @@ def test_a_killed_engine_is_replaced_heard_again_and_adopts_all_without_a_droppe
     wait_for(lambda: len(pair.service_pids("a")) == 3, 5, "two of the echo, one of the stream")
     services = pair.service_pids("a")
     token = pair.rows("b", "groups")["web"].token
+    forked_ms, heard_ms = [], []
     with Connection(pair.lab) as connection, Ear(pair.lab, "a") as ear:
         begun_ns = time.monotonic_ns()
         for _ in range(3):
@@ -73,15 +75,16 @@ def test_a_killed_engine_is_replaced_heard_again_and_adopts_all_without_a_droppe
             new = wait_for(
                 lambda engine=engine: (pid := engine_of(guardian)) not in (0, engine) and pid, 10, pair.why, 0.001
             )
-            forked_ms = overdue_ms(killed_boot_ns, forked_ns(new))
-            heard_ms = spent_ms(killed_ns, ear.first_after(killed_ns + MS))
-            print(f"the next engine {forked_ms:.1f} ms, its first heartbeat {heard_ms:.1f} ms after the kill")
-            assert forked_ms < 100
-            assert heard_ms < 400
+            forked_ms.append(overdue_ms(killed_boot_ns, forked_ns(new)))
+            heard_ms.append(spent_ms(killed_ns, ear.first_after(killed_ns + MS)))
+            print(f"the next engine {forked_ms[-1]:.1f} ms, its first heartbeat {heard_ms[-1]:.1f} ms after the kill")
         pair.wait_steady()
         assert pair.service_pids("a") == services
-        assert connection.worst_ms(begun_ns) < 200
+        worst_ms = connection.worst_ms(begun_ns)
     assert pair.rows("b", "groups")["web"].token == token, "the lease was never another one"
+    within(worst_ms, 200, "between two answers of a connection")
+    within(max(forked_ms), 100, "until the next engine")
+    within(max(heard_ms), 400, "until its first heartbeat")
 
 
 def test_the_engine_runs_before_others_locked_in_memory_in_one_thread_and_starts_nothing(pair: Pair) -> None:
@@ -115,8 +118,8 @@ def test_the_worst_lateness_of_the_engines_timer_is_in_the_mib(pair: Pair) -> No
     time.sleep(0.5)
     os.kill(engine, signal.SIGCONT)
     wait_for(lambda: worst_us() > max(before_us, 250_000), 5, worst_us)
-    assert worst_us() < 2_000_000
     assert engine_of(pair.pids("a", "guardian")[0]) == engine
+    within(worst_us() / 1000, 2000, "as the MIB says")
 
 
 def test_a_machine_that_can_not_end_a_group_in_time_restarts(pair: Pair) -> None:
@@ -170,9 +173,7 @@ log: {{format: json}}
         began_s = next(when(line) for line in lines if line["event"] == "lease_ended")
         last_ms = spent_ms(died_ns - int((died_s - began_s) * 1e9), died_ns)
         print(f"restarted {took_ms:.0f} ms after its engine was frozen, {last_ms:.0f} ms after it was due")
-        assert 0.1 < died_s - began_s and last_ms < 250, (
-            "kill_ms (150) before the lease's end it was due, and at that end it restarts"
-        )
+        assert died_s - began_s > 0.1, "kill_ms (150) before the lease's end it was due, and at that end it restarts"
         assert "THIS MACHINE RESTARTS NOW" in log()
         assert "does not restart" not in log()
         lab.disk("a", "ok")  # a dead process that hangs in it holds up the end of the others
@@ -181,3 +182,4 @@ log: {{format: json}}
             "process 1 was told to restart (pid_namespaces(7))"
         )
         host.pid, host._shell = 0, None
+        within(last_ms, 250, "from kill_ms (150) before the lease's end to the restart")

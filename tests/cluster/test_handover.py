@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp.model import Kind
+from tests.cluster.bounds import within
 from tests.cluster.lab import ETC, PROJECT, wait_for
 from tests.cluster.onlookers import STREAM, Connection
 from tests.cluster.pair import VIP, Group, Pair, Timing, boot_ns
@@ -66,7 +67,7 @@ def test_the_owner_becomes_new_code_and_its_clients_notice_nothing(pair: Pair) -
     assert not pair.events("b", begun_boot_ns, Kind.NODE_LOST, Kind.TAKEOVER_COMPLETED), pair.story("b")
     assert not pair.events("a", begun_boot_ns, Kind.ENGINE_DOWN), "an upgrade is no failure"
     assert "has taken over; no service was restarted" in said(pair, "a")
-    assert worst_ms < 250
+    within(worst_ms, 250, pair.why)
 
 
 def test_the_standby_becomes_new_code_and_nothing_moves(pair: Pair) -> None:
@@ -75,8 +76,9 @@ def test_the_standby_becomes_new_code_and_nothing_moves(pair: Pair) -> None:
         since_ns = time.monotonic_ns()
         assert ask(pair, "b").wait(60) == 0, said(pair, "b")
         pair.wait_steady()
-        assert connection.worst_ms(since_ns) < 250
+        worst_ms = connection.worst_ms(since_ns)
     assert not pair.events("a", begun_ns, Kind.NODE_LOST), pair.story("a")
+    within(worst_ms, 250, pair.why)
 
 
 def test_a_file_with_a_fault_changes_nothing(pair: Pair) -> None:
@@ -100,6 +102,7 @@ def test_the_handed_over_daemon_fails_over_as_ever(pair: Pair) -> None:
         watch.wait_node("a", 10, pair.why)
         fault_ns = pair.lab["a"].power_off()
         took_ms = watch.back_ms(fault_ns, "b")
-        assert took_ms <= pair.timing.takeover_ms(), pair.why()
         assert watch.doubles() == []
+    why = pair.why()
     pair.restore(30)
+    within(took_ms, pair.timing.takeover_ms(), why)

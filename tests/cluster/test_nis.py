@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.bounds import within
 from tests.cluster.lab import HERE, Host, wait_for
 from tests.cluster.served import Client, Stage, group
 from tests.cluster.served import missing as not_here
@@ -64,7 +65,7 @@ def ask(stage: Stage) -> Client:
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs {', '.join(missing())}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def stage() -> Iterator[Stage]:
     with made() as stage:
         yield stage
@@ -74,17 +75,17 @@ def test_a_bound_client_is_answered_through_moves_and_a_crash(stage: Stage) -> N
     with ask(stage) as client:
         planned = [stage.move("a", "b", client), stage.move("b", "a", client)]
         client.all_ended()
-        slowest_ms = max((x.ended_ns - x.began_ns) / 1e6 for x in client.requests)
-        print(f"the slowest request of the planned moves took {slowest_ms:.0f} ms")
-        assert slowest_ms < MOST_MS, "none was lost and sent again"
+        planned_ms = max((x.ended_ns - x.began_ns) / 1e6 for x in client.requests)
+        print(f"the slowest request of the planned moves took {planned_ms:.0f} ms")
         crash = stage.crash("a", "b", client)
         client.all_ended()
         slowest_ms = max((x.ended_ns - x.began_ns) / 1e6 for x in client.requests)
         print(f"the slowest request of the crash took {slowest_ms:.0f} ms: its datagram was lost with the machine")
-        assert slowest_ms < RESENT_MS
     for move in (*planned, crash):
         print(move)
     assert not client.errors()
     assert {"ypmatch", "ypcat"} == {request.what for request in client.requests}
     assert stage.pair.lab["client"].run("ypwhich").strip() == stage.group.ip
-    assert all(move.outage_ms < MOST_MS for move in (*planned, crash)), (planned, crash)
+    within(planned_ms, MOST_MS, "none was lost and sent again")
+    within(slowest_ms, RESENT_MS, "one lost datagram was sent again")
+    within(max(move.outage_ms for move in (*planned, crash)), MOST_MS, str((planned, crash)))

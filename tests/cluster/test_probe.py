@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.bounds import within
 from tests.cluster.lab import HERE, PROJECT, Lab, sh, sweep, wait_for
 from tests.cluster.watch import PORT, Watch
 
@@ -44,11 +45,12 @@ def test_one_node_that_answers_is_no_double(lab: Lab, address: str) -> None:
         watch.wait_node("a")
         seen = wait_for(lambda: len(watch.routed()) > 60, 3, "answers each period")
         assert seen and watch.doubles() == []
-        assert watch.outage_ms(watch.routed()[0].at_ns) < 50
+        outage_ms = watch.outage_ms(watch.routed()[0].at_ns)
         # both ways of asking were used
         assert {answer.kind for answer in watch.answers} == {"r", "d"}
         assert watch.first(begun_ns, "b") is None
     have(lab, "a", address, False)
+    within(outage_ms, 50)
 
 
 @pytest.mark.parametrize("address", [V4, V6])
@@ -74,10 +76,11 @@ def test_an_address_that_moves_is_an_outage_and_no_double(lab: Lab) -> None:
         have(lab, "b", V4)
         announce(lab, "b")
         watch.wait_node("b")
-        assert 100 <= watch.back_ms(moved_ns, "b") < 400
-        assert 95 <= watch.outage_ms(moved_ns) < 400
+        back_ms, outage_ms = watch.back_ms(moved_ns, "b"), watch.outage_ms(moved_ns)
         assert watch.doubles() == []
     have(lab, "b", V4, False)
+    assert back_ms >= 100 and outage_ms >= 95
+    within(max(back_ms, outage_ms), 400)
 
 
 def test_a_host_without_power_is_silent_and_a_cut_can_be_healed(lab: Lab) -> None:

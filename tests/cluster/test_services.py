@@ -9,6 +9,7 @@ import time
 import pytest
 
 from hasnmp.model import Kind, Verb
+from tests.cluster.bounds import within
 from tests.cluster.conftest import Scene
 from tests.cluster.lab import wait_for
 from tests.cluster.pair import planned_ms
@@ -27,17 +28,17 @@ def test_a_killed_service_is_restarted_in_place_and_then_fails_over(scene: Scene
         fault_ns = kill_service(scene, "a")
         took_ms = scene.watch.back_ms(fault_ns, "a")
         print(f"restarted in place after {took_ms:.0f} ms")
-        assert took_ms < 1000, pair.why()
         pair.wait_event("a", Kind.SERVICE_RESTARTED, begun_ns)
         assert pair.rows("a", "services")["web-echo"].restarts == count
+        within(took_ms, 1000, pair.why)
     assert {answer.node for answer in scene.watch.answers} == {"a"}
     fault_ns = kill_service(scene, "a")
     took_ms = scene.watch.back_ms(fault_ns, "b")
     print(f"failed over after {took_ms:.0f} ms")
-    assert took_ms < 1500, pair.why()
     pair.wait_event("a", Kind.SERVICE_FAILED, scene.begun_ns)
     pair.wait_event("b", Kind.TAKEOVER_COMPLETED, scene.begun_ns)
     assert pair.rows("b", "groups")["web"].failover_count >= 1
+    within(took_ms, 1500, pair.why)
 
 
 def test_planned_failover_by_snmpset_there_and_back(scene: Scene) -> None:
@@ -52,11 +53,11 @@ def test_planned_failover_by_snmpset_there_and_back(scene: Scene) -> None:
         outage_ms = scene.watch.outage_ms(asked_ns)
         print(f"{source} -> {target}: nobody answered for {outage_ms:.0f} ms")
         scene.wait_owner(target)
-        assert outage_ms < planned_ms(), pair.why()
         pair.wait_snmp(source, 'haGroupOwner."web"', target)  # the old owner's agent names the new one
         command = max(pair.rows(source, "commands").values(), key=lambda row: row.id)
         pair.wait_snmp(source, f"haCommandState.{command.id}", "done")
         assert command.verb is Verb.FAILOVER and command.to == target and "noc" in command.requester, command
+        within(outage_ms, planned_ms(), pair.why)
 
 
 def test_a_read_only_user_can_not_move_it(scene: Scene) -> None:
@@ -79,7 +80,7 @@ def test_planned_failover_by_the_command_line(scene: Scene, how: str) -> None:
         scene.watch.wait_node(target, 5, pair.why)
         outage_ms = scene.watch.outage_ms(asked_ns)
         print(f"{source} -> {target}: nobody answered for {outage_ms:.0f} ms")
-        assert outage_ms < planned_ms(), pair.why()
+        within(outage_ms, planned_ms(), pair.why)
 
 
 def test_a_clean_stop_moves_the_groups_away_and_nobody_needs_to_recover(scene: Scene) -> None:
@@ -88,11 +89,11 @@ def test_a_clean_stop_moves_the_groups_away_and_nobody_needs_to_recover(scene: S
     assert scene.watch.node() == "b", pair.why()
     outage_ms = scene.watch.outage_ms(asked_ns)
     print(f"nobody answered for {outage_ms:.0f} ms")
-    assert outage_ms < planned_ms(), pair.why()
     assert not pair.service_pids("a")
     pair.start("a")
     pair.wait_steady(homes={"web": "b"})
     assert not pair.rows("a", "nodes")["a"].recovering
+    within(outage_ms, planned_ms(), pair.why)
 
 
 def test_a_clean_stop_of_the_standby_moves_nothing(scene: Scene) -> None:

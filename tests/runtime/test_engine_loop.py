@@ -48,6 +48,7 @@ from hasnmp.model import EventRow, Kind, Severity, SystemRow, View
 from hasnmp.runtime import engine, messages
 from hasnmp.runtime.engine import Loop, now_ns
 from hasnmp.wire import Datagram, DatagramKind
+from tests.ticks import Ticks
 
 MS = 1_000_000
 
@@ -161,7 +162,7 @@ def play(folder: Path, story: Callable[[Bench], Awaitable[int | None]], hello: m
             for end in (bench.lease, bench.store):
                 end.close()
             bench.loop._finish(0)
-            await asyncio.wait_for(bench.task, 5)
+            await asyncio.wait_for(bench.task, 20)
         return status or 0
 
     return asyncio.run(whole())
@@ -222,7 +223,9 @@ def test_a_deadline_that_comes_nearer_is_seen_and_one_that_goes_away_is_no_event
         bench.loop._arm()
         bench.core.deadline_ns = now_ns() + 10 * MS
         bench.loop._arm()
-        await bench.until(lambda: bench.core.got(Tick), 1.0)
+        with Ticks() as ticks:
+            await bench.until(lambda: bench.core.got(Tick))
+            assert ticks.at_most(1000)
         count = len(bench.core.events)
         await asyncio.sleep(1.2)  # longer than the longest sleep: it wakes, looks, and says nothing
         assert len(bench.core.events) == count
@@ -353,7 +356,9 @@ def test_the_lease_disk_and_the_store_answer(tmp_path: Path) -> None:
 def test_the_guardian_hears_that_the_loop_turns(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         for _ in range(2):
-            await bench.told(messages.Alive, 1.5)
+            with Ticks() as ticks:
+                await bench.told(messages.Alive)
+                assert ticks.at_most(1500)
 
     play(tmp_path, story)
 
@@ -365,7 +370,7 @@ def test_exit_ends_with_0_after_the_state_is_written(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         assert not bench.task.done(), "it waits for the last state"
         bench.store.send(b'{"persisted": 1, "ok": true, "text": ""}')
-        status = await asyncio.wait_for(asyncio.shield(bench.task), 1)
+        status = await asyncio.wait_for(asyncio.shield(bench.task), 20)
         assert len(bench.core.events) == asked, "nothing is decided after the end"
         return status
 
@@ -379,7 +384,7 @@ def test_without_a_guardian_everything_ends_at_once(tmp_path: Path, monkeypatch:
 
     async def story(bench: Bench) -> int:
         bench.guardian.close()
-        return await asyncio.wait_for(asyncio.shield(bench.task), 2)
+        return await asyncio.wait_for(asyncio.shield(bench.task), 20)
 
     assert play(tmp_path, story) == 1
     assert ended == ["node-a"]
@@ -391,7 +396,7 @@ def test_an_exit_by_force_ends_everything_first(tmp_path: Path, monkeypatch: pyt
 
     async def story(bench: Bench) -> int:
         bench.act(Exit("the guardian did not act", force=True))
-        return await asyncio.wait_for(asyncio.shield(bench.task), 2)
+        return await asyncio.wait_for(asyncio.shield(bench.task), 20)
 
     assert play(tmp_path, story) == 1
     assert ended == ["node-a"]
@@ -404,7 +409,7 @@ def test_a_defect_in_the_core_ends_the_engine_and_says_so(tmp_path: Path) -> Non
     async def story(bench: Bench) -> int:
         bench.core.on_step = broken
         bench.loop.tell(Tick(0))
-        return await asyncio.wait_for(asyncio.shield(bench.task), 2)
+        return await asyncio.wait_for(asyncio.shield(bench.task), 20)
 
     assert play(tmp_path, story) == engine.FAILED
 
@@ -425,7 +430,7 @@ def test_what_happened_is_on_the_socket_and_in_the_log(tmp_path: Path, capsys: p
         assert b'"snapshot"' in await reader.readline()
         row = EventRow(5, Kind.NODE_LOST, Severity.MAJOR, 1, 1, "node-a", "silent", peer="node-b")
         bench.act(Notify(row))
-        assert b'"nodeLost"' in await asyncio.wait_for(reader.readline(), 1)
+        assert b'"nodeLost"' in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
 
     play(tmp_path, story)

@@ -140,6 +140,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("drift", "late"),
     ),
     Mutant(
+        "an engine is told that the one before promised nobody what it had given up, and does not listen first", 2,
+        (
+            Edit("core/engine.py", "        end = state.started_ns + self.config.heartbeat.startup_wait_ms * MS\n", "        end = state.started_ns\n"),
+            Edit("core/guard.py", "sorted(self.unbound - self.ending)", "sorted(self.last_token)"),
+        ),
+        ("giver",),
+    ),
+    Mutant(
         "a starting engine has forgotten what it promised, and does not listen first", 2,
         (
             Edit("core/engine.py", "        end = state.started_ns + self.config.heartbeat.startup_wait_ms * MS\n", "        end = state.started_ns\n"),
