@@ -220,6 +220,7 @@ class Engine:
             elif held.group in state.leases:
                 state.leases[held.group].adopt(held, ctx.now)
                 self.durable.untold(held, mapping(event.durable))
+                self.durable.resume(held, mapping(event.durable))
                 state.owned[held.group] = held.token
                 state.last_owner[held.group] = self.state.me
         for adopted in event.adopted:

@@ -26,6 +26,7 @@ class Profile:
     pathless: bool = False  # with `taken`: meanwhile another node can't reach the lease disk
     duel: bool = False  # nobody hears anybody for many turns of fencing
     rolled: bool = False  # one node is restarted in order, and the owner right after it
+    moved: bool = False  # a move is ordered, and the owner's engine ends before it is done
     drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
     mixed: float = 0.0  # the share of runs whose nodes have different lease times
     intervals: tuple[int, int] = (18, 48)  # length of the safety phase, in heartbeats
@@ -112,6 +113,7 @@ PROFILES: dict[str, Profile] = {
     "long duel": _aimed({}, (0, 0), duel=True, nodes=(3,), arbiter="fence"),
     "taken pathless": _aimed({}, (0, 0), taken=True, pathless=True, nodes=(3,)),
     "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
+    "moved": _aimed({}, (0, 0), moved=True, groups=(1,), hooks=1.0),
     # One fault class that must interrupt nothing.
     "kept arbiter": _kept({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, (3, 10)),
     "kept link": _kept({"cut_link": 1}, (2, 6), links=(2,)),
@@ -168,7 +170,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 8), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
-    ("rolled", 2), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
+    ("rolled", 1), ("moved", 1), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
 )  # fmt: skip
 
 # What changes.py adds.

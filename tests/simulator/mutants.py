@@ -407,4 +407,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         ("hooks",),
     ),
+    Mutant(
+        "a move that an engine's end cuts off is forgotten", 9,
+        (Edit("core/durable.py", "            self.state.unfinished[held.group] = move\n", "            pass\n"),),
+        ("moved",),
+    ),
+    Mutant(
+        "a move that an engine's end cuts off goes on without its hooks", 11,
+        (Edit("core/durable.py", "                stopping=bool(stopping), again=True,\n", "                stopping=True, again=True,\n"),),
+        ("moved",),
+    ),
 )  # fmt: skip
