@@ -19,7 +19,7 @@ from tests.cluster.lab import DATA, SMALL, wait_for
 from tests.cluster.nemesis import picture
 from tests.cluster.nemesis.checker import Violation, check
 from tests.cluster.nemesis.faults import CLOCK, GROUP, Faults
-from tests.cluster.nemesis.history import History, Mark, RoundTime, log_of, op_of, told_of
+from tests.cluster.nemesis.history import History, Mark, RoundTime, begun_of, log_of, op_of, told_of
 from tests.cluster.nemesis.plan import ROUND_MS, Plan, Round, draw
 from tests.cluster.pair import NODES, PYTHON, VIP, Group, Pair, Timing, boot_ns
 from tests.cluster.power import Power, level
@@ -74,7 +74,7 @@ class Campaign:
     def __init__(self, plan: Plan, out: Path, say: Callable[[str], None] = print) -> None:
         self.plan, self.out, self.say = plan, out, say
         served_ms = SERVED_MS + (FENCED_MS if plan.disk == "fenced" else 0)
-        self.history = History(served_within_ms=served_ms, unnoticed_ms=UNNOTICED_MS)
+        self.history = History(served_within_ms=served_ms, unnoticed_ms=UNNOTICED_MS, kill_ms=TIMING["kill_ms"])
         self.offsets_ns = {node: seconds * 1_000_000_000 for node, seconds in plan.offsets_s.items()}
         self.found: list[Violation] = []
         self.lines: list[str] = []
@@ -214,6 +214,8 @@ class Campaign:
         stalls = control().stalls(self.begun_ns - ahead_ns, time.monotonic_ns())
         self.history.stalls = [[(since + ahead_ns, until + ahead_ns) for since, until in one] for one in stalls]
         self.history.log = log_of(self.pair.lab.data.image, offsets)
+        self.history.begun = begun_of([*self.history.log, *self.history.ops], offsets)
+        self.history.frozen = self.faults.frozen
         for node in NODES:
             with open(self.pair.lab[node].state / "hasnmpd.log", errors="replace") as lines:
                 self.history.told += told_of(node, lines, GROUP, offsets[node])

@@ -9,7 +9,10 @@ The register's log is the order of the writes. What must hold, whatever was brok
     invented       nothing stands in the log, or was read, that nobody had sent by then; nothing stands there twice
     stale          an operation that begins after another was answered sees at least what that one saw (the register is
                    linearizable: real-time order)
-    past-lease     no reply left, and no record was made, when the writer's node held no lease under that token
+    past-lease     no reply left, and no record was made, when the writer's node held no lease under that token; but a
+                   record (never a reply) of a request that had come within the lease may be made after it, where
+                   whoever could end the writer stood still from before its end, no other register has been started
+                   since, and who goes on has had no more than kill_ms to end it: see _late_by_a_freeze
     not-served     after everything was healed a write was acknowledged within the bound, and the pair was steady
     noticed        a fault that must cost the clients nothing cost them an answer for longer than the bound, or moved the
                    group
@@ -23,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tests.cluster.nemesis.history import History, Op, RoundTime
+from tests.cluster.nemesis.history import History, Op, Record, RoundTime
 
 MS = 1_000_000
 
@@ -148,14 +151,20 @@ def _leases(history: History) -> Iterator[Violation]:
         known = terms[told.node, told.token]
         known.append((told.at_ns, max(told.until_ns, known[-1][1] if known else 0)))
 
+    def end_ns(node: str, token: int, ns: int) -> int:
+        """The lease's end, as far as it was known by then; 0: none had begun."""
+        known = terms.get((node, token), [])
+        place = bisect_right(known, (ns, 1 << 62)) - 1
+        return known[place][1] if place >= 0 else 0
+
     def covered(node: str, token: int, ns: int) -> str:
         known = terms.get((node, token))
         if not known:
             return "no lease was ever told of it"
-        place = bisect_right(known, (ns, 1 << 62)) - 1
-        if place < 0:
+        end = end_ns(node, token, ns)
+        if not end:
             return f"{(known[0][0] - ns) / MS:.1f} ms before the lease began"
-        late_ms = (ns - known[place][1]) / MS
+        late_ms = (ns - end) / MS
         return f"{late_ms:.1f} ms after the lease's end" if late_ms > 0 else ""
 
     for op in _answers(history):
@@ -163,9 +172,31 @@ def _leases(history: History) -> Iterator[Violation]:
             text = f"{op.instance} answers {op.client} {op.kind} {op.value} under token {op.token}, {why}"
             yield Violation("past-lease", text, op.stamp_ns)
     for place, record in enumerate(history.log, 1):
-        if record.seq and (why := covered(record.node, record.token, record.stamp_ns)):
+        if not record.seq or not (why := covered(record.node, record.token, record.stamp_ns)):
+            continue
+        end = end_ns(record.node, record.token, record.stamp_ns)
+        if not _late_by_a_freeze(history, record, end):
+            came_ms = (record.came_ns - end) / MS
             text = f"record {place}, {record.value}, of {record.instance} under token {record.token}, {why}"
+            text += f"; its request came {came_ms:+.1f} ms from the end" if end else ""
             yield Violation("past-lease", text, record.stamp_ns)
+
+
+def _late_by_a_freeze(history: History, record: Record, end_ns: int) -> bool:
+    """May a record have been made after the lease's end, because nobody was there who could end its writer?
+
+    A stack that is stopped ends nothing. What keeps the group from running twice is then that the address falls silent with
+    the lease, and that the other node, which may have the next lease by now, starts nothing of the group before this one was
+    fenced or its guardian has ended it. Requests that had come before the silence still wait in the kernel, and the writer,
+    whom a slow disk holds up, goes on with them.
+    """
+    return record.came_ns <= end_ns and any(
+        one.node == record.node
+        and one.since_ns <= end_ns
+        and record.stamp_ns <= one.until_ns + history.kill_ms * MS
+        and not any(one.since_ns < begun_ns <= record.stamp_ns for begun_ns in history.begun.values())
+        for one in history.frozen
+    )
 
 
 def _rounds(history: History) -> Iterator[Violation]:

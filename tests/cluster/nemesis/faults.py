@@ -6,19 +6,23 @@ import contextlib
 import signal
 import struct
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hasnmp.errors import HasnmpError
 from hasnmp.model import Verb
 from tests.cluster.lab import LINKS, STATE
+from tests.cluster.nemesis.history import Frozen
 from tests.cluster.nemesis.plan import Fault
-from tests.cluster.pair import NODES, Pair
+from tests.cluster.pair import NODES, Pair, boot_ns
 from tests.cluster.power import Power
 
 GROUP = "reg"
 CLOCK = f"{STATE}/clock"  # of shifted.py
 FILLER = "filler"
+ENDERS = ("guardian", "engine")  # who ends a group
+OBEYED_S = 1.0  # how long a signal that stops or ends a process may take
 
 
 class Faults:
@@ -28,6 +32,8 @@ class Faults:
         self, pair: Pair, power: Power, owner: Callable[[], str], told: Callable[[str, str, str], None]
     ) -> None:
         self.pair, self.lab, self.switches, self.owner, self.told = pair, pair.lab, power, owner, told
+        self.frozen: list[Frozen] = []
+        self._frozen_ns: dict[str, int] = {}  # node -> since when it has been
         self._commands: list[threading.Thread] = []
 
     def strike(self, fault: Fault) -> Callable[[], None]:
@@ -53,6 +59,9 @@ class Faults:
         for node in NODES:
             self._clear(node)
             self._set_clock(node, 0)
+        self.lab.heal()  # before anybody goes on: what waited for a disk may write before its guardian ends it
+        for node in NODES:
+            self._signal(node, signal.SIGCONT, self.lab[node].processes())
         self.pair.heal()
         for thread in self._commands:
             thread.join(20)
@@ -61,16 +70,18 @@ class Faults:
     # ------------------------------------------------------------------------------------------------- the kinds
 
     def kill(self, node: str, what: str) -> Callable[[], None]:
-        self.lab[node].signal(signal.SIGKILL, self._pids(node, what))
+        self._signal(node, signal.SIGKILL, self._pids(node, what))
         return nothing
 
     def stop(self, node: str, what: str) -> Callable[[], None]:
         pids = self._pids(node, what)
-        self.lab[node].signal(signal.SIGSTOP, pids)
-        return lambda: none_of_it(self.lab[node].signal(signal.SIGCONT, pids))
+        self._signal(node, signal.SIGSTOP, pids)
+        return lambda: self._signal(node, signal.SIGCONT, pids)
 
     def power(self, node: str, _: str) -> Callable[[], None]:
+        before_ns = boot_ns()
         self.lab[node].power_off()
+        self._look(node, before_ns)
 
         def on() -> None:
             with self.lab[node].switch:  # the other node's fence agent may be at it, too
@@ -144,6 +155,26 @@ class Faults:
             return [pid for pid in self.lab[node].processes() if b"register.py" in command_line(pid)]
         return self.pair.pids(node) if what == "stack" else self.pair.pids(node, what)
 
+    def _signal(self, node: str, number: signal.Signals, pids: Iterable[int]) -> None:
+        """And keep account of who stands still for it."""
+        pids, before_ns = set(pids), boot_ns()
+        self.lab[node].signal(number, pids)
+        if number is not signal.SIGCONT:  # that works at once; the others as soon as the process is given a processor
+            deadline = time.monotonic() + OBEYED_S
+            while any(state(pid) not in "TZ" for pid in pids.intersection(self.pair.pids(node, *ENDERS))):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.001)
+        self._look(node, before_ns)
+
+    def _look(self, node: str, before_ns: int) -> None:
+        """Is the node frozen now? It is from here on; and what ends it did so no sooner than before_ns."""
+        states = {role: "".join(map(state, self.pair.pids(node, role))).replace("Z", "") for role in ENDERS}
+        if states["guardian"] and not "".join(states.values()).strip("T"):
+            self._frozen_ns.setdefault(node, boot_ns())
+        elif since_ns := self._frozen_ns.pop(node, 0):
+            self.frozen.append(Frozen(node, since_ns, before_ns))
+
     def _set_clock(self, node: str, seconds: int) -> None:
         with open(self.lab[node].state / Path(CLOCK).name, "r+b") as file:
             file.write(struct.pack("<q", seconds * 1_000_000_000))
@@ -161,6 +192,14 @@ def command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def state(pid: int) -> str:
+    """T: stopped; Z: dead, or gone; else it may do something."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0].replace("X", "Z")
+    except OSError:
+        return "Z"
 
 
 def nothing() -> None:

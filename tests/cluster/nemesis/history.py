@@ -40,7 +40,8 @@ class Record:
     token: int = 0
     node: str = ""
     instance: str = ""
-    stamp_ns: int = 0
+    stamp_ns: int = 0  # just before it was written
+    came_ns: int = 0  # its request had come to the machine
     value: str = ""
 
 
@@ -51,6 +52,15 @@ class Told:
     node: str
     token: int
     at_ns: int
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Who could end a group on the node, its guardian and its engine, was stopped by a signal: all of it, all the time."""
+
+    node: str
+    since_ns: int
     until_ns: int
 
 
@@ -80,10 +90,13 @@ class History:
     ops: list[Op] = field(default_factory=list)
     log: list[Record] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
+    frozen: list[Frozen] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)  # instance of the register -> when it was started
     rounds: list[RoundTime] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     served_within_ms: int = 0  # the bound of a round's end
     unnoticed_ms: int = 0  # the longest gap between two answers that counts as none
+    kill_ms: int = 0  # what a guardian needs to end a group by force
     stalls: list[list[tuple[int, int]]] = field(
         default_factory=list
     )  # of each processor: the machine itself stood still
@@ -109,9 +122,16 @@ def log_of(image: Path, offsets_ns: dict[str, int]) -> list[Record]:
             if words is None:
                 found.append(Record(0))
             else:
-                seq, token, node, instance, ns, value = words
-                found.append(Record(int(seq), int(token), node, instance, int(ns) - offsets_ns.get(node, 0), value))
+                seq, token, node, instance, ns, came_ns, value = words
+                shift = offsets_ns.get(node, 0)
+                found.append(Record(int(seq), int(token), node, instance, int(ns) - shift, int(came_ns) - shift, value))
     return found
+
+
+def begun_of(seen: Iterable[Op | Record], offsets_ns: dict[str, int]) -> dict[str, int]:
+    """When each instance was started that answered or wrote: its name says so, by its machine's clock."""
+    found = {one.instance: one.node for one in seen if one.instance}
+    return {instance: int(instance.rpartition("-")[2]) - offsets_ns.get(node, 0) for instance, node in found.items()}
 
 
 def told_of(node: str, lines: Iterable[str], group: str, offset_ns: int) -> list[Told]:

@@ -8,36 +8,50 @@ One line a request, one a reply:
                                                          answers what is stale
 NS is CLOCK_BOOTTIME just before the reply is sent. INSTANCE names this very process.
 
-Block n-1 of the file (512 octets) is record n: "REG SEQ TOKEN NODE INSTANCE NS VALUE CRC" and spaces. The program trusts that
-it is alone, as any application does: it looks at the disk once, when it starts. That is what is being tested.
+Block n-1 of the file (512 octets) is record n: "REG SEQ TOKEN NODE INSTANCE NS CAME VALUE CRC" and spaces. NS is just before it
+is written; CAME is when the newest segment of its request had come to this machine, as the kernel noted it: a request may wait
+in the kernel for as long as the one before it is being written. The program trusts that it is alone, as any application does:
+it looks at the disk once, when it starts. That is what is being tested.
 """
 
 import mmap
 import os
 import select
 import socket
+import struct
 import sys
 import time
 import zlib
 
 BLOCK = 512
+SO_TIMESTAMPNS = 35  # of the kernel's for 64 bits; Python has no name for it
 
 
 def boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def record(seq: int, token: int, node: str, instance: str, ns: int, value: str) -> bytes:
-    text = f"REG {seq} {token} {node} {instance} {ns} {value}"
+def record(seq: int, token: int, node: str, instance: str, ns: int, came_ns: int, value: str) -> bytes:
+    text = f"REG {seq} {token} {node} {instance} {ns} {came_ns} {value}"
     return f"{text} {zlib.crc32(text.encode()):08x}".encode().ljust(BLOCK)
 
 
 def parse(block: bytes) -> list[str] | None:
-    """[SEQ, TOKEN, NODE, INSTANCE, NS, VALUE], None: no whole record."""
+    """[SEQ, TOKEN, NODE, INSTANCE, NS, CAME, VALUE], None: no whole record."""
     text, _, crc = block.decode(errors="replace").rstrip(" \0").rpartition(" ")
     words = text.split(" ")
-    good = len(words) == 7 and words[0] == "REG" and f"{zlib.crc32(text.encode()):08x}" == crc
+    good = len(words) == 8 and words[0] == "REG" and f"{zlib.crc32(text.encode()):08x}" == crc
     return words[1:] if good else None
+
+
+def came_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """When what was just received had come, by CLOCK_BOOTTIME; never earlier than it was. Now, if the kernel did not note it."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+            seconds, ns = struct.unpack("qq", data)
+            ago_ns = time.time_ns() - seconds * 1_000_000_000 - ns
+            return boot_ns() - ago_ns
+    return boot_ns()
 
 
 class Register:
@@ -55,23 +69,23 @@ class Register:
                 high = middle
         self.seq = low
         last = self.read(low) if low else None
-        self.value = last[5] if last else "-"
+        self.value = last[6] if last else "-"
 
     def read(self, seq: int) -> list[str] | None:
         with memoryview(self.buffer)[:BLOCK] as view:
             os.preadv(self.fd, [view], (seq - 1) * BLOCK)
             return parse(bytes(view))
 
-    def write(self, value: str) -> None:
-        self.buffer[:BLOCK] = record(self.seq + 1, self.token, self.node, self.instance, boot_ns(), value)
+    def write(self, value: str, came: int) -> None:
+        self.buffer[:BLOCK] = record(self.seq + 1, self.token, self.node, self.instance, boot_ns(), came, value)
         with memoryview(self.buffer)[:BLOCK] as view:
             assert os.pwritev(self.fd, [view], self.seq * BLOCK) == BLOCK
         self.seq, self.value = self.seq + 1, value
 
-    def answer(self, line: str) -> str:
+    def answer(self, line: str, came: int) -> str:
         verb, _, value = line.partition(" ")
         if verb == "w":
-            self.write(value)
+            self.write(value, came)
         reply = f"ok {self.seq} {self.token} {self.node} {self.instance} {boot_ns()}"
         return reply + "\n" if verb == "w" else f"{reply} {self.value}\n"
 
@@ -81,6 +95,7 @@ def main() -> None:
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.setsockopt(0, 15, 1)  # IP_FREEBIND
+    server.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)  # each connection has it from this one
     server.bind((sys.argv[1], int(sys.argv[2])))
     server.listen(64)
     poll = select.poll()
@@ -96,9 +111,10 @@ def main() -> None:
                 poll.register(client, select.POLLIN)
                 continue
             try:
-                data = clients[fd].recv(4096)  # a client waits for its reply: one whole line at a time
+                data, ancillary, _, _ = clients[fd].recvmsg(4096, 128)
+                # A client waits for its reply: that is one whole line at a time.
                 for line in data.decode().splitlines():
-                    clients[fd].send(register.answer(line).encode())
+                    clients[fd].send(register.answer(line, came_ns(ancillary)).encode())
             except OSError:
                 data = b""
             if not data:

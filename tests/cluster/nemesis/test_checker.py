@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import select
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,8 +12,20 @@ import pytest
 
 from tests.cluster.nemesis import picture
 from tests.cluster.nemesis.checker import check
-from tests.cluster.nemesis.history import History, Mark, Op, Record, RoundTime, Told, log_of, op_of, told_of
-from tests.cluster.nemesis.register import record
+from tests.cluster.nemesis.history import (
+    Frozen,
+    History,
+    Mark,
+    Op,
+    Record,
+    RoundTime,
+    Told,
+    begun_of,
+    log_of,
+    op_of,
+    told_of,
+)
+from tests.cluster.nemesis.register import SO_TIMESTAMPNS, boot_ns, came_ns, record
 
 MS = 1_000_000
 
@@ -22,7 +36,7 @@ def good() -> History:
     for seq in range(1, 11):
         node, token = ("a", 7) if seq <= 5 else ("b", 8)
         at = (seq * 150 if seq <= 5 else 1000 + (seq - 5) * 200) * MS
-        history.log.append(Record(seq, token, node, f"{node}-1", at, f"v{seq}"))
+        history.log.append(Record(seq, token, node, f"{node}-1", at, at - MS, f"v{seq}"))
         outcome = "unknown" if seq == 5 else "ok"
         answer = (seq, token, node, f"{node}-1", at + MS) if seq != 5 else ()
         history.ops.append(Op("c1", "w", f"v{seq}", at - 5 * MS, at + 5 * MS, outcome, *answer))
@@ -37,6 +51,7 @@ def good() -> History:
         Told("a", 7, 400 * MS, 1000 * MS),
         Told("b", 8, 1150 * MS, 2100 * MS),
     ]
+    history.begun = {"a-1": 100 * MS, "b-1": 1160 * MS}
     history.rounds = [
         RoundTime(1, 100 * MS, 1300 * MS, 1500 * MS),
         RoundTime(2, 1500 * MS, 1600 * MS, 2000 * MS, True, "b"),
@@ -85,6 +100,27 @@ def stale_read(history: History) -> None:
     history.ops.append(Op("c4", "r", "v6", 1650 * MS, 1660 * MS, "ok", 6, 8, "b", "b-1", 1655 * MS))
 
 
+def frozen(history: History) -> None:
+    """b froze at 2000 ms, its lease ended at 2100, and a slow disk made its last record late; at 2900 it went on.
+
+    a had the next lease by then, but waited with the start until b would be fenced.
+    """
+    history.kill_ms = 100
+    history.frozen = [Frozen("b", 2000 * MS, 2900 * MS)]
+    history.ops = [op for op in history.ops if op.value != "v10"]
+    history.ops.append(Op("c1", "w", "v10", 1985 * MS, 2235 * MS, "unknown"))
+    history.told.append(Told("a", 9, 2150 * MS, 3500 * MS))
+    rewrite(history, 10, stamp_ns=2800 * MS, came_ns=2099 * MS)
+
+
+def frozen_but(spoil: Callable[[History], None]) -> Callable[[History], None]:
+    def both(history: History) -> None:
+        frozen(history)
+        spoil(history)
+
+    return both
+
+
 def no_write_at_all(history: History) -> None:
     history.ops = [op for op in history.ops if op.ended_ns < 1300 * MS]
 
@@ -109,6 +145,16 @@ BAD: dict[str, tuple[str, Callable[[History], None]]] = {
     "a reply before the lease": ("past-lease", lambda h: change(h, "v6", "w", stamp_ns=1149 * MS)),
     "an extension that came after the end": ("past-lease", lambda h: h.told.__setitem__(1, Told("a", 7, 650 * MS, 1000 * MS))),
     "no lease at all": ("past-lease", lambda h: h.told.pop()),
+    "nobody was frozen": ("past-lease", frozen_but(lambda h: h.frozen.clear())),
+    "the other was frozen": ("past-lease", frozen_but(lambda h: h.frozen.__setitem__(0, Frozen("a", 2000 * MS, 2900 * MS)))),
+    "it froze after the lease's end": ("past-lease", frozen_but(lambda h: h.frozen.__setitem__(0, Frozen("b", 2101 * MS, 2900 * MS)))),
+    "who went on let it be": ("past-lease", frozen_but(lambda h: h.frozen.__setitem__(0, Frozen("b", 2000 * MS, 2699 * MS)))),
+    "two freezes, and who could end it between them": ("past-lease", frozen_but(lambda h: h.frozen.__setitem__(
+        slice(None), [Frozen("b", 2000 * MS, 2090 * MS), Frozen("b", 2200 * MS, 2900 * MS)]))),
+    "a request that came after the lease's end": ("past-lease", frozen_but(lambda h: rewrite(h, 10, came_ns=2101 * MS))),
+    "a frozen node's reply": ("past-lease", frozen_but(lambda h: h.ops.append(
+        Op("c4", "r", "v10", 2700 * MS, 2810 * MS, "ok", 10, 8, "b", "b-1", 2805 * MS)))),
+    "another was started before a frozen node's record": ("past-lease", frozen_but(lambda h: h.begun.update({"a-2": 2799 * MS}))),
     "nobody serves": ("not-served", no_write_at_all),
     "it serves too late": ("not-served", lambda h: setattr(h, "served_within_ms", 50)),
     "it is not steady": ("not-served", lambda h: setattr(h.rounds[0], "steady_ns", 0)),
@@ -120,6 +166,36 @@ BAD: dict[str, tuple[str, Callable[[History], None]]] = {
 
 def test_a_good_history_has_no_violation() -> None:
     assert check(good()) == []
+
+
+def test_a_frozen_nodes_record_of_a_request_that_came_in_time_may_be_late() -> None:
+    history = good()
+    frozen(history)
+    assert check(history) == []
+    rewrite(history, 10, stamp_ns=3000 * MS)  # whoever goes on has its time, too
+    assert check(history) == []
+    history.begun["a-2"] = 3001 * MS  # and afterwards the group is another's
+    assert check(history) == []
+
+
+def test_when_a_request_came_is_told_by_the_kernel_not_by_when_it_was_read() -> None:
+    with socket.socket() as server, socket.socket() as client:
+        server.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.connect(server.getsockname())
+        connection, _ = server.accept()
+        with connection:
+            for _ in range(1000):  # the kernel begins to note it a moment after the first socket has asked for that
+                sent_ns = boot_ns()
+                client.send(b"w x\n")
+                assert select.select([connection], [], [], 30)[0]
+                seen_ns = boot_ns()
+                _, ancillary, _, _ = connection.recvmsg(100, 128)
+                if ancillary:
+                    break
+        assert sent_ns <= came_ns(ancillary) <= seen_ns
+        assert came_ns([]) > seen_ns
 
 
 def test_a_gap_in_which_the_machine_stood_still_is_none_of_hasnmps() -> None:
@@ -148,8 +224,10 @@ def test_many_violations_of_one_rule_are_told_by_the_first_ones() -> None:
 
 def test_what_register_and_guardian_wrote_is_read_back_on_the_laboratorys_clock(tmp_path) -> None:  # type: ignore[no-untyped-def]
     image = tmp_path / "register"
-    image.write_bytes(record(1, 7, "a", "a-1", 5000, "x") + b"torn".ljust(512) + bytes(1024))
-    assert log_of(image, {"a": 1000}) == [Record(1, 7, "a", "a-1", 4000, "x"), Record(0)]
+    image.write_bytes(record(1, 7, "a", "a-1", 5000, 4900, "x") + b"torn".ljust(512) + bytes(1024))
+    assert log_of(image, {"a": 1000}) == [Record(1, 7, "a", "a-1", 4000, 3900, "x"), Record(0)]
+    assert begun_of([*log_of(image, {}), Op("c1", "r", "x", 1, 9, "unknown")], {}) == {"a-1": 1}
+    assert begun_of([Record(1, 7, "a", "a-20-5000", 1, 1, "x")], {"a": 1000, "b": 7}) == {"a-20-5000": 4000}
     line = '["c1", "r", "x", 1, 9, "ok", 1, 7, "a", "a-1", 5000]'
     assert op_of(line, {"a": 1000}) == Op("c1", "r", "x", 1, 9, "ok", 1, 7, "a", "a-1", 4000)
     log = [
