@@ -57,7 +57,7 @@ def forked_ns(pid: int) -> int:
 
 def read_pid(path: Path) -> int:
     until(lambda: path.exists() and path.read_text().endswith("\n"))
-    return int(path.read_text())
+    return int(path.read_text().split()[-1])
 
 
 def test_nothing_runs_without_a_lease(stack: Stack) -> None:
@@ -212,7 +212,7 @@ def test_a_guardian_that_died_leaves_nothing(stack: Stack, tmp_path: Path, how: 
     db = stack.expect(RunStarted, run=stack.program("sh", "-c", daemonised, service="db", cwd=str(tmp_path))).pid
     stray = read_pid(tmp_path / "stray")
     first = stack.hello
-    lease_io = int((tmp_path / "lease_io.pids").read_text().split()[-1])
+    lease_io = read_pid(tmp_path / "lease_io.pids")
     if how == "guardian and engine":
         os.kill(stack.engine_pid, signal.SIGSTOP)  # it can't help either; the next guardian ends it
     os.kill(stack.process.pid, signal.SIGKILL)
@@ -250,7 +250,7 @@ def test_stop_in_order(stack: Stack, tmp_path: Path) -> None:
     assert stack.conn
     stack.conn.send(b"exit 0")
     assert stack.process.wait(30) == 0
-    lease_io = int((tmp_path / "lease_io.pids").read_text().split()[-1])
+    lease_io = read_pid(tmp_path / "lease_io.pids")
     assert not lives(lease_io)
     assert "engine_killed" not in stack.log()  # neither of them was killed by the guardian
 

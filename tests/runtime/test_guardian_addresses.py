@@ -15,7 +15,7 @@ from hasnmp.runtime.messages import Address, AddressDone, AddressLost, AddressOp
 from tests.cluster.control import overdue_ms
 from tests.runtime.netns import Cable, Probe
 from tests.runtime.stack import MS, Stack
-from tests.runtime.test_guardian import lives, until
+from tests.runtime.test_guardian import lives, read_pid, until
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
@@ -106,7 +106,7 @@ def test_the_whole_stack_frozen_or_dead_at_once(stack: Stack, cable: Cable, prob
     stack.send(ADD)
     assert stack.expect(AddressDone).ok
     until(probe.answers)
-    lease_io = int((stack.folder / "lease_io.pids").read_text())
+    lease_io = read_pid(stack.folder / "lease_io.pids")
     for pid in (stack.process.pid, stack.engine_pid, lease_io):
         os.kill(pid, how)
     silent = until(lambda: not probe.answers())

@@ -76,7 +76,7 @@ def test_a_release_is_refused_while_something_of_it_lives(stack: Stack, tmp_path
 
 
 def test_a_start_that_is_ended_leaves_the_service_to_its_stop(stack: Stack, tmp_path: Path) -> None:
-    run = stack.program("sh", "-c", LEAVE + "; sleep 1000", purpose=Purpose.START, cwd=str(tmp_path), timeout_ms=700)
+    run = stack.program("sh", "-c", LEAVE + "; sleep 1000", purpose=Purpose.START, cwd=str(tmp_path), timeout_ms=1500)
     main = stack.expect(RunStarted, run=run).pid
     far = read_pid(tmp_path / "far")
     exited = stack.expect(Exited, run=run)
