@@ -25,11 +25,14 @@ version, so that a node can say of a peer that it can't understand who it is. te
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 from hasnmp.errors import WireError
 
@@ -48,14 +51,11 @@ class DatagramKind(IntEnum):
     EXCHANGE = 3  # carries one message of the ordered stream between two incarnations, or only acknowledges
 
 
-class Flags(IntFlag):
-    """Flags of which a single one is asked for all day long: `flags & ONE` is a plain number, three times as fast."""
+class NodeFlag(IntFlag):
+    # Single flags are asked for all day long: `flags & ONE` is a plain number, a tenth of the price. In each class itself: to
+    # one that inherits it, enum gives its own again.
+    __and__ = int.__and__  # type: ignore[assignment]
 
-    def __and__(self, other: int) -> int:  # type: ignore[override]
-        return int.__and__(self, other)
-
-
-class NodeFlag(Flags):
     STARTING = 1  # still listening: acquires nothing
     STANDBY = 2  # drained by the administrator
     RECOVERING = 4  # waits for the administrator's word
@@ -63,7 +63,9 @@ class NodeFlag(Flags):
     INHIBITED = 16
 
 
-class GroupFlag(Flags):
+class GroupFlag(IntFlag):
+    __and__ = int.__and__  # type: ignore[assignment]
+
     OWNER = 1  # the sender holds the lease of (group, token)
     ASK = 2  # the sender asks for a promise of (group, token), for itself
     PROMISE = 4  # the sender promises (group, token) to the receiver's holder, for duration_ms
@@ -162,6 +164,29 @@ def fingerprint(key: bytes) -> str:
     return hmac.digest(key, b"fingerprint", "sha256").hex()[:8]
 
 
+class Hmac:
+    """HMAC (RFC 2104) with one key; the hash states that the key alone gives are made once and copied, a third of what
+    hmac.digest costs. make: the hash; block: octets that it works on; size: octets of the digest that count."""
+
+    __slots__ = ("_inner", "_outer", "size")
+
+    def __init__(
+        self, key: bytes, make: Callable[[bytes], Any] = hashlib.sha256, block: int = 64, size: int = _TAG
+    ) -> None:
+        self.size = size
+        padded = (key if len(key) <= block else make(key).digest()).ljust(block, b"\0")
+        self._inner = make(bytes(octet ^ 0x36 for octet in padded))
+        self._outer = make(bytes(octet ^ 0x5C for octet in padded))
+
+    def __call__(self, message: bytes) -> bytes:
+        inner = self._inner.copy()
+        inner.update(message)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        digest: bytes = outer.digest()[: self.size]
+        return digest
+
+
 class Signer:
     """Turns datagrams into signed octets and back. keys: the first signs, every one is accepted, so that keys roll."""
 
@@ -169,7 +194,7 @@ class Signer:
         """Raises ValueError: no key, or an empty one (anybody could sign with that)."""
         if not keys or not all(keys):
             raise ValueError("a Signer needs at least one key, and none may be empty")
-        self._keys = keys
+        self._keys = tuple(Hmac(key) for key in keys)
         self._tag = zlib.crc32(cluster.encode())
         self._cluster = _DOMAIN + _named(cluster)
 
@@ -197,7 +222,7 @@ class Signer:
         octets = b"".join(parts)
         if len(octets) + _TAG > MAX_DATAGRAM:
             raise WireError("oversize", f"a datagram of {len(octets) + _TAG} octets; the limit is {MAX_DATAGRAM}")
-        return octets + hmac.digest(self._keys[0], self._cluster + names + octets, "sha256")
+        return octets + self._keys[0](self._cluster + names + octets)
 
     def decode(self, octets: bytes, me: str) -> Datagram:
         """The datagram that was signed for the node `me`. Total: any octets give a Datagram or a WireError.
@@ -229,7 +254,7 @@ class Signer:
         signature = octets[end:]
         good = False
         for key in self._keys:
-            good |= hmac.compare_digest(hmac.digest(key, signed, "sha256"), signature)
+            good |= hmac.compare_digest(key(signed), signature)
         if not good:
             raise WireError("signature", "none of our keys made it")
 

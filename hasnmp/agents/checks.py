@@ -48,9 +48,7 @@ def glance(check: settings.Check) -> Verdict | None:
     try:
         family = _family(check.host)
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
-            error = sock.connect_ex((check.host, check.port))
-            if error == errno.EINPROGRESS:  # on one machine all of the handshake is done by now: ask what came of it
-                error = sock.connect_ex((check.host, check.port))
+            error = _connected(sock, (check.host, check.port))
     except (OSError, ValueError) as problem:
         return Verdict(Outcome.FAILED, f"{place}: {_why(problem)}")
     if error in (errno.EINPROGRESS, errno.EALREADY):
@@ -58,6 +56,14 @@ def glance(check: settings.Check) -> Verdict | None:
     if error:
         return Verdict(Outcome.FAILED, f"{place}: {os.strerror(error)}")
     return Verdict(Outcome.OK, f"{place} accepts connections")
+
+
+def _connected(sock: socket.socket, place: tuple[str, int]) -> int:
+    """Begin to connect. 0: done; EINPROGRESS or EALREADY: it takes its time; else the error."""
+    error = sock.connect_ex(place)
+    if error == errno.EINPROGRESS:  # on one machine all of the handshake is done by now: ask what came of it
+        error = sock.connect_ex(place)
+    return error
 
 
 @functools.cache
@@ -131,7 +137,8 @@ class _Connection:
     async def __aenter__(self) -> _Connection:
         """Raises OSError: no connection."""
         try:
-            await self._loop.sock_connect(self._sock, self._place)
+            if _connected(self._sock, self._place):  # it takes its time, or fails: this says why
+                await self._loop.sock_connect(self._sock, self._place)
         except BaseException:
             self._sock.close()
             raise

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from hasnmp.core.board import known
 from hasnmp.core.context import MS
 from hasnmp.core.events import Exit, HeldLease, Persist, Persisted, Started
-from hasnmp.core.journal import mapping, number_of, strings
+from hasnmp.core.journal import clip, mapping, number_of, strings
 from hasnmp.core.lease import TAKER_PART, UNKNOWN_HOLDER, Lease, Phase
 from hasnmp.core.running import Stage
-from hasnmp.core.state import State
-from hasnmp.model import Kind, NodeState
+from hasnmp.core.state import Move, State
+from hasnmp.model import Kind, NodeState, Reason
 from hasnmp.wire import NodeFlag
 
 ROOM = 100  # tokens are made durable this many ahead, so that no takeover waits for the store
@@ -70,8 +71,9 @@ class Durable:
             lease.holder = event.holder
             lease.token_floor = ceiling
             # What the former engine promised died with it: act as if it had just promised everything, for the longest.
-            lease.promised_to = UNKNOWN_HOLDER
-            lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
+            if name not in event.unbound:
+                lease.promised_to = UNKNOWN_HOLDER
+                lease.promised_until = ctx.now + longest * MS * TAKER_PART // 100
             for node, seq in mapping(mapping(document.get("slots")).get(name)).items():
                 lease.floors[node] = number_of(seq)
             self._restore_leave(lease, mapping(document.get("forever")).get(name))
@@ -96,6 +98,32 @@ class Durable:
         if document and (name in begun or state.owned.get(name) != held.token):
             state.untold.add(name)
             state.board.groups[name].decided_ms = number_of(begun.get(name))
+
+    def resume(self, held: HeldLease, document: dict[str, Any]) -> None:
+        """A move that the former engine began under this lease is gone on with. Once: it may be the move itself that costs an
+        engine its life. Where hooks still held it up, only an order is kept: what else wanted it still says so by itself."""
+        nodes, facts = self.config.group(held.group).nodes, self.state.board.groups[held.group]
+        saved = mapping(document.get("moves")).get(held.group)
+        if not isinstance(saved, list):
+            return
+        try:
+            token, decided_ms, to, reason, text, force, stopping, before, before_text, asked_by, asked_as = saved[:11]
+            move = Move(
+                to if to in nodes and to != self.state.me else "", known(Reason, reason, Reason.OPERATOR), clip(str(text)),
+                force=bool(force), before=(known(Reason, before, Reason.NONE), clip(str(before_text))),
+                asked=(str(asked_by), str(asked_as)) if str(asked_by) in self.state.streams else None,
+                stopping=bool(stopping), again=True,
+            )  # fmt: skip
+        except (TypeError, ValueError):
+            return
+        if token != held.token:
+            return
+        if move.stopping:
+            facts.decided_ms = number_of(decided_ms)
+        else:
+            facts.reason, facts.reason_text = move.before
+        if move.stopping or (move.to and move.reason in (Reason.OPERATOR, Reason.OPERATOR_FORCED)):
+            self.state.unfinished[held.group] = move
 
     def _needed(self) -> int:
         """The highest token that may be used next, by us or by whom we would promise it to."""
@@ -156,6 +184,11 @@ class Durable:
             "begun": {
                 n: state.board.groups[n].decided_ms
                 for n, x in state.running.items() if x.stage is not Stage.IDLE and not x.announced
+            },
+            "moves": {
+                n: [state.leases[n].token, state.board.groups[n].decided_ms, m.to, int(m.reason), m.text, m.force, m.stopping,
+                    int(m.before[0]), m.before[1], *(m.asked or ("", ""))]
+                for n, m in state.moves.items() if not m.again
             },
             "forgot": sorted(state.forgot) if state.unheard() else [],
             "role": int(state.role), "holder": state.holder,

@@ -216,10 +216,11 @@ class Engine:
         self.durable.restore(event)
         for held in event.leases:
             if held.group in state.leases and held.until_ns - hb.kill_ms * MS <= ctx.now:
-                state.unclean.add(held.group)  # the guardian is about to end it
+                state.leases[held.group].lapsed(held)
             elif held.group in state.leases:
                 state.leases[held.group].adopt(held, ctx.now)
                 self.durable.untold(held, mapping(event.durable))
+                self.durable.resume(held, mapping(event.durable))
                 state.owned[held.group] = held.token
                 state.last_owner[held.group] = self.state.me
         for adopted in event.adopted:

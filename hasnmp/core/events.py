@@ -44,6 +44,7 @@ class Started:
     from the guardian. cleaned: what the guardian found running without a lease at its own start, and ended.
     watchdog_ms: the hardware watchdog is armed with this time; 0 = there is none. watchdog_error: why it could not be armed.
     unclean: groups of which the guardian could not end everything yet; Released(group, 0, True) follows when it has.
+    unbound: groups whose lease ran out with the former engine, all of them ended since: it promised them to nobody.
     reloaded: what is new in the configuration since the former engine, in words; "" = nothing. reload_command: the command
     that asked for it, 0 = none. replaced: the guardian ended the former engine itself, for this is of another version.
     random: 64 random bits; the engine's only source of jitter. incarnation: 64 random bits.
@@ -60,6 +61,7 @@ class Started:
     watchdog_ms: int = 0
     watchdog_error: str = ""
     unclean: tuple[str, ...] = ()
+    unbound: tuple[str, ...] = ()
     reloaded: str = ""
     reload_command: int = 0
     replaced: bool = False

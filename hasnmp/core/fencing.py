@@ -302,7 +302,7 @@ def may_fence(state: State, group: str) -> bool:
 
 def _armed(state: State, node: str, holder: str) -> int:
     """The time in ms of the watchdog that this holder has armed; 0: it proves nothing. With the arbiter `none` a node that is
-    cut off keeps what it has, and feeds its watchdog."""
+    cut off keeps what it has, and feeds its watchdog (it is suspected there where the arbiter was another one before)."""
     return 0 if state.config.arbiter.type == "none" else state.fencing.armed.get(f"{node}/{holder}", 0)
 
 

@@ -22,6 +22,7 @@ class Guard:
     leases: dict[str, HeldLease] = field(default_factory=dict)
     ending: set[str] = field(default_factory=set)  # being killed: nothing may start, nothing may be extended
     last_token: dict[str, int] = field(default_factory=dict)  # of every lease that ended here, in whatever way
+    unbound: set[str] = field(default_factory=set)  # leases that have run out since the newest engine was started
     # Told (group, token, until_ns) of each lease as it is taken, and (group, 0, 0) before anybody else may have it.
     show: Callable[[str, int, int], None] = lambda group, token, until_ns: None
 
@@ -53,9 +54,11 @@ class Guard:
         return max(0, held.until_ns - now_ns) if held is not None and group not in self.ending else 0
 
     def due(self, now_ns: int) -> tuple[str, ...]:
-        """The groups to end by force now. They count as ending from here on; the engine is to be killed first."""
-        groups = tuple(g for g, held in self.leases.items() if held.until_ns - self.kill_ns <= now_ns)
+        """The groups to end by force now, each once. They count as ending from here on; the engine is to be killed first."""
+        late = (g for g, held in self.leases.items() if held.until_ns - self.kill_ns <= now_ns)
+        groups = tuple(g for g in late if g not in self.ending)
         self.ending.update(groups)
+        self.unbound.update(groups)
         for group in groups:
             self.show(group, 0, 0)
         return groups
@@ -67,6 +70,12 @@ class Guard:
         if held is not None:
             self.last_token[group] = max(held.token, self.last_token.get(group, 0))
         self.ending.discard(group)
+
+    def engine_begins(self) -> tuple[str, ...]:
+        """The groups whose lease the engine before had to its own end: who has a lease promises the group to nobody (rule 2)."""
+        unbound = tuple(sorted(self.unbound - self.ending))
+        self.unbound.clear()
+        return unbound
 
     def next_deadline_ns(self) -> int:
         """When due() must be asked next; NEVER without a lease."""

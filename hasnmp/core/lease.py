@@ -337,6 +337,11 @@ class Lease:
         self.promised_until = 0
         self.promised_to = ""
 
+    def lapsed(self, held: HeldLease) -> None:
+        """As adopt(), too late: the guardian is about to end the group, and this engine first. Nothing is promised any more."""
+        self.phase, self.token = Phase.LOST, held.token
+        self.acked = held.until_ns
+
     def release(self, ctx: Context) -> None:
         assert self.phase is Phase.HELD
         self.phase = Phase.RELEASING

@@ -174,16 +174,23 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         state.journal.changed = True
         state.persist_at = 0  # at once: a node that dies now must know afterwards that it had the group
         facts = state.board.groups[name]
-        running.start(ctx, state.adopted.pop(name, {}), facts.reason, facts.reason_text)
+        again = state.unfinished.get(name)
+        going = again is not None and again.stopping
+        running.start(ctx, state.adopted.pop(name, {}), facts.reason, facts.reason_text, going)
         running.announced = (running.announced or name in state.kept) and name not in state.untold
         state.kept.discard(name)
         state.untold.discard(name)
+        if again is not None and going:
+            begin_move(state, group, again)
         return
     move = state.moves.get(name)
     if running.stage is Stage.STOPPING:
         if running.hooks.keeps(ctx, move):
             _stay(state, group, running)
             return
+        if move is not None and not move.stopping and not running.hooks.on:
+            move.stopping = state.journal.changed = True
+            state.persist_at = 0  # at once: an engine that follows this one is not to start what is stopped now
         if running.stopped() and lease.phase is Phase.HELD and name not in state.retiring:
             lease.release(ctx)
         return
@@ -197,7 +204,9 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
     elif running.move_wanted:
         _service_failed(state, group, running)
     elif running.stage is Stage.RUNNING:
-        if state.me not in group.nodes:
+        if name in state.unfinished:
+            _order_again(state, group, state.unfinished[name])
+        elif state.me not in group.nodes:
             _give_away(state, group)
         elif state.leaving or state.board.registers.get(STANDBY, state.me):
             _drain(state, group)
@@ -350,13 +359,35 @@ def _stay(state: State, group: Group, running: Running) -> None:
     name, why = group.name, running.hooks.refused
     move, facts = state.moves.pop(name), state.board.groups[name]
     facts.decided_ms, (facts.reason, facts.reason_text) = 0, move.before
-    state.decided(name, f"stays on {state.me} although {move.text}: {why}")
-    state.stayed[name] = (state.ctx.now, why)
+    state.persist_at = 0  # at once: an engine that follows this one is not to go on with it
+    _not_moved(state, name, move, why)
+    running.stay(state.ctx)
+
+
+def _not_moved(state: State, group: str, move: Move, why: str) -> None:
+    state.decided(group, f"stays on {state.me} although {move.text}: {why}")
+    state.stayed[group] = (state.ctx.now, why)
     if move.asked:  # by another node: its follower waits for the outcome
         state.streams[move.asked[0]].put(
-            f"a/{move.asked[1]}", [int(Code.FAILED), f"{name} stays on {state.me}: {why}", ""]
+            f"a/{move.asked[1]}", [int(Code.FAILED), f"{group} stays on {state.me}: {why}", ""]
         )
-    running.stay(state.ctx)
+
+
+def _order_again(state: State, group: Group, move: Move) -> None:
+    """An order whose before_stop was under way when the former engine ended: nothing was stopped, so it is judged anew."""
+    ctx, name, hb = state.ctx, group.name, state.config.heartbeat
+    frozen = "" if move.force else state.board.registers.get(FREEZE, name)
+    if not frozen and (state.peers[move.to].up() if move.force else state.able(name, move.to)):
+        begin_move(state, group, move)
+        return
+    until = state.started_ns + (hb.startup_wait_ms + 2 * hb.dead_after_ms) * MS
+    if not frozen and ctx.now < until:
+        ctx.wake(until)  # this engine has just started: it may not have heard that node's word yet
+        state.decided(name, f"what the former engine began waits for {move.to} to be able: {move.text}")
+        return
+    del state.unfinished[name]
+    why = f"it is frozen ({frozen})" if frozen else f"{move.to}: {why_not(state, group, move.to)}"
+    _not_moved(state, name, move, f"the engine was started again, and now {why}")
 
 
 def begin_move(state: State, group: Group, move: Move) -> None:
@@ -364,24 +395,33 @@ def begin_move(state: State, group: Group, move: Move) -> None:
     ctx, name = state.ctx, group.name
     if state.running[name].hooks.waits(ctx, move):
         return
-    facts = state.board.groups[name]
+    facts, to = state.board.groups[name], move.to or "whoever can take it"
     state.moves[name] = move
-    move.before = (facts.reason, facts.reason_text)
-    facts.reason, facts.reason_text, facts.decided_ms = move.reason, move.text, ctx.wall_ms()
-    state.decided(name, f"moving it to {move.to or 'whoever can take it'}: {move.text}")
-    state.journal.happened(
-        ctx, Kind.FAILOVER_STARTED, f"group {name} leaves {state.me} for {move.to or 'whoever can take it'}: {move.text}",
-        peer=move.to, group=name, previous=int(state.running[name].state()), state=int(GroupState.STOPPING),
-        reason=move.reason,
-    )  # fmt: skip
-    state.journal.count("switchovers" if move.reason in PLANNED else "failovers")
-    state.running[name].stop(ctx, move.reason, move.text, move.to)
+    state.unfinished.pop(name, None)
+    if not move.stopping:
+        move.before, facts.decided_ms = (facts.reason, facts.reason_text), ctx.wall_ms()
+    facts.reason, facts.reason_text = move.reason, move.text
+    if move.again:
+        state.decided(name, f"going on with what the former engine began: moving it to {to}: {move.text}")
+    else:
+        state.decided(name, f"moving it to {to}: {move.text}")
+        state.journal.happened(
+            ctx, Kind.FAILOVER_STARTED, f"group {name} leaves {state.me} for {to}: {move.text}",
+            peer=move.to, group=name, previous=int(state.running[name].state()), state=int(GroupState.STOPPING),
+            reason=move.reason,
+        )  # fmt: skip
+        state.journal.count("switchovers" if move.reason in PLANNED else "failovers")
+        state.persist_at = 0  # at once: an engine that follows this one goes on with it
+    running = state.running[name]
+    running.stop(ctx, move.reason, move.text, move.to)
+    move.stopping = not running.hooks.on
 
 
 def released(state: State, group: str) -> None:
     """The guardian confirmed that nothing of the group runs here: give the lease up, and hand it over."""
     ctx, lease = state.ctx, state.leases[group]
     move = state.moves.pop(group, None)
+    state.unfinished.pop(group, None)
     lease.released(ctx)
     state.running[group].gone(ctx)
     why = (move.reason, move.text, move.to) if move is not None else ()
@@ -391,7 +431,7 @@ def released(state: State, group: str) -> None:
     state.journal.changed = True
     state.persist_at = 0  # at once: a node that dies now must not think afterwards that the group was taken from it
     state.unowned_ns[group] = ctx.now
-    if move is not None and move.to and state.peers[move.to].heard():
+    if move is not None and move.to and (state.peers[move.to].heard() or state.starting):
         state.handed[group] = (lease.token, move.to)
         state.yield_until[group] = ctx.now + 3 * state.config.heartbeat.dead_after_ms * MS
     facts = state.board.groups[group]

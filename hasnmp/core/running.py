@@ -124,9 +124,12 @@ class Running:
 
     # ------------------------------------------------------------------------------------------------------ start
 
-    def start(self, ctx: Context, adopted: dict[str, int], reason: Reason = Reason.NONE, text: str = "") -> None:
+    def start(
+        self, ctx: Context, adopted: dict[str, int], reason: Reason = Reason.NONE, text: str = "", going: bool = False
+    ) -> None:
         """The lease is held. adopted: service -> pid of what runs already (an engine that was restarted). reason, text: for the
-        hooks."""
+        hooks. going: it is stopped next, so nothing is started; what is not known to run is stopped too, for it may be that
+        its stop was cut off."""
         self.stage, self.stage_ns, self.blocked = Stage.STARTING, ctx.now, False
         self.start_failed = self.move_wanted = ""
         self.announced = bool(adopted)
@@ -138,8 +141,10 @@ class Running:
                 run.facts.pid = adopted.get(run.settings.name, 0)
                 self._up(run, ctx, "adopted")
             else:
-                self._become(run, ServiceState.STOPPED, ctx)
+                self._become(run, ServiceState.STOPPING if going else ServiceState.STOPPED, ctx)
         self.hooks.cancel()
+        if going:
+            return
         if not adopted:
             self.hooks.begin(ctx, "before_start", reason, text)
         self._start_next(ctx)

@@ -43,6 +43,8 @@ class Move:
     force: bool = False
     before: tuple[Reason, str] = (Reason.NONE, "")  # of the group, before it was decided
     asked: tuple[str, str] | None = None  # by which node, and under which key its answer goes back
+    stopping: bool = False  # no hook holds it up any more, so some of the group may be stopped
+    again: bool = False  # a former engine began it, and this one goes on with it
 
 
 @dataclass(slots=True)
@@ -117,6 +119,7 @@ class State:
     adopted: dict[str, dict[str, int]] = field(
         default_factory=dict
     )  # group -> service -> pid, before the group's start
+    unfinished: dict[str, Move] = field(default_factory=dict)  # group -> its move that the former engine's end cut off
     retiring: frozenset[str] = frozenset()  # groups that a new configuration does not have: stopped, and not released
     untold: set[str] = field(default_factory=set)  # groups that the former engine took over and did not come to tell of
     kept: set[str] = field(default_factory=set)  # groups held through a change of the configuration, before their start

@@ -36,6 +36,7 @@ from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.orders import Orders
 from hasnmp.runtime.processes import MS, Family, log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
+from hasnmp.runtime.pulse import Pulse
 from hasnmp.runtime.reload import Reloader
 from hasnmp.runtime.units import GroupUnits
 from hasnmp.runtime.vigil import Vigil
@@ -53,7 +54,7 @@ def begin(g: Guardian, handed: socket.socket | None) -> None:
     g.guard = Guard(config.heartbeat.kill_ms * MS, show=g.board.show)
     set_name("hasnmpd")
     adopt_orphans()
-    g.vigil = Vigil(g)
+    g.vigil, g.pulse = Vigil(g), Pulse(g)
     g.family = Family.make(config, node, g.children, g.board, g.vigil.beat)
     if not handed:
         leftovers.end_former_engine(g)

@@ -41,7 +41,6 @@ from hasnmp.core.events import (
     Forward,
     GiveUp,
     Hook,
-    HookEnded,
     Notify,
     Outcome,
     Persist,
@@ -79,6 +78,7 @@ COLLECT_S = 300.0  # between two runs of the garbage collector, which else would
 ALIVE_S = 1.0
 LAST_WRITE_S = 2.0  # what leaving waits for the state to be written
 FAILED = 70  # exit status after a defect in the core
+NO_CHANGE = {Tick, Sent, Rejected, Extended, Send, Extend, ArbiterCall, Hook}  # they bring but times and counters
 
 
 def now_ns() -> int:
@@ -129,6 +129,7 @@ class Loop:
         self.worst_lateness_us = 0
         self._guardian = guardian
         self._writing = False
+        self._spoke = False  # to the guardian, since the last look of _say_alive
         self._leases = LeaseIoClient(self._loop, lease_sock, config.arbiter.io_timeout_ms, self.tell)
         self._store = StoreClient(self._loop, store_sock, self._persisted)
         here = Here(node, tuple(each.name for each in config.nodes), config.run_dir)
@@ -163,8 +164,8 @@ class Loop:
                 incarnation=secrets.randbits(64) or 1, holder=self._hello.holder, boot_id=self._hello.boot_id,
                 random=secrets.randbits(64) or 1, wall_ms=wall_ms(), leases=self._hello.leases, adopted=adopted,
                 cleaned=self._hello.cleaned, watchdog_ms=self._hello.watchdog_ms,
-                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, reloaded=self._hello.reloaded,
-                reload_command=self._hello.reload_command, replaced=self._hello.replaced, durable=durable,
+                watchdog_error=self._hello.watchdog_error, unclean=self._hello.unclean, unbound=self._hello.unbound,
+                reloaded=self._hello.reloaded, reload_command=self._hello.reload_command, replaced=self._hello.replaced, durable=durable,
             )
         )  # fmt: skip
         try:
@@ -172,7 +173,7 @@ class Loop:
         except OSError as error:
             # The services matter more than those who watch them.
             self._log.error("control_socket_failed", path=self._config.control.socket, why=str(error))
-        self._every(ALIVE_S, lambda: self._to_guardian(messages.Alive()))
+        self._every(ALIVE_S, self._say_alive)
         gc.freeze()
         self._every(COLLECT_S, gc.collect)
         self._log.info("engine_started", version=__version__, adopted=len(adopted), leases=len(self._hello.leases))
@@ -217,6 +218,8 @@ class Loop:
     def _matters(self, what: Event | Effect) -> bool:
         """May it go with a change of state, rather than only of times and counters? A guess that saves most of the
         control socket's work on an idle node; where it is wrong, readers hear within a second all the same."""
+        if type(what) in NO_CHANGE:
+            return False
         match what:
             case Act(attempt, _, action):
                 if action is not Action.CHECK:
@@ -231,10 +234,6 @@ class Loop:
                     self._said[datagram.sender] = datagram.groups  # who owns what, by its own word
                     return True
                 return bool(datagram.payload)
-            case Tick() | Sent() | Rejected() | Extended() | Send() | Extend() | ArbiterCall() | Hook():
-                return False
-            case HookEnded():
-                return True
             case ArbiterAnswer(error=error):
                 return bool(error)
         return True
@@ -318,7 +317,14 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------- the guardian
 
+    def _say_alive(self) -> None:
+        """Unless the guardian heard of us anyway: of an owner it does with each heartbeat."""
+        if not self._spoke:
+            self._to_guardian(messages.Alive())
+        self._spoke = False
+
     def _to_guardian(self, message: messages.FromEngine) -> None:
+        self._spoke = True
         if not self._guardian.send(message):
             self._guardian_gone()
         elif self._guardian.waiting and not self._writing:
@@ -355,6 +361,8 @@ class Loop:
                     self.tell(message)
                 case messages.Stop():
                     self.tell(Shutdown())
+                case messages.Ask():
+                    self._to_guardian(messages.Alive())
                 case Retire() | ReloadEnded() | Staged() | Troubled():
                     self.tell(message)
                 case messages.Alarm(text):

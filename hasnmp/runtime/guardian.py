@@ -61,6 +61,7 @@ from hasnmp.runtime.orders import Orders
 from hasnmp.runtime.pills import PillBox
 from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import Programs
+from hasnmp.runtime.pulse import Pulse
 from hasnmp.runtime.reload import Reloader
 from hasnmp.runtime.vigil import Vigil
 from hasnmp.runtime.watchdog import Watchdog
@@ -124,6 +125,7 @@ class Guardian:
     handover: Handover = field(init=False)
     family: Family = field(init=False)
     vigil: Vigil = field(init=False)
+    pulse: Pulse = field(init=False)
     pills: PillBox | None = None
     orders: Orders = field(init=False)
     kept: deque[FromGuardian] = field(default_factory=lambda: deque(maxlen=KEPT))
@@ -164,7 +166,8 @@ class Guardian:
                     for service, up in self.programs.up.items() if up.well),
             tuple(self.addresses.held.values()),
             self.cleaned, self.notes, self.orders.next_run, self.engine_deaths,
-            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), *self.reload.news(),
+            self.watchdog.timeout_ms, self.watchdog.error, tuple(self.ending.until), self.guard.engine_begins(),
+            *self.reload.news(),
             self.engine_replaced,
         )  # fmt: skip
         self.engine_replaced = False
@@ -391,6 +394,7 @@ class Guardian:
             self.reload.look(now)
             self._start_what_is_due(now)
             self._watch_engine(now)
+            self.pulse.poll(now)
             self.vigil.poll(now)
             self.feeder.poll(now)
             self.handover.poll(now)
@@ -406,7 +410,7 @@ class Guardian:
     def _next_deadline_ns(self, now: int) -> int:
         at = min(self.guard.next_deadline_ns(), self.ending.retry_at_ns, self.feeder.next_deadline_ns(),
                  self.programs.next_deadline_ns(now), self.addresses.next_deadline_ns(),
-                 self.reload.next_deadline_ns(now), self.handover.next_deadline_ns())  # fmt: skip
+                 self.reload.next_deadline_ns(now), self.handover.next_deadline_ns(), self.pulse.next_deadline_ns())  # fmt: skip
         if self.orders.releases:
             at = min(at, now + 2 * MS)
         for child in self.family.all():

@@ -82,6 +82,7 @@ class Links:
         self._unreported: Counter[tuple[str, str, str, str]] = Counter()  # link, reason, peer, text
         self._report_timer: asyncio.TimerHandle | None = None
         self.unsendable: Counter[str] = Counter()  # datagrams that never reached a link, by reason
+        self._reopen_timer: asyncio.TimerHandle | None = None  # while a socket could not be had
         self.links: dict[str, Link] = {}
         for name, address in config.node(node).links.items():
             peers = {one.name: one.links[name] for one in config.nodes if one.name != node and name in one.links}
@@ -89,7 +90,6 @@ class Links:
             self.links[name] = Link(name, address, peers, sources)
         for link in self.links.values():
             self._open(link)
-        self._reopen_timer = loop.call_later(REOPEN_S, self._reopen)
 
     def send(self, datagram: Datagram, link: str = "") -> int:
         """Sign once and send over the link, or over every link that the receiver has as well (link "").
@@ -113,7 +113,8 @@ class Links:
 
     def close(self) -> None:
         """Nothing is sent or received from here on."""
-        self._reopen_timer.cancel()
+        if self._reopen_timer is not None:
+            self._reopen_timer.cancel()
         if self._report_timer is not None:
             self._report_timer.cancel()
         for link in self.links.values():
@@ -195,6 +196,8 @@ class Links:
         except OSError as error:
             link.errors[errno.errorcode.get(error.errno or 0, "unknown")] += 1
             link.last_error = f"{link.address} port {self._port}: {error.strerror or error}"
+            if self._reopen_timer is None:
+                self._reopen_timer = self._loop.call_later(REOPEN_S, self._reopen)
 
     def _shut(self, link: Link) -> None:
         if link.sock is not None:
@@ -203,7 +206,7 @@ class Links:
             link.sock = None
 
     def _reopen(self) -> None:
-        self._reopen_timer = self._loop.call_later(REOPEN_S, self._reopen)
+        self._reopen_timer = None
         for link in self.links.values():
             if link.sock is None:
                 self._open(link)

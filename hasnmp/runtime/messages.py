@@ -16,7 +16,8 @@ makes a new pair for every engine, so that a killed engine's last words are neve
     Adopt(ident, command)         as after Reload
     Forward(command)              as after Reload
     GiveUp(text)                  -
-                                  Alarm(text), Troubled(name, text), Stop()
+                                  Alarm(text), Troubled(name, text), Stop(),
+                                  Ask()
 
 Extend, Release, Extended, Released, and those of a reload are the very effects and events of the core. What an engine must know at its start
 comes as a Hello, which is handed over by fork and never sent:
@@ -204,6 +205,11 @@ class Stop:
     """SIGTERM or SIGINT came: move the groups away, leave in order, return 0. Repeated to each engine that follows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Is the engine still there? Its answer is Alive (pulse.py)."""
+
+
 # -------------------------------------------------------------------------------------------------------------- hello
 
 
@@ -239,7 +245,7 @@ class Hello:
     holder: 16 hex digits, new at each start of the guardian. cleaned: what the guardian found running without a lease at
     its own start, and ended: a line each. notes: what it could not have (memory lock, priority, cgroups), a line each.
     engine_deaths: how many engines died before this one since the guardian's start. watchdog_ms, watchdog_error, unclean,
-    reloaded, reload_command, replaced: as in core.events.Started.
+    unbound, reloaded, reload_command, replaced: as in core.events.Started.
     """
 
     holder: str
@@ -254,6 +260,7 @@ class Hello:
     watchdog_ms: int = 0
     watchdog_error: str = ""
     unclean: tuple[str, ...] = ()
+    unbound: tuple[str, ...] = ()
     reloaded: str = ""
     reload_command: int = 0
     replaced: bool = False
@@ -269,6 +276,7 @@ FromGuardian = (
     | AddressDone
     | AddressLost
     | Alarm
+    | Ask
     | Stop
     | Retire
     | ReloadEnded
@@ -281,7 +289,7 @@ _CLASSES: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
         Extend, Release, Run, Signal, End, Address, Alive,
-        Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Stop,
+        Extended, Released, RunStarted, RunFailed, Exited, AddressDone, AddressLost, Alarm, Ask, Stop,
         Reload, GiveUp, Stage, Adopt, Forward, Retire, ReloadEnded, Staged, Troubled,
     )
 }  # fmt: skip

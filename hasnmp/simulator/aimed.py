@@ -164,6 +164,16 @@ class Aimed(Faults):
             self.later(at, promiser.power_off)
             self.later(at + 30 * MS, promiser.power_on)
 
+    def restart_giver(self) -> None:
+        """The same of one that had the group itself before, lost its lease or gave it up, and promised it since. Rule 2."""
+        owner, dead = self.owner(), self.owner().config.heartbeat.dead_after_ms * MS
+        if self.world.rng.random() < 0.5:
+            for group in self.world.truth.groups:
+                self.order(owner, Verb.FAILOVER, group)
+        else:
+            owner.engine.pause(3 * dead)
+        self.later(self.world.between(2 * dead, 4 * dead), self.restart_promiser)
+
     def leave_cut(self) -> None:
         """A node leaves in order, and comes back alone. Rule 1's last sentence."""
         machine = self.machine()

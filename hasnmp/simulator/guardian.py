@@ -48,6 +48,7 @@ class Guardian(Process):
         self.cleaned: tuple[str, ...] = ()
         self.timer_at = NEVER
         self.ending: set[str] = set()  # groups that are being ended by force
+        self.awaits_end = True  # the next engine does, that of the groups that are being ended
         self.channel = 0  # the socket to the engine keeps the order
         self.reloader = Reloader(self)
 
@@ -82,12 +83,17 @@ class Guardian(Process):
         if machine.engine.alive or self.reloader.holds():
             return
         self.end_due()
+        if (
+            self.ending and self.awaits_end
+        ):  # as runtime/ending.py does; but not for ever, so an engine may meet it, too
+            self.world.post(2 * MS, self, self.start_engine)
+            return
         leases = tuple(h for g, h in self.guard.leases.items() if self.guard.may_run(g, now))
         machine.lease_io.begin()
         machine.store.begin()
         unclean = tuple(g for g in self.guard.leases if g in self.ending)
         news, self.reloader.reloaded = self.reloader.reloaded, ("", 0)
-        machine.engine.start(self.holder, leases, self.cleaned, unclean, news)
+        machine.engine.start(self.holder, leases, self.cleaned, unclean, self.guard.engine_begins(), news)
         self.cleaned = ()
         self.reloader.engine_forked()
 
@@ -96,6 +102,7 @@ class Guardian(Process):
         world = self.world
         usual = world.truth.keep or world.calm  # an engine that is started late loses its lease
         slow = world.rng.random() < 0.5 and not usual
+        self.awaits_end = world.calm or world.rng.random() < 0.7
         world.post(world.between(10 * MS, 400 * MS if slow else 40 * MS), self, self.start_engine)
 
     # ------------------------------------------------------------------------------------------ what is due

@@ -9,6 +9,8 @@
     kept           in runs with nothing but one tolerated fault, a healthy group is never interrupted
     is taken       the groups of an owner that fails for good run elsewhere within the bound (runs.py asks)
     rolls          two nodes restarted in order, one right after the other, leave no group without one that runs it for long
+    goes on        a move that was ordered, and that its hooks let happen, happens although the owner's engine ends meanwhile; one
+                   that they refuse does not (runs.py asks)
     durable        an inhibit that was confirmed still stands at the end
     lives          after everything has healed, every group runs, exactly once, and its owner says so (runs.py asks)
 

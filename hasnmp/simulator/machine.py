@@ -75,7 +75,7 @@ class EngineProcess(Process):
 
     def start(
         self, holder: str, leases: tuple[HeldLease, ...], cleaned: tuple[str, ...], unclean: tuple[str, ...],
-        reloaded: tuple[str, int] = ("", 0),
+        unbound: tuple[str, ...], reloaded: tuple[str, int] = ("", 0),
     ) -> None:  # fmt: skip
         self.begin()
         self.timer_at, self.doom = NEVER, None
@@ -90,7 +90,7 @@ class EngineProcess(Process):
             Started(
                 random(64), holder, f"boot-{machine.name}-{machine.boot}", random(64), world.wall_ms(),
                 leases, tuple(adopted), cleaned, watchdog_ms=machine.watchdog_ms if machine.armed else 0, unclean=unclean,
-                reloaded=reloaded[0], reload_command=reloaded[1], durable=machine.store.load(),
+                unbound=unbound, reloaded=reloaded[0], reload_command=reloaded[1], durable=machine.store.load(),
             )
         )  # fmt: skip
         assert core is self.core

@@ -26,6 +26,7 @@ class Profile:
     pathless: bool = False  # with `taken`: meanwhile another node can't reach the lease disk
     duel: bool = False  # nobody hears anybody for many turns of fencing
     rolled: bool = False  # one node is restarted in order, and the owner right after it
+    moved: bool = False  # a move is ordered, and the owner's engine ends before it is done
     drift: bool = False  # the first machine's clock is as slow as may be, the others' as fast
     mixed: float = 0.0  # the share of runs whose nodes have different lease times
     intervals: tuple[int, int] = (18, 48)  # length of the safety phase, in heartbeats
@@ -67,6 +68,7 @@ PROFILES: dict[str, Profile] = {
         {"trap": 5, "pause_stack": 3, "pause_engine": 3, "pause_guardian": 3, "isolate_owner": 4, "cut_all": 2},
         rough=0.2, intervals=(25, 65),
     ),
+    "giver": _aimed({"restart_giver": 1}, (1, 1), nodes=(2,), groups=(1,)),
     "replay": Profile(
         {"replay_cut": 6, "replays": 2, "cut_one_way": 3, "cut_all": 2, "pause_engine": 1, "power_cycle": 1},
         links=(2,), rough=0.3, intervals=(25, 65),
@@ -111,6 +113,7 @@ PROFILES: dict[str, Profile] = {
     "long duel": _aimed({}, (0, 0), duel=True, nodes=(3,), arbiter="fence"),
     "taken pathless": _aimed({}, (0, 0), taken=True, pathless=True, nodes=(3,)),
     "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
+    "moved": _aimed({}, (0, 0), moved=True, groups=(1,), hooks=1.0),
     # One fault class that must interrupt nothing.
     "kept arbiter": _kept({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, (3, 10)),
     "kept link": _kept({"cut_link": 1}, (2, 6), links=(2,)),
@@ -129,7 +132,7 @@ PROFILES: dict[str, Profile] = {
 MIX: tuple[tuple[str, float], ...] = (
     ("chaos", 40), ("mixed", 3), ("promises", 4), ("arbiter", 10), ("restart", 8), ("freeze", 8), ("replay", 5), ("moves", 7),
     ("services", 4), ("taken", 3), ("late", 2), ("late record", 2), ("drift", 2),
-    ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 4), ("kept ghost", 1), ("split", 2),
+    ("lapse", 1), ("frozen start", 1), ("claimants", 1), ("unreadable", 1), ("ghost", 2), ("handover", 2), ("durable", 4), ("giver", 2), ("kept ghost", 1), ("split", 2),
     ("kept arbiter", 1.5), ("kept link", 1), ("kept loss", 1), ("kept store", 1),
     ("kept engine", 1.5), ("kept cut", 1.5), ("kept calm", 0.5), ("kept standby", 1), ("kept disks", 1), ("kept fence", 1),
     ("disks", 26), ("dogs", 10), ("fence", 8), ("fence disks", 10), ("shoot", 10),
@@ -167,7 +170,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 8), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
-    ("rolled", 2), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
+    ("rolled", 1), ("moved", 1), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
 )  # fmt: skip
 
 # What changes.py adds.

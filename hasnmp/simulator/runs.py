@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from hasnmp.core.engine import Engine
 from hasnmp.core.guard import Guard
+from hasnmp.core.hooks import GRACE_MS
 from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb
 from hasnmp.settings import (
     Arbiter,
@@ -179,7 +180,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     early = rng.random() < profile.early
     start = 3 * interval if early else (config.heartbeat.startup_wait_ms if mixed else 1000) * MS + 6 * interval
     end = start + rng.randint(*profile.intervals) * interval
-    if profile.keep or profile.taken or profile.rolled or profile.duel:
+    if profile.keep or profile.taken or profile.rolled or profile.moved or profile.duel:
         while truth.unsettled() and world.now < 50 * interval:
             world.run_until(world.now + interval)
         start, end = world.now, world.now + end - start
@@ -190,6 +191,9 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
         end = world.now
     if profile.rolled:
         _must_roll(world, config)
+        end = world.now
+    if profile.moved:
+        _must_move(world, config, faults)
         end = world.now
     if profile.duel:
         faults.long_duel()
@@ -256,6 +260,38 @@ def _must_roll(world: World, config: Config) -> None:
             gone[group] += 0 if world.truth.owner(group) else 10
             if gone[group] > bound_ms:
                 raise Broken("rolls", f"{group} ran nowhere for more than {bound_ms} ms while {second.name} stopped")
+
+
+def _must_move(world: World, config: Config, faults: Changes) -> None:
+    """A move is ordered, and the owner's engine ends before it is done. The next one goes on with it, and asks the hooks that the
+    first could not wait for."""
+    world.run_until(world.now + 1000 * MS)  # whoever has just started is not able yet
+    group, owner = world.truth.groups[0], faults.owner()
+    target = faults.other(owner)
+    refused = world.rng.random() < 0.4
+    ordered = world.now
+    owner.bad_hooks["before_stop"] = "hang" if refused else "slow"
+    faults.order(world_choice(world.rng, (owner, target)), Verb.FAILOVER, group, target.name)
+    while not world.counts.get("hooks before_stop"):
+        world.run_until(world.now + 10 * MS)
+        if world.now > ordered + 2000 * MS:
+            raise Broken("goes on", f"{group} was ordered to {target.name}, and no before_stop was run")
+    world.truth.keep[group] = owner.name if refused else ""  # also: no engine is started so late that its lease is lost
+    # The order is durable by now; a hook that fails has not ended yet, one that takes its time may have.
+    world.run_until(world.now + world.between(20 * MS, (250 if refused else 2500) * MS))
+    owner.kill_engine()
+    slowest = (
+        sum(h.timeout_ms + GRACE_MS for h in config.hooks)
+        + 4 * config.heartbeat.dead_after_ms
+        + config.heartbeat.startup_wait_ms
+        + 2000
+    )
+    world.run_until(world.now + slowest * MS)
+    world.truth.keep.clear()
+    if not world.truth.runs(owner if refused else target, group):
+        raise Broken(
+            "goes on", f"{group} was ordered to {target.name}, and is not there {slowest} ms after its engine's end"
+        )
 
 
 def _settle(world: World, config: Config, profile: Profile) -> None:

@@ -283,7 +283,7 @@ class Agent:
             if os.getppid() != self._parent:
                 self._log.error("guardian_gone", next="exit")
                 self._stop.set()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(self._link.look_again_s())
 
     async def _say_alive(self) -> None:
         while True:

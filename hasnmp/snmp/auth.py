@@ -23,6 +23,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from hasnmp.wire import Hmac
+
 try:  # where newer versions of cryptography keep what nobody should begin with any more
     from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 except ImportError:
@@ -82,26 +84,14 @@ def privacy_key(secret: bytes, engine_id: bytes, auth: str, priv: str) -> bytes:
     return key[:wanted]
 
 
-class Digest:
-    """HMAC with one localized key; the hash states that the key alone gives are made once and copied."""
+class Digest(Hmac):
+    """HMAC with one localized key, over a whole message whose authentication parameters are zeroes."""
 
-    __slots__ = ("_inner", "_outer", "size")
+    __slots__ = ()
 
     def __init__(self, key: bytes, auth: str) -> None:
         protocol = AUTH_PROTOCOLS[auth]
-        self.size = protocol.digest
-        padded = key.ljust(protocol.block, b"\0")
-        self._inner = protocol.make(bytes(octet ^ 0x36 for octet in padded))
-        self._outer = protocol.make(bytes(octet ^ 0x5C for octet in padded))
-
-    def __call__(self, message: bytes) -> bytes:
-        """The digest of a whole message whose authentication parameters are zeroes."""
-        inner = self._inner.copy()
-        inner.update(message)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        digest: bytes = outer.digest()[: self.size]
-        return digest
+        super().__init__(key, protocol.make, protocol.block, protocol.digest)
 
 
 class Aes:

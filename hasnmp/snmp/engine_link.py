@@ -25,6 +25,7 @@ from hasnmp.snmp.notifier import Notifier
 
 MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
 KEEPALIVE_S = 1.0  # the engine sends a delta at least this often (protocol.py)
+LOOK_S = 0.2  # between two looks at an engine that is not heard
 DOWN_AFTER_S = 1.0  # an engine that is away for longer is told of
 START_GRACE_S = 10.0  # but not while this node is only starting
 LATE_S = 600.0  # an event that no agent was there to send is sent by the next one, unless it is older than this
@@ -224,6 +225,12 @@ class EngineLink:
             elif fresh and self._mirror.complete:
                 self._lost_ns = 0
         self._tell_engine()
+
+    def look_again_s(self) -> float:
+        """When to judge again, if no message comes: while all is well, when what was heard last is no more to be believed."""
+        if not self.fresh or self._lost_ns or self._down_told:
+            return LOOK_S
+        return min(KEEPALIVE_S, max(0.0, (self._believed_until_ns - self._now_ns()) / 1e9) + 0.001)
 
     def _tell_engine(self) -> None:
         """engineDown once it was away for longer than a restart of it takes, and engineUp after that."""

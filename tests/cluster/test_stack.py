@@ -126,9 +126,25 @@ def test_stop_of_the_guardian_alone(scene: Scene) -> None:
 def test_stop_of_the_engine_alone(scene: Scene) -> None:
     whole(scene, "a")
     pids = scene.pair.pids("a", "engine")
+    scene.hold(5.1)  # only of an engine that has come up for good is it asked whether it moves
     fault_ns = scene.pair.lab["a"].signal(signal.SIGSTOP, pids)
-    # The guardian kills the frozen engine before the lease ends, and all of the group, and starts a new engine: either
-    # node may be the next owner.
+    # The guardian kills the frozen engine while the lease lasts, and the next one adopts the group.
+    is_whole_again(scene, "a", pids)
+    scene.hold(scene.pair.timing.dead_after_ms / 1000)
+    scene.pair.wait_steady()
+    scene.nothing_moved(fault_ns)
+
+
+def test_stop_of_an_engine_that_is_young(scene: Scene) -> None:
+    whole(scene, "a")
+    pids = scene.pair.pids("a", "engine")
+    scene.pair.lab["a"].signal(signal.SIGKILL, pids)
+    wait_for(lambda: scene.pair.pids("a", "engine") not in ([], pids), 5, scene.pair.why)
+    wait_for(lambda: scene.pair.view("a"), 5, scene.pair.why)
+    scene.hold(2.5)  # an engine that has just begun goes by the lease disk, which gives a longer lease
+    pids = scene.pair.pids("a", "engine")
+    fault_ns = scene.pair.lab["a"].signal(signal.SIGSTOP, pids)
+    # The guardian kills it before the lease ends, and all of the group, and starts a new engine: either node may be the next owner.
     served_again(scene, fault_ns)
     is_whole_again(scene, "a", pids)
 

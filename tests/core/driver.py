@@ -22,6 +22,7 @@ answer can be late, bad or missing.
     apply FILE          staged FILE CODE      a file for all nodes; what this node's loader thinks of it
     start ... reloaded=words for=1            the engine that follows it; configure groups=nfs what cluster takes: the new one
     start ... replaced=yes                    the guardian ended the former one, for new code
+    start ... unbound=nfs                     the former engine had its lease to the end
     rejected b version text="it speaks..."    a datagram that can't be read, of a peer whose signature was good
     exited web             command failover nfs to=b why=...         report feed up|down   shutdown   power-off
     troubled snmp WORDS    a process of the stack, as the guardian says; no words: it works again
@@ -558,6 +559,7 @@ class Driver:
                 tuple(x for x in options.get("cleaned", "").split(",") if x), durable=durable,
                 watchdog_ms=milliseconds(options.get("watchdog", "0ms")) // MS,
                 unclean=tuple(x for x in options.get("unclean", "").split(",") if x),
+                unbound=tuple(x for x in options.get("unbound", "").split(",") if x),
                 reloaded=options.get("reloaded", ""), reload_command=int(options.get("for", "0")),
                 replaced="replaced" in options,
             )

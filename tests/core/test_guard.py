@@ -76,6 +76,26 @@ def test_ended_of_what_is_not_held_says_nothing() -> None:
     assert guard.extend(lease(1, 1000), 0)
 
 
+def test_the_next_engine_is_told_once_of_what_the_one_before_had_to_its_end() -> None:
+    """It promised that to nobody (design rule 2). Nothing else is told: not what was released, nor what is still being ended."""
+    guard = Guard(KILL)
+    guard.extend(lease(1, 1000), 0)
+    guard.extend(lease(2, 1000, "db"), 0)
+    guard.extend(lease(3, 9000, "mail"), 0)
+    guard.extend(lease(4, 9000, "web"), 0)
+    guard.ended("web")
+    assert guard.engine_begins() == ()
+    assert set(guard.due(950)) == {"nfs", "db"} and guard.due(951) == ()
+    guard.ended("nfs")
+    assert guard.engine_begins() == ("nfs",)
+    # An engine has lived since: it may have promised both.
+    guard.ended("db")
+    assert guard.due(8950) == ("mail",)
+    assert guard.engine_begins() == ()
+    guard.ended("mail")
+    assert guard.engine_begins() == ()
+
+
 @given(
     st.lists(
         st.tuples(

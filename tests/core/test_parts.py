@@ -224,11 +224,11 @@ TOP = (
 )  # fmt: skip
 
 
-def start_with(document: Any) -> None:
+def start_with(document: Any, held: str = "") -> None:
     """Start an engine on the document, let it live for two seconds and make its own document of what it took over."""
     driver = Driver()
     driver.run(
-        "cluster a b\nstart durable="
+        f"cluster a b\nstart {held} durable="
         + json.dumps(document, separators=(",", ":"), ensure_ascii=True).replace(" ", "\\u0020")
     )
     driver.run("peer b nfs=able\nat 2000ms")
@@ -271,6 +271,29 @@ def test_an_engine_starts_on_a_document_with_any_one_value_spoilt(path: tuple[An
         place = place[key]
     place[path[-1]] = junk
     start_with(document)
+
+
+def _moving() -> dict[str, Any]:
+    driver = Driver()
+    driver.run("cluster a b\nstart\npeer b nfs=able\nat 1500ms\nmanual agents\ncommand failover nfs to=b")
+    assert driver.saved is not None and driver.saved["moves"]["nfs"][0] == 1
+    return driver.saved
+
+
+MOVING = json.dumps(_moving())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(_paths(json.loads(MOVING)["moves"])), JSON | st.just(1 << 70) | st.just(-1))
+def test_an_engine_that_has_a_lease_starts_on_a_move_with_any_one_value_spoilt(
+    path: tuple[Any, ...], junk: Any
+) -> None:
+    document = json.loads(MOVING)
+    place, path = document, ("moves", *path)
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = junk
+    start_with(document, "lease=nfs:1:900ms adopted=web:1")
 
 
 def test_a_command_from_the_network_is_an_event_with_who_and_what_came_of_it() -> None:

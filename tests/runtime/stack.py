@@ -20,7 +20,19 @@ from typing import Any, TypeVar
 
 from hasnmp.core.events import Extend, Extended, HeldLease
 from hasnmp.errors import ConfigError, Fault
-from hasnmp.runtime import beginning, deputy, guardian, handover, kernel, loader, members, programs, vigil, watchdog
+from hasnmp.runtime import (
+    beginning,
+    deputy,
+    guardian,
+    handover,
+    kernel,
+    loader,
+    members,
+    programs,
+    pulse,
+    vigil,
+    watchdog,
+)
 from hasnmp.runtime import pills as pill_reader
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import Alive, Channel, FromEngine, Hello, Purpose, Run, decode, encode
@@ -307,6 +319,8 @@ def main() -> int:
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
     if Path(folder, "agent").exists():
         vigil.SILENT_NS, vigil.LOOK_NS, vigil.STEADY_NS = 1500 * MS, 100 * MS, 500 * MS
+    if Path(folder, "pulse").exists():
+        pulse.STEADY_NS = 100 * MS
     if mode == "impatient":
         deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork

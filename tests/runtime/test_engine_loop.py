@@ -363,6 +363,22 @@ def test_the_guardian_hears_that_the_loop_turns(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_loop_that_the_guardian_hears_anyway_says_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "ALIVE_S", 3600.0)
+
+    async def story(bench: Bench) -> None:
+        await bench.told(messages.Alive)
+        bench.act(Extend((HeldLease("g", 1, now_ns()),)))
+        await bench.told(Extend)
+        bench.loop._say_alive()
+        with pytest.raises(BlockingIOError):
+            bench.guardian.receive()
+        bench.loop._say_alive()
+        await bench.told(messages.Alive)
+
+    play(tmp_path, story)
+
+
 def test_exit_ends_with_0_after_the_state_is_written(tmp_path: Path) -> None:
     async def story(bench: Bench) -> int:
         bench.act(Persist(1, {"released": "g"}), Exit("nothing runs here any more"))

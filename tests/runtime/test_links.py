@@ -276,7 +276,8 @@ def test_a_port_that_is_taken_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
         thief = stranger("127.0.0.3", port)
         async with Node(config(port), "a") as a, Node(config(port), "b") as b:
             red = b.links.links["red"]
-            assert red.sock is None
+            assert red.sock is None and b.links._reopen_timer is not None
+            assert a.links._reopen_timer is None, "what has all its sockets wakes nobody"
             assert "Address already in use" in red.last_error
             b.links.send(replace(DATAGRAM, sender="b", receiver="a"), "red")
             assert red.errors["closed"] == 1

@@ -140,6 +140,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("drift", "late"),
     ),
     Mutant(
+        "an engine is told that the one before promised nobody what it had given up, and does not listen first", 2,
+        (
+            Edit("core/engine.py", "        end = state.started_ns + self.config.heartbeat.startup_wait_ms * MS\n", "        end = state.started_ns\n"),
+            Edit("core/guard.py", "sorted(self.unbound - self.ending)", "sorted(self.last_token)"),
+        ),
+        ("giver",),
+    ),
+    Mutant(
         "a starting engine has forgotten what it promised, and does not listen first", 2,
         (
             Edit("core/engine.py", "        end = state.started_ns + self.config.heartbeat.startup_wait_ms * MS\n", "        end = state.started_ns\n"),
@@ -398,5 +406,15 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit("core/hooks.py", "        if event.attempt and event.attempt == self.attempt:\n", "        if event.on == self.on:\n"),
         ),
         ("hooks",),
+    ),
+    Mutant(
+        "a move that an engine's end cuts off is forgotten", 9,
+        (Edit("core/durable.py", "            self.state.unfinished[held.group] = move\n", "            pass\n"),),
+        ("moved",),
+    ),
+    Mutant(
+        "a move that an engine's end cuts off goes on without its hooks", 11,
+        (Edit("core/durable.py", "                stopping=bool(stopping), again=True,\n", "                stopping=True, again=True,\n"),),
+        ("moved",),
     ),
 )  # fmt: skip

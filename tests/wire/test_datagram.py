@@ -162,6 +162,21 @@ def test_another_key_is_refused_and_an_older_one_still_read() -> None:
     assert refused(stranger.encode(DATAGRAM), signer=new) == "signature"
 
 
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 200])
+def test_a_key_of_any_length_signs_as_hmac_does(size: int) -> None:
+    key = bytes(range(256))[-size:]
+    octets = Signer("bank", (key,)).encode(DATAGRAM)
+    assert octets == signed(octets[:-32], key)
+    assert Signer("bank", (KEY, key)).decode(octets, "secondary-a") == DATAGRAM
+
+
+@pytest.mark.parametrize("flag", [*GroupFlag, *NodeFlag])
+def test_one_flag_is_asked_for_as_a_plain_number(flag: GroupFlag | NodeFlag) -> None:
+    """enum's own makes another flag of it, at six times the price, and gives it again to each class that inherits."""
+    both = flag | type(flag)(1)
+    assert type(both & flag) is int and both & flag == flag.value
+
+
 def test_a_signer_needs_a_key() -> None:
     for keys in ((), (b"",), (KEY, b"")):
         with pytest.raises(ValueError, match="key"):

@@ -1,0 +1,60 @@
+"""An engine that is frozen while its leases run out: it is replaced while they last, and only it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hasnmp.runtime.kernel import boottime_ns
+from hasnmp.runtime.messages import Alarm, RunStarted
+from tests.runtime.stack import MS, Stack
+from tests.runtime.test_guardian import SLEEP, lives
+
+pytestmark = pytest.mark.serial
+DEAF = "it does not answer for 100 ms while its leases run out"
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    (tmp_path / "pulse").touch()
+    made = Stack(tmp_path, "ordinary")
+    time.sleep(0.2)  # the engine is no longer young
+    yield made
+    made.close()
+
+
+def test_a_frozen_engine_is_replaced_while_another_can_adopt_its_groups(stack: Stack) -> None:
+    until = stack.lease(3000)
+    web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    first = stack.engine_pid
+    os.kill(first, signal.SIGSTOP)
+    hello = stack.accept()
+    assert [(lease.group, lease.until_ns) for lease in hello.leases] == [("g", until)]
+    assert not lives(first) and lives(web)
+    assert [running.pid for running in hello.running] == [web]
+    assert DEAF in stack.log()
+
+
+def test_one_that_answers_is_let_be_though_it_extends_nothing(stack: Stack) -> None:
+    stack.lease(1500)
+    web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    stack.accept()  # its lease has run out, as that of a node that is cut off does
+    assert not lives(web)
+    assert "the lease of g ends" in stack.log() and DEAF not in stack.log()
+    assert "ended by force" in stack.expect(Alarm).text
+
+
+def test_where_there_is_no_time_for_another_nothing_is_asked(stack: Stack) -> None:
+    stack.lease(500)
+    web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+    os.kill(stack.engine_pid, signal.SIGSTOP)
+    began = boottime_ns()
+    hello = stack.accept()
+    assert not lives(web) and hello.leases == () and hello.unbound == ("g",)
+    assert boottime_ns() - began > 200 * MS
+    assert "the lease of g ends" in stack.log() and DEAF not in stack.log()
