@@ -15,7 +15,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hasnmp import settings
@@ -46,9 +46,9 @@ def glance(check: settings.Check) -> Verdict | None:
         return None
     place = f"{check.host}:{check.port}"
     try:
-        family = _family(check.host)
+        family, at = _place(check.host, check.port)
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
-            error = _connected(sock, (check.host, check.port))
+            error = _connected(sock, at)
     except (OSError, ValueError) as problem:
         return Verdict(Outcome.FAILED, f"{place}: {_why(problem)}")
     if error in (errno.EINPROGRESS, errno.EALREADY):
@@ -58,7 +58,7 @@ def glance(check: settings.Check) -> Verdict | None:
     return Verdict(Outcome.OK, f"{place} accepts connections")
 
 
-def _connected(sock: socket.socket, place: tuple[str, int]) -> int:
+def _connected(sock: socket.socket, place: tuple[Any, ...]) -> int:
     """Begin to connect. 0: done; EINPROGRESS or EALREADY: it takes its time; else the error."""
     error = sock.connect_ex(place)
     if error == errno.EINPROGRESS:  # on one machine all of the handshake is done by now: ask what came of it
@@ -66,10 +66,20 @@ def _connected(sock: socket.socket, place: tuple[str, int]) -> int:
     return error
 
 
-@functools.cache
-def _family(host: str) -> socket.AddressFamily:
-    """Raises ValueError: host is not an IP address."""
-    return socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+def _place(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """Where to connect to, as a socket wants it: one of IPv6 does not look at the zone of fe80::1%eth0 (RFC 4007, 11) by itself.
+
+    Raises ValueError: host is not an IP address; OSError: there is no such interface now.
+    """
+    address = _parsed(host)
+    if address.version == 4:
+        return socket.AF_INET, (host, port)
+    zone = address.scope_id
+    index = 0 if zone is None else int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    return socket.AF_INET6, (host.partition("%")[0], port, 0, index)
+
+
+_parsed = functools.cache(ipaddress.ip_address)
 
 
 class Asker:
@@ -130,9 +140,9 @@ class _Connection:
 
     def __init__(self, host: str, port: int) -> None:
         """Raises ValueError: host is not an IP address; OSError: no socket can be had."""
-        self._place = (host, port)
+        family, self._place = _place(host, port)
         self._loop = asyncio.get_running_loop()
-        self._sock = socket.socket(_family(host), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 
     async def __aenter__(self) -> _Connection:
         """Raises OSError: no connection."""

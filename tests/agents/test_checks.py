@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -60,6 +62,37 @@ def test_a_mere_connection_is_seen_at_a_glance() -> None:
         assert checks.glance(settings.Check("tcp", host="127.0.0.1", port=port, expect="+OK")) is None
     named = checks.glance(settings.Check("tcp", host="localhost", port=port))
     assert named is not None and named.outcome is Outcome.FAILED
+
+
+ZONED = """
+import asyncio, socket
+from hasnmp import settings
+from hasnmp.agents import checks
+listener = socket.socket(socket.AF_INET6)
+listener.bind(("::", 8000))
+listener.listen()
+for host, port in (("fe80::1%lo", 8000), ("fe80::1%1", 8000), ("fe80::1%lo", 8001), ("fe80::1%nowhere", 8000)):
+    print(checks.glance(settings.Check("tcp", host=host, port=port)).message)
+async def waits():
+    async with checks._Connection("fe80::1%lo", 8000):
+        return "connected"
+print(asyncio.run(waits()))
+"""
+
+
+def test_an_address_of_a_link_is_looked_for_on_its_link() -> None:
+    """fe80::1%eth0, which means nothing without its zone (RFC 4007, section 11). In a network namespace of its own."""
+    make = 'ip link set lo up && ip addr add fe80::1/64 dev lo nodad && exec "$0" -c "$1"'
+    ran = subprocess.run(
+        ["unshare", "-rn", "sh", "-c", make, sys.executable, ZONED], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines() == [
+        "fe80::1%lo:8000 accepts connections",
+        "fe80::1%1:8000 accepts connections",
+        "fe80::1%lo:8001: Connection refused",
+        "fe80::1%nowhere:8000: no interface with this name",
+        "connected",
+    ]
 
 
 async def ask(kind: str, handler: Handler, timeout_s: float = 3.0, **wanted: object) -> Verdict:
