@@ -12,7 +12,7 @@ from hasnmp.agents.ocf_metadata import TOOLS
 def call(folder: Path, *words: str) -> tuple[int, str]:
     env = {"PATH": f"{TOOLS}:/usr/bin:/bin", "HASNMP_OCF_NODE": "b", "HASNMP_OCF_NODES": "a b",
            "HASNMP_OCF_ATTRIBUTES": str(folder), "OCF_RESOURCE_INSTANCE": "db"}  # fmt: skip
-    done = subprocess.run(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=10)
+    done = subprocess.run(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=60)
     return done.returncode, done.stdout.strip()
 
 

@@ -18,13 +18,13 @@ pytestmark = pytest.mark.serial
 FRAGMENT = (Path(__file__).parent.parent.parent / "conf/snmpd-hasnmp.conf").read_text()
 
 
-def ask(port: int, *words: str) -> str:
-    command = [words[0], "-v2c", "-c", "outside", "-Oqv", "-t", "1", "-r", "0", f"127.0.0.1:{port}", *words[1:]]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=20, env={**os.environ, "MIBS": ""})
+def ask(port: int, *words: str, seconds: int = 10) -> str:
+    command = [words[0], "-v2c", "-c", "outside", "-Oqv", f"-t{seconds}", "-r0", f"127.0.0.1:{port}", *words[1:]]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "MIBS": ""})
     return ran.stdout.strip()
 
 
-def until(true: Callable[[], bool], seconds: float = 15) -> bool:
+def until(true: Callable[[], bool], seconds: float = 30) -> bool:
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
@@ -60,7 +60,7 @@ def test_snmpd_passes_it_on(tmp_path: Path) -> None:
         with subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL) as snmpd:
             try:
                 name = dotted(instance("haNodeName"))
-                assert until(lambda: "node-a" in ask(port, "snmpget", name)), (tmp_path / "log").read_text()
+                assert until(lambda: "node-a" in ask(port, "snmpget", name, seconds=1)), (tmp_path / "log").read_text()
                 # snmpd answers for itself too, and a walk through it crosses from one to the other.
                 assert ask(port, "snmpget", "1.3.6.1.2.1.1.5.0") != ""
                 assert len(ask(port, "snmpwalk", "1.3.6.1.4.1.32473.1992.1.1").splitlines()) >= 10

@@ -328,7 +328,7 @@ def main() -> int:
 
         def late(where: Path) -> tuple[int, bool]:
             if Path(folder, "late").exists():
-                time.sleep(0.5)
+                time.sleep(1.2)
             return fork(where)
 
         programs.fork_into = late  # type: ignore[attr-defined]

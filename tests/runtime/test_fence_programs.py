@@ -59,7 +59,7 @@ def test_it_ends_with_its_engine_and_nobody_hears_of_it(stack: Stack) -> None:
 
 def test_it_ends_when_the_lease_of_a_group_takes_the_engine_along(stack: Stack) -> None:
     pid = stack.expect(RunStarted, run=agent(stack, *SLEEP)).pid
-    stack.lease(300)
+    stack.lease(1000)
     stack.expect(RunStarted, run=stack.program(*SLEEP))
     stack.accept()
     assert "ended by force" in stack.expect(Alarm).text

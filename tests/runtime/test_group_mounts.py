@@ -89,7 +89,7 @@ def test_a_group_is_released_when_nothing_of_it_is_mounted(stack: Stack, disk: D
 def test_at_the_leases_end_the_disk_is_cut_off_and_what_was_in_memory_never_gets_there(
     stack: Stack, disk: Disk
 ) -> None:
-    expiry = stack.lease(1500)
+    expiry = stack.lease(2500)
     mount(stack, disk)
     kept = stack.program("sh", "-c", f"echo x > {disk.directory}/kept; sync {disk.directory}/kept", service="db")
     assert stack.expect(Exited, run=kept).code == 0
@@ -174,7 +174,7 @@ def test_a_frozen_disk_holds_up_neither_the_guardian_nor_another_group(tmp_path:
     disk = Disk(tmp_path, "ext4", can_freeze=True)
     stack = Stack(tmp_path, own_mounts=True, filesystem=disk.options(), disk=True)
     try:
-        expiry = stack.lease(800)
+        expiry = stack.lease(2000)
         stack.lease(60000, "h")
         mount(stack, disk)
         writer(stack, disk)

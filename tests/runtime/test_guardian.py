@@ -57,7 +57,7 @@ def forked_ns(pid: int) -> int:
 
 def read_pid(path: Path) -> int:
     until(lambda: path.exists() and path.read_text().endswith("\n"))
-    return int(path.read_text())
+    return int(path.read_text().split()[-1])
 
 
 def test_nothing_runs_without_a_lease(stack: Stack) -> None:
@@ -78,7 +78,7 @@ def test_a_lease_that_comes_too_late_is_refused(stack: Stack) -> None:
 
 @pytest.mark.alone
 def test_everything_has_ended_at_expiry_though_the_engine_is_frozen(stack: Stack, tmp_path: Path) -> None:
-    expiry = stack.lease(600)
+    expiry = stack.lease(1500)
     stack.lease(60000, "h")
     web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
     stubborn = "trap '' TERM HUP; (trap '' TERM; echo $$ >/dev/null; sleep 1000) & echo $! > child; wait"
@@ -144,7 +144,7 @@ def test_an_exit_while_no_engine_lives_is_told_to_the_next(stack: Stack) -> None
 
 
 def test_a_guardian_that_was_frozen_kills_before_it_obeys(stack: Stack) -> None:
-    expiry = stack.lease(500)
+    expiry = stack.lease(1500)
     pid = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
     engine = stack.engine_pid
     os.kill(stack.process.pid, signal.SIGSTOP)
@@ -169,7 +169,7 @@ def test_stopped_between_the_look_at_the_lease_and_the_fork(tmp_path: Path) -> N
     stack = Stack(tmp_path, "late")
     try:
         engine = stack.engine_pid
-        stack.lease(400)
+        stack.lease(1000)
         (tmp_path / "late").touch()
         stack.program("sh", "-c", f"echo ran > {tmp_path}/ran; sleep 60")
         stack.accept()  # the engine was killed at once: the time is looked at before it is told of the program
@@ -212,7 +212,7 @@ def test_a_guardian_that_died_leaves_nothing(stack: Stack, tmp_path: Path, how: 
     db = stack.expect(RunStarted, run=stack.program("sh", "-c", daemonised, service="db", cwd=str(tmp_path))).pid
     stray = read_pid(tmp_path / "stray")
     first = stack.hello
-    lease_io = int((tmp_path / "lease_io.pids").read_text().split()[-1])
+    lease_io = read_pid(tmp_path / "lease_io.pids")
     if how == "guardian and engine":
         os.kill(stack.engine_pid, signal.SIGSTOP)  # it can't help either; the next guardian ends it
     os.kill(stack.process.pid, signal.SIGKILL)
@@ -250,7 +250,7 @@ def test_stop_in_order(stack: Stack, tmp_path: Path) -> None:
     assert stack.conn
     stack.conn.send(b"exit 0")
     assert stack.process.wait(30) == 0
-    lease_io = int((tmp_path / "lease_io.pids").read_text().split()[-1])
+    lease_io = read_pid(tmp_path / "lease_io.pids")
     assert not lives(lease_io)
     assert "engine_killed" not in stack.log()  # neither of them was killed by the guardian
 
@@ -280,7 +280,7 @@ def test_another_process_is_restarted_with_its_socket(stack: Stack, tmp_path: Pa
 def test_what_can_not_be_ended_keeps_its_group_ending(tmp_path: Path) -> None:
     stack = Stack(tmp_path, "stuck")
     try:
-        expiry = stack.lease(400)
+        expiry = stack.lease(1000)
         (tmp_path / "stuck").touch()
         hello = stack.accept()  # another engine comes nevertheless, for the sake of other groups
         assert boottime_ns() > expiry
@@ -311,7 +311,7 @@ def test_an_ordinary_user_gets_what_there_is_and_is_told_what_not() -> None:
             assert any("no cgroup" in note for note in notes)
             assert any("OOM killer" in note for note in notes)
             assert any("real-time" in note for note in notes)
-            expiry = stack.lease(400)
+            expiry = stack.lease(1000)
             pid = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
             assert Path(f"/proc/{pid}").stat().st_uid == 65534
             os.kill(stack.engine_pid, signal.SIGSTOP)

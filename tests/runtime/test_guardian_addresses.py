@@ -15,7 +15,7 @@ from hasnmp.runtime.messages import Address, AddressDone, AddressLost, AddressOp
 from tests.cluster.control import overdue_ms
 from tests.runtime.netns import Cable, Probe
 from tests.runtime.stack import MS, Stack
-from tests.runtime.test_guardian import lives, until
+from tests.runtime.test_guardian import lives, read_pid, until
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
@@ -56,12 +56,12 @@ def test_an_address_lives_with_its_lease(stack: Stack, cable: Cable, probe: Prob
     refused = stack.expect(AddressDone)
     assert not refused.ok
     assert "no live lease" in refused.text
-    stack.lease(600)
+    stack.lease(1500)
     stack.send(ADD)
     assert stack.expect(AddressDone).ok
     until(probe.answers)
-    for _ in range(15):  # extended as an engine does: it answers without a gap
-        stack.lease(600)
+    for _ in range(20):  # extended as an engine does: it answers without a gap
+        stack.lease(1500)
         began = time.monotonic()
         while time.monotonic() - began < 0.1:
             assert probe.answers()
@@ -78,7 +78,7 @@ def test_an_address_lives_with_its_lease(stack: Stack, cable: Cable, probe: Prob
 
 
 def test_an_engine_that_stops_extending_loses_the_address(stack: Stack, cable: Cable, probe: Probe) -> None:
-    expiry = stack.lease(500)
+    expiry = stack.lease(1500)
     stack.send(ADD)
     assert stack.expect(AddressDone).ok
     os.kill(stack.engine_pid, signal.SIGSTOP)
@@ -102,11 +102,11 @@ def test_a_new_engine_adopts_the_address(stack: Stack, probe: Probe) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_the_whole_stack_frozen_or_dead_at_once(stack: Stack, cable: Cable, probe: Probe, how: signal.Signals) -> None:
-    expiry = stack.lease(800)
+    expiry = stack.lease(1500)
     stack.send(ADD)
     assert stack.expect(AddressDone).ok
     until(probe.answers)
-    lease_io = int((stack.folder / "lease_io.pids").read_text())
+    lease_io = read_pid(stack.folder / "lease_io.pids")
     for pid in (stack.process.pid, stack.engine_pid, lease_io):
         os.kill(pid, how)
     silent = until(lambda: not probe.answers())
@@ -137,7 +137,7 @@ def test_the_guardian_dead_alone(stack: Stack, cable: Cable) -> None:
 
 
 def test_an_element_that_lapsed_is_told_and_never_revived(stack: Stack, cable: Cable, probe: Probe) -> None:
-    stack.lease(700)
+    stack.lease(2000)
     stack.send(ADD)
     assert stack.expect(AddressDone).ok
     # The filter's element is ended by someone, while the lease lives: the address's own lease is over.
@@ -152,13 +152,13 @@ def test_an_element_that_lapsed_is_told_and_never_revived(stack: Stack, cable: C
 
 
 def test_a_flushed_packet_filter_is_restored(stack: Stack, cable: Cable, probe: Probe) -> None:
-    stack.lease(800)
+    stack.lease(1500)
     stack.send(ADD)
     assert stack.expect(AddressDone).ok
     cable.run(cable.server, "nft", "flush", "ruleset")
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:
-        expiry = stack.lease(800)
+        expiry = stack.lease(1500)
         time.sleep(0.05)
     assert "restored" in stack.expect(Alarm).text
     for pid in (stack.process.pid, stack.engine_pid):

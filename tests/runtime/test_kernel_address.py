@@ -18,7 +18,7 @@ from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.kernel_address import AddressError, KernelAddresses
 from hasnmp.runtime.netlink import NLMSG_ERROR, RTM_NEWADDR, Netlink, error_code
 from hasnmp.runtime.packet_filter import BATCH_BEGIN, BATCH_END, DELSETELEM, GETGEN, NEWSETELEM
-from tests.cluster.control import overdue_ms
+from tests.cluster.control import overdue_ms, stalled_ms
 from tests.runtime.netns import Cable, Probe, inside
 
 pytestmark = [
@@ -69,19 +69,30 @@ def until(true: Callable[[], bool], within_s: float) -> float:
     return overdue_ms(began, boottime_ns()) / 1000
 
 
+def undisturbed(story: Callable[[], None], most_ms: float) -> None:
+    """What is about times that a machine which stands still does not keep: then it is played once more."""
+    for again in (True, True, False):
+        begun_ns = time.monotonic_ns()
+        try:
+            return story()
+        except (AssertionError, AddressError):
+            if not again or stalled_ms(begun_ns, time.monotonic_ns()) < most_ms:
+                raise
+
+
 def on_interface(cable: Cable, ip: str) -> bool:
     return f"{ip}/" in cable.run(cable.server, "ip", "addr", "show", "dev", "srv0").stdout
 
 
 def test_answers_while_renewed_and_is_silent_when_not(cable: Cable, node: KernelAddresses, probe: Probe) -> None:
     ip = probe.address
-    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 300 * MS)
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 1000 * MS)
     until(probe.answers, 0.1)
-    for _ in range(8):  # well past the first lease
-        node.renew("web", expiry := boottime_ns() + 300 * MS)
+    for _ in range(20):  # well past the first lease
+        node.renew("web", expiry := boottime_ns() + 1000 * MS)
         time.sleep(0.06)
         assert probe.answers()
-    until(lambda: not probe.answers(), 0.4)
+    until(lambda: not probe.answers(), 1.1)
     late_ms = overdue_ms(expiry, boottime_ns())
     assert late_ms < 50, f"still answered {late_ms} ms after its lease"
     until(lambda: not on_interface(cable, ip), 2)  # and its valid lifetime takes it off
@@ -111,7 +122,7 @@ def test_arp_ping_and_neighbour_discovery(cable: Cable, node: KernelAddresses, p
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_frozen_or_dead_process_falls_silent(cable: Cable, probe: Probe, how: signal.Signals) -> None:
-    ip, lease_ms = probe.address, 300
+    ip, lease_ms = probe.address, 1000
     child = os.fork()
     if child == 0:
         try:
@@ -130,7 +141,7 @@ def test_a_frozen_or_dead_process_falls_silent(cable: Cable, probe: Probe, how: 
         time.sleep(0.1)
         assert probe.answers()
         os.kill(child, how)
-        took = until(lambda: not probe.answers(), 1)
+        took = until(lambda: not probe.answers(), 2)
         assert took < (lease_ms + 50) / 1000
         if how == signal.SIGSTOP:
             os.kill(child, signal.SIGCONT)  # it goes on renewing with a fresh lease: the lapsed one must not come back
@@ -152,8 +163,8 @@ def test_a_frozen_or_dead_process_falls_silent(cable: Cable, probe: Probe, how: 
 
 def test_lapsed_is_never_resurrected(cable: Cable, node: KernelAddresses, probe: Probe) -> None:
     ip = probe.address
-    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 100 * MS)
-    until(lambda: not probe.answers(), 0.3)
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 700 * MS)
+    until(lambda: not probe.answers(), 0.9)
     with pytest.raises(AddressError, match="ended by the kernel"):
         node.renew("web", boottime_ns() + 5000 * MS)
     assert not probe.answers()
@@ -167,7 +178,7 @@ def test_frozen_between_reading_the_clock_and_the_kernel(
     cable: Cable, node: KernelAddresses, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ip = probe.address
-    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 200 * MS)
+    node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 2000 * MS)
     real = node._filter.renew
     frozen = [0.15]
 
@@ -176,9 +187,9 @@ def test_frozen_between_reading_the_clock_and_the_kernel(
         real(address, for_ms)
 
     monkeypatch.setattr(node._filter, "renew", late)
-    expiry = boottime_ns() + 300 * MS
+    expiry = boottime_ns() + 1000 * MS
     node.renew("web", expiry)  # the first try gives 150 ms too much, the second puts it right
-    until(lambda: not probe.answers(), 0.5)
+    until(lambda: not probe.answers(), 1.2)
     assert overdue_ms(expiry, boottime_ns()) < 50
     # And while it is first added: the element made for 20 ms has lapsed when the renewal comes.
     frozen.append(0.05)
@@ -214,9 +225,9 @@ def test_frozen_before_the_address_comes_on_its_interface(
 def test_a_restored_filter_lets_no_lapsed_address_answer(
     cable: Cable, node: KernelAddresses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node.add("web", V4, 24, "srv0", boottime_ns() + 100 * MS)
+    node.add("web", V4, 24, "srv0", boottime_ns() + 700 * MS)
     node.add("web6", V6, 64, "srv0", boottime_ns() + 5000 * MS)
-    time.sleep(0.15)
+    time.sleep(0.75)
     let_in: list[str] = []
     real = node._filter.let_in
 
@@ -237,11 +248,11 @@ def test_a_restored_filter_lets_no_lapsed_address_answer(
 )  # fmt: skip
 def test_tampering_is_seen_and_restored(cable: Cable, node: KernelAddresses, damage: str) -> None:
     alarms: list[str] = node.alarms  # type: ignore[attr-defined]
-    node.add("web", V4, 24, "srv0", boottime_ns() + 1000 * MS)
-    node.add("web6", V6, 64, "srv0", boottime_ns() + 1000 * MS)
+    node.add("web", V4, 24, "srv0", boottime_ns() + 3000 * MS)
+    node.add("web6", V6, 64, "srv0", boottime_ns() + 3000 * MS)
     assert cable.run(cable.server, "nft", *damage.split()).returncode == 0
     assert node.verify() != ""
-    expiry = boottime_ns() + 400 * MS
+    expiry = boottime_ns() + 1000 * MS
     node.renew("web", expiry)
     node.renew("web6", expiry)
     assert node.verify() == ""
@@ -251,7 +262,7 @@ def test_tampering_is_seen_and_restored(cable: Cable, node: KernelAddresses, dam
     try:
         for probe in probes:
             until(probe.answers, 0.1)
-        until(lambda: not any(probe.answers() for probe in probes), 0.6)
+        until(lambda: not any(probe.answers() for probe in probes), 1.2)
     finally:
         for probe in probes:
             probe.close()
@@ -370,24 +381,38 @@ def test_a_short_lease_takes_the_lock_of_all_interfaces_once_a_second(
         real(*arguments)
 
     monkeypatch.setattr(kernel_address, "set_address", counted)
-    node.add("web", V4, 24, "srv0", boottime_ns() + 100 * MS)
-    begun_ns = boottime_ns()
-    while boottime_ns() < begun_ns + 2500 * MS:
-        node.renew("web", boottime_ns() + 100 * MS)
-        time.sleep(0.02)
-        assert on_interface(cable, V4), "its valid lifetime is wound up before it ends"
-    assert 3 <= len(calls) <= 6, calls
+
+    def story() -> None:
+        if node.is_up("web"):
+            node.remove("web")
+        calls.clear()
+        node.add("web", V4, 24, "srv0", boottime_ns() + 200 * MS)
+        begun_ns = boottime_ns()
+        while boottime_ns() < begun_ns + 2500 * MS:
+            node.renew("web", boottime_ns() + 200 * MS)
+            time.sleep(0.02)
+            assert on_interface(cable, V4), "its valid lifetime is wound up before it ends"
+        assert 3 <= len(calls) <= 6, calls
+
+    undisturbed(story, 50)
 
 
 def test_a_lease_that_nobody_extends_keeps_its_address_to_its_end(cable: Cable, node: KernelAddresses) -> None:
     """The valid lifetime is up to a second shorter than the lease: an address was off while its lease still stood."""
-    expiry = boottime_ns() + 1950 * MS
-    node.add("web", V4, 24, "srv0", expiry)
-    while boottime_ns() < expiry - 50 * MS:
-        if node.renew_due("web", expiry):
-            node.renew("web", expiry)
-        time.sleep(0.01)
-        assert on_interface(cable, V4), f"off {(expiry - boottime_ns()) / MS:.0f} ms before its lease ends"
+
+    def story() -> None:
+        if node.is_up("web"):
+            node.remove("web")
+        expiry = boottime_ns() + 1950 * MS
+        node.add("web", V4, 24, "srv0", expiry)
+        while boottime_ns() < expiry - 50 * MS:
+            if node.renew_due("web", expiry):
+                node.renew("web", expiry)
+            time.sleep(0.01)
+            there, left_ms = on_interface(cable, V4), (expiry - boottime_ns()) / MS
+            assert there or left_ms < 50, f"off {left_ms:.0f} ms before its lease ends"
+
+    undisturbed(story, 20)
 
 
 def test_what_could_not_be_removed_counts_as_up(
@@ -415,7 +440,7 @@ def test_what_could_not_be_removed_counts_as_up(
 def test_a_renewal_that_the_kernel_refuses_for_a_moment_costs_no_healthy_address(
     cable: Cable, node: KernelAddresses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node.add("web", V4, 24, "srv0", boottime_ns() + 400 * MS)
+    node.add("web", V4, 24, "srv0", boottime_ns() + 1500 * MS)
 
     def refuse(*_: object) -> None:
         raise OSError(105, "No buffer space available")

@@ -208,7 +208,7 @@ def test_what_can_not_be_ended_is_not_acknowledged(tmp_path: Path, certain: bool
     """Where a disk is at stake the machine restarts instead."""
     made = Poisoned(tmp_path, "stuck", disk=certain)
     try:
-        made.lease(400)
+        made.lease(1000)
         made.expect(RunStarted, run=made.program(*SLEEP))
         until(lambda: made.acks().holder == made.hello.holder)
         stuck = tmp_path / "stuck"
@@ -241,7 +241,7 @@ def test_the_agent_and_the_guardian_together(stack: Poisoned) -> None:
             "until_ns": str(boottime_ns() + 5000 * MS),
         }
         return subprocess.run(
-            [sys.executable, "-I", "-S", pill_agent.__file__], text=True, capture_output=True, timeout=10,
+            [sys.executable, "-I", "-S", pill_agent.__file__], text=True, capture_output=True, timeout=60,
             input="".join(f"{key}={value}\n" for key, value in {**given, "action": action}.items()),
         )  # fmt: skip
 

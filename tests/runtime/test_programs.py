@@ -77,9 +77,9 @@ def test_a_program_runs_with_an_ordinary_priority(stack: Stack) -> None:
 def test_a_hanging_check_is_ended_at_its_time_limit(stack: Stack, tmp_path: Path) -> None:
     hang = "trap '' TERM; sleep 1000 & echo $! > child; echo waiting; wait; wait"
     took_us: list[int] = []
-    while min(took_us, default=1 << 30) >= 400_000:  # what is killed ends when the machine has time for it
+    while min(took_us, default=1 << 30) >= 1_100_000:  # what is killed ends when the machine has time for it
         (tmp_path / "child").unlink(missing_ok=True)
-        run = stack.program("sh", "-c", hang, purpose=Purpose.CHECK, timeout_ms=300, cwd=str(tmp_path))
+        run = stack.program("sh", "-c", hang, purpose=Purpose.CHECK, timeout_ms=1000, cwd=str(tmp_path))
         stack.expect(RunStarted, run=run)
         child = read_pid(tmp_path / "child")
         exited = stack.expect(Exited, run=run)
@@ -88,7 +88,7 @@ def test_a_hanging_check_is_ended_at_its_time_limit(stack: Stack, tmp_path: Path
         until(lambda child=child: not lives(child))  # type: ignore[misc]
         took_us.append(exited.took_us)
         assert len(took_us) <= 5, took_us
-    assert min(took_us) >= 300_000
+    assert min(took_us) >= 1_000_000
 
 
 def test_a_flood_of_output_delays_nothing(stack: Stack) -> None:

@@ -150,7 +150,7 @@ def test_it_is_not_fed_while_a_group_can_not_be_ended_and_the_machine_restarts_a
     device.appear()
     stack = Stack(tmp_path, "stuck", watchdog=str(device.path))
     try:
-        expiry = stack.lease(400)
+        expiry = stack.lease(1000)
         (tmp_path / "stuck").touch()
         until(lambda: restarts(stack))
         restarted = restarts(stack)[0]
@@ -178,7 +178,7 @@ def test_only_a_group_that_must_not_be_left_restarts_the_machine(
 ) -> None:
     stack = Stack(tmp_path, "stuck", disk=disk, accept=accept)
     try:
-        stack.lease(400)
+        stack.lease(1000)
         (tmp_path / "stuck").touch()
         stack.accept()
         assert "IS NOT ENDED" in stack.expect(Alarm).text
@@ -202,7 +202,7 @@ def test_systemd_replaces_no_guardian_for_a_group_that_it_can_not_end(
         try:
             stack.lease(60_000, "h")
             mail = stack.expect(RunStarted, run=stack.program(*SLEEP, service="mail", group="h")).pid
-            stack.lease(400)
+            stack.lease(1000)
             (tmp_path / "stuck").touch()
             stack.accept()
             assert "IS NOT ENDED" in stack.expect(Alarm).text

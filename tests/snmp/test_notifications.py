@@ -115,7 +115,7 @@ def test_a_receiver_of_informs_that_was_away_gets_what_it_missed_in_order(
     """And its own restart, by which a v3 receiver's boots rise and its time begins anew, costs nothing."""
     port = free_port()
     version = {"version": "3", "user": user} if user else {"version": "2c", "community": b"secret"}
-    to = Receiver(f"127.0.0.1:{port}", type="inform", timeout_ms=100, retries=1, **version)
+    to = Receiver(f"127.0.0.1:{port}", type="inform", timeout_ms=1000, retries=1, **version)
     with running(config_of(tmp_path, to)) as process:
         with trap_receiver(tmp_path, port, *INFORM_USERS) as output:
             fake.happen(an_event(6))
@@ -154,7 +154,7 @@ def test_a_receiver_of_traps_that_refused_them_gets_what_it_missed_in_order(fake
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
 def test_what_waits_outlives_the_agent(ending: int, fake: FakeEngine, tmp_path: Path) -> None:
     port = free_port()
-    to = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret", type="inform", timeout_ms=100, retries=0)
+    to = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret", type="inform", timeout_ms=3000, retries=0)
     config = config_of(tmp_path, to)
     agent = AgentProcess(config)
     try:
@@ -179,7 +179,7 @@ def test_beyond_the_bound_the_oldest_give_way_and_the_receiver_is_told_how_many(
     fake: FakeEngine, tmp_path: Path
 ) -> None:
     port = free_port()
-    to = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret", type="inform", timeout_ms=100, retries=0)
+    to = Receiver(f"127.0.0.1:{port}", "2c", community=b"secret", type="inform", timeout_ms=3000, retries=0)
     config = config_of(tmp_path, to, backlog=20)
     with running(config) as process:
         for number in range(6, 106):
