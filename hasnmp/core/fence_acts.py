@@ -47,8 +47,11 @@ def _settled(state: State) -> None:
     """A node that could not be fenced, and need not be any more: it is back, and clean by its own word."""
     fencing = state.fencing
     for node, peer in state.peers.items():
-        # Whoever owns a group by its own word just now is always one of its suspects, should it fall silent.
-        suspected = any(node in found and state.owner(group) != node for group, found in fencing.suspects.items())
+        # Whoever owns a group by its own word just now is always one of its suspects, should it fall silent. (A group that the
+        # configuration does not have any more keeps its suspects, for it may come back; but nobody takes it.)
+        suspected = any(
+            node in fencing.suspects.get(group, {}) and state.owner(group) != node for group in state.leases
+        )
         if peer.heard() and not suspected and node not in fencing.wanted and node not in fencing.attempts:
             state.journal.clear(
                 state.ctx, Kind.FENCE_SUCCEEDED, node, f"{node} is heard again and need not be fenced", peer=node,

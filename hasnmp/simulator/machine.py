@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hasnmp.config_changes import Webs, in_force
+from hasnmp.config_changes import Webs, in_force, strangers
 from hasnmp.core.events import (
     Act,
     Adopt,
@@ -233,6 +233,7 @@ class Machine:
         self.name = name
         self.disk: Disk | None = None  # the lease disk that this machine finds, where it is not the one of all
         self.file = config  # what lies on its disk; config: what is in force
+        self.sound = config  # the last one there with which it would start
         self.webs: Webs = {}  # beside it: by which nodes of each group it may have gone
         self.refuses = False  # a secret that a new file names is not there
         self.take(config)
@@ -275,7 +276,13 @@ class Machine:
 
     def read_file(self) -> None:
         """Go by what lies on the disk."""
-        config, self.webs = in_force(self.file, self.webs)
+        config, webs = in_force(self.file, self.webs)
+        if strangers(config):  # hasnmpd does not start with it, and says why: the administrator takes his change back
+            self.world.count("files taken back")
+            self.file = self.sound
+            config, webs = in_force(self.file, self.webs)
+            assert not strangers(config)
+        self.sound, self.webs = self.file, webs
         self.take(config)
 
     def configure(self, config: Config) -> None:

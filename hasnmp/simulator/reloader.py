@@ -105,6 +105,7 @@ class Reloader:
             self.loading = False
             self.over(command, Code.CONFIG_INVALID, f"{gone} is gone")
         else:
+            self.machine.sound = file
             self.go_by(new, webs, command, applying)
 
     def go_by(self, new: Config, webs: Webs, command: int, applying: bool) -> None:
