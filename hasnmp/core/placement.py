@@ -381,13 +381,16 @@ def _order_again(state: State, group: Group, move: Move) -> None:
         begin_move(state, group, move)
         return
     until = state.started_ns + (hb.startup_wait_ms + 2 * hb.dead_after_ms) * MS
-    if not frozen and ctx.now < until:
+    # Whatever else wants the group off this node waits for no order.
+    goes = state.leaving or state.board.registers.get(STANDBY, state.me) or state.me not in group.nodes
+    if not frozen and not goes and ctx.now < until:
         ctx.wake(until)  # this engine has just started: it may not have heard that node's word yet
         state.decided(name, f"what the former engine began waits for {move.to} to be able: {move.text}")
         return
     del state.unfinished[name]
     why = f"it is frozen ({frozen})" if frozen else f"{move.to}: {why_not(state, group, move.to)}"
     _not_moved(state, name, move, f"the engine was started again, and now {why}")
+    ctx.dirty = True
 
 
 def begin_move(state: State, group: Group, move: Move) -> None:
