@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from hasnmp.core.events import HeldLease
+from hasnmp.core.guard import Guard
 from hasnmp.runtime.kernel import boottime_ns
-from hasnmp.runtime.messages import Alarm, RunStarted
+from hasnmp.runtime.messages import Alarm, Alive, Ask, Channel, RunStarted, channel_pair
+from hasnmp.runtime.processes import S
+from hasnmp.runtime.pulse import ANSWER_NS, Pulse
 from tests.runtime.stack import MS, Stack
 from tests.runtime.test_guardian import SLEEP, lives
 
@@ -58,3 +67,28 @@ def test_where_there_is_no_time_for_another_nothing_is_asked(stack: Stack) -> No
     assert not lives(web) and hello.leases == () and hello.unbound == ("g",)
     assert boottime_ns() - began > 200 * MS
     assert "the lease of g ends" in stack.log() and DEAF not in stack.log()
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_channel_whose_number_is_above_what_select_takes(answers: bool) -> None:
+    """As on a node with a thousand programs, a pipe each: the guardian lives on, and so does an engine that has answered."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    mine, its = channel_pair()
+    channel = Channel(socket.socket(fileno=fcntl.fcntl(mine.fileno(), fcntl.F_DUPFD_CLOEXEC, 1100)))
+    guard, told, killed = Guard(150 * MS), list[Any](), list[str]()
+    guard.extend(HeldLease("g", 1, 20 * S), 10 * S)
+    guardian: Any = SimpleNamespace(
+        channel=channel, guard=guard, heard_ns=10 * S, config=SimpleNamespace(heartbeat=SimpleNamespace(interval_ms=100)),
+        family=SimpleNamespace(engine=SimpleNamespace(started_ns=0)), _tell=told.append, _kill_engine=killed.append,
+    )  # fmt: skip
+    pulse = Pulse(guardian)
+    pulse.poll(asked_ns := pulse.next_deadline_ns())
+    assert told == [Ask()] and pulse.next_deadline_ns() == asked_ns + ANSWER_NS
+    if answers:
+        its.send(Alive())
+    pulse.poll(asked_ns + ANSWER_NS)
+    assert killed == ([] if answers else [DEAF])
+    for end in (mine, its, channel):
+        end.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
