@@ -102,21 +102,9 @@ class Durable:
     def resume(self, held: HeldLease, document: dict[str, Any]) -> None:
         """A move that the former engine began under this lease is gone on with. Once: it may be the move itself that costs an
         engine its life. Where hooks still held it up, only an order is kept: what else wanted it still says so by itself."""
-        nodes, facts = self.config.group(held.group).nodes, self.state.board.groups[held.group]
-        saved = mapping(document.get("moves")).get(held.group)
-        if not isinstance(saved, list):
-            return
-        try:
-            token, decided_ms, to, reason, text, force, stopping, before, before_text, asked_by, asked_as = saved[:11]
-            move = Move(
-                to if to in nodes and to != self.state.me else "", known(Reason, reason, Reason.OPERATOR), clip(str(text)),
-                force=bool(force), before=(known(Reason, before, Reason.NONE), clip(str(before_text))),
-                asked=(str(asked_by), str(asked_as)) if str(asked_by) in self.state.streams else None,
-                stopping=bool(stopping), again=True,
-            )  # fmt: skip
-        except (TypeError, ValueError):
-            return
-        if token != held.token:
+        facts = self.state.board.groups[held.group]
+        token, decided_ms, move = self._saved_move(held.group, document)
+        if move is None or token != held.token:
             return
         if move.stopping:
             facts.decided_ms = number_of(decided_ms)
@@ -124,6 +112,39 @@ class Durable:
             facts.reason, facts.reason_text = move.before
         if move.stopping or (move.to and move.reason in (Reason.OPERATOR, Reason.OPERATOR_FORCED)):
             self.state.unfinished[held.group] = move
+
+    def given_up(self, event: Started, document: dict[str, Any]) -> None:
+        """Moves that had come so far when the former engine ended that nothing of the group runs here any more: it is for the node
+        that was to take it, though the former engine had not come to say so."""
+        state, held = self.state, {lease.group for lease in event.leases}
+        for name, lease in state.leases.items():
+            token, decided_ms, move = self._saved_move(name, document)
+            if move is None or not move.stopping or not move.to or token != state.owned.get(name):
+                continue
+            if name in held or name in event.unclean or document.get("holder") != event.holder:
+                continue
+            lease.released_token = token
+            lease.learn(token, state.me)
+            facts = state.board.groups[name]
+            facts.reason, facts.reason_text, facts.decided_ms = move.reason, move.text, number_of(decided_ms)
+            state.gave(name, token, move.to)
+
+    def _saved_move(self, group: str, document: dict[str, Any]) -> tuple[Any, Any, Move | None]:
+        """The token under which it was begun, when it was decided, and the move; None: there is none, or it can't be read."""
+        saved = mapping(document.get("moves")).get(group)
+        if not isinstance(saved, list):
+            return 0, 0, None
+        try:
+            token, decided_ms, to, reason, text, force, stopping, before, before_text, asked_by, asked_as = saved[:11]
+            return token, decided_ms, Move(
+                to if to in self.config.group(group).nodes and to != self.state.me else "",
+                known(Reason, reason, Reason.OPERATOR), clip(str(text)), force=bool(force),
+                before=(known(Reason, before, Reason.NONE), clip(str(before_text))),
+                asked=(str(asked_by), str(asked_as)) if str(asked_by) in self.state.streams else None,
+                stopping=bool(stopping), again=True,
+            )  # fmt: skip
+        except (TypeError, ValueError):
+            return 0, 0, None
 
     def _needed(self) -> int:
         """The highest token that may be used next, by us or by whom we would promise it to."""

@@ -223,6 +223,7 @@ class Engine:
                 self.durable.resume(held, mapping(event.durable))
                 state.owned[held.group] = held.token
                 state.last_owner[held.group] = self.state.me
+        self.durable.given_up(event, mapping(event.durable))
         for adopted in event.adopted:
             group = next((s.group for s in self.config.services() if s.name == adopted.service), "")
             if group and state.owns(group):

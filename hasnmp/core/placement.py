@@ -429,14 +429,9 @@ def released(state: State, group: str) -> None:
     state.running[group].gone(ctx)
     why = (move.reason, move.text, move.to) if move is not None else ()
     state.running[group].hooks.begin(ctx, "after_stop", *why)
-    state.owned.pop(group, None)
     state.fencing.held.pop(group, None)
-    state.journal.changed = True
-    state.persist_at = 0  # at once: a node that dies now must not think afterwards that the group was taken from it
-    state.unowned_ns[group] = ctx.now
-    if move is not None and move.to and (state.peers[move.to].heard() or state.starting):
-        state.handed[group] = (lease.token, move.to)
-        state.yield_until[group] = ctx.now + 3 * state.config.heartbeat.dead_after_ms * MS
+    to = move.to if move is not None else ""
+    state.gave(group, lease.token, to if to and (state.peers[to].heard() or state.starting) else "")
     facts = state.board.groups[group]
     facts.owner, facts.state, facts.changed_ns, facts.data_ns = "", GroupState.STOPPED, ctx.now, ctx.now
     facts.transitions += 1

@@ -184,6 +184,16 @@ class State:
             self.last_owner[group] = node
             self.journal.changed = True
 
+    def gave(self, group: str, token: int, to: str) -> None:
+        """This node has given the group up, so that another one may take it; to: that one above all, "" = whoever can."""
+        self.owned.pop(group, None)
+        self.journal.changed = True
+        self.persist_at = 0  # at once: a node that dies now must not think afterwards that the group was taken from it
+        self.unowned_ns[group] = self.ctx.now
+        if to:
+            self.handed[group] = (token, to)
+            self.yield_until[group] = self.ctx.now + 3 * self.config.heartbeat.dead_after_ms * MS
+
     def mismatched(self) -> list[str]:
         """Nodes that are heard with another configuration of what safety rests on."""
         return [p.name for p in self.peers.values() if p.heard() and not self.config.goes_with(p.digest)]

@@ -56,8 +56,11 @@ class Scene:
 
     def nothing_moved(self, since_ns: int, most_ms: float = 150) -> None:
         """Every client's request from a moment on was answered, by a; and both nodes say that a has the group."""
-        others = {answer.node for answer in self.watch.routed(since_ns)} - {"a"}
+        answers = self.watch.routed(since_ns)
+        others = {answer.node for answer in answers} - {"a"}
         assert not others, f"{others} answered\n{self.pair.why()}"
+        tokens = {answer.token for answer in answers}
+        assert len(tokens) == 1, f"under more than one lease: tokens {tokens}\n{self.pair.why()}"
         within(self.watch.outage_ms(since_ns), most_ms, lambda: f"nobody answered\n{self.pair.why()}")
 
     def back(self, node: str, fault_ns: int, bound_ms: float) -> float:

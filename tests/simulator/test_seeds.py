@@ -47,7 +47,7 @@ ONCE_BROKEN: tuple[tuple[int, str, str], ...] = (
 MET = {
     "power lost": 1000,
     "engines killed": 1000,
-    "groups ended by force": 1000,
+    "groups ended by force": 700,
     "leases": 4000,
     "arbiter calls timed out": 500,
     "takeoverCompleted": 3000,
