@@ -377,7 +377,9 @@ def _order_again(state: State, group: Group, move: Move) -> None:
     """An order whose before_stop was under way when the former engine ended: nothing was stopped, so it is judged anew."""
     ctx, name, hb = state.ctx, group.name, state.config.heartbeat
     frozen = "" if move.force else state.board.registers.get(FREEZE, name)
-    if not frozen and (state.peers[move.to].up() if move.force else state.able(name, move.to)):
+    peer = state.peers[move.to]
+    fit = peer.up() and state.config.goes_with(peer.digest) if move.force else state.able(name, move.to)
+    if not frozen and fit:
         begin_move(state, group, move)
         return
     until = state.started_ns + (hb.startup_wait_ms + 2 * hb.dead_after_ms) * MS
@@ -388,7 +390,7 @@ def _order_again(state: State, group: Group, move: Move) -> None:
         state.decided(name, f"what the former engine began waits for {move.to} to be able: {move.text}")
         return
     del state.unfinished[name]
-    why = f"it is frozen ({frozen})" if frozen else f"{move.to}: {why_not(state, group, move.to)}"
+    why = f"it is frozen ({frozen})" if frozen else f"{move.to}: {why_not(state, group, move.to) or 'has another configuration'}"
     _not_moved(state, name, move, f"the engine was started again, and now {why}")
     ctx.dirty = True
 
