@@ -390,7 +390,11 @@ def _order_again(state: State, group: Group, move: Move) -> None:
         state.decided(name, f"what the former engine began waits for {move.to} to be able: {move.text}")
         return
     del state.unfinished[name]
-    why = f"it is frozen ({frozen})" if frozen else f"{move.to}: {why_not(state, group, move.to) or 'has another configuration'}"
+    why = (
+        f"it is frozen ({frozen})"
+        if frozen
+        else f"{move.to}: {why_not(state, group, move.to) or 'has another configuration'}"
+    )
     _not_moved(state, name, move, f"the engine was started again, and now {why}")
     ctx.dirty = True
 

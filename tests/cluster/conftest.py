@@ -62,7 +62,10 @@ class Scene:
         others = {answer.node for answer in answers} - {"a"}
         assert not others, f"{others} answered\n{self.pair.why()}"
         if len(tokens := {answer.token for answer in answers}) != 1:  # only a machine that stood still may cost a lease
-            stood_ms, why = stalled_ms(since_ns, time.monotonic_ns()), f"answered under tokens {tokens}\n{self.pair.why()}"
+            stood_ms, why = (
+                stalled_ms(since_ns, time.monotonic_ns()),
+                f"answered under tokens {tokens}\n{self.pair.why()}",
+            )
             assert stood_ms > STALL_MS, why
             within(stood_ms, STALL_MS, why)
         within(self.watch.outage_ms(since_ns), most_ms, lambda: f"nobody answered\n{self.pair.why()}")
