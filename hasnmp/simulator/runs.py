@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from hasnmp.core.engine import Engine
 from hasnmp.core.guard import Guard
 from hasnmp.core.hooks import GRACE_MS
+from hasnmp.core.lease import Phase
 from hasnmp.model import AdminState, GroupRow, GroupState, NodeRow, ServiceRow, SystemRow, Verb
 from hasnmp.settings import (
     Arbiter,
@@ -279,9 +280,9 @@ def _must_move(world: World, config: Config, faults: Changes) -> None:
     world.truth.keep[group] = owner.name if refused else ""  # also: no engine is started so late that its lease is lost
     # The order is durable by now; a hook that fails has not ended yet, one that takes its time may have.
     world.run_until(world.now + world.between(20 * MS, (250 if refused else 2500) * MS))
-    # Nobody can have been told of what is given up already: of three, it is then for whoever of the other two comes first.
-    open_to = [target]
-    if group not in owner.guardian.guard.leases:
+    # Nobody can have been told of what is given up just now: of three, it is then for whoever of the other two comes first.
+    open_to, core = [target], owner.engine.core
+    if isinstance(core, Engine) and core.state.leases[group].phase is not Phase.HELD:
         open_to = [machine for machine in world.machines.values() if machine is not owner]
     owner.kill_engine()
     slowest = (
