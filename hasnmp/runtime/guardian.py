@@ -201,15 +201,16 @@ class Guardian:
 
     def _kill_engine(self, why: str = "") -> None:
         """SIGKILL: it never runs another instruction, frozen or not. What it had said is never read. why: "" = no news."""
+        # Before its channel is closed: one that sees the end of that takes its guardian for dead, and ends every service.
+        if self.family.engine.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.family.engine.pid, signal.SIGKILL)
         if self.channel:
             self.selector.unregister(self.channel)
             self.channel.close()
             self.channel = None
-        if self.family.engine.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.family.engine.pid, signal.SIGKILL)
-            if why:
-                log("engine_killed", logging.WARNING, why=why, pid=self.family.engine.pid)
+        if self.family.engine.pid and why:
+            log("engine_killed", logging.WARNING, why=why, pid=self.family.engine.pid)
 
     def _on_signal(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -128,6 +128,11 @@ def restore(guardian: Guardian, values: dict[str, Any]) -> list[Message]:
     g.holder = str(values["holder"])
     g.guard.leases = {group: HeldLease(group, token, until) for group, token, until in values["leases"]}
     g.guard.last_token, g.guard.ending = dict(values["last_token"]), set(values["ending"])
+    for lease in g.guard.leases.values():
+        if (
+            lease.group not in g.guard.ending
+        ):  # at once: clients are asked from here on by a process that reads this board
+            g.board.show(lease.group, lease.token, lease.until_ns)
     g.ending.until, g.ending.found = dict(values["until"]), set(values["found"])
     g.ending.why = dict(values.get("why", {}))
     g.ending.retry_at_ns = boottime_ns() if g.ending.until else NEVER

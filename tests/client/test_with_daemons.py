@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,10 +238,27 @@ def test_a_killed_engine_and_a_handover_take_no_answer_away(pair: Pair, client: 
             "a",
             "--handover",
         ]
-        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=90)
+        wrong, over = [], threading.Event()
+
+        def ask() -> None:
+            while not over.wait(0.005):
+                try:
+                    client.find("web", 5)
+                except NotRunning as problem:
+                    wrong.append(str(problem))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=90)
+        finally:
+            over.set()
+            asking.join()
         assert done.returncode == 0, done.stdout + done.stderr
+        assert not wrong, "nobody said at any moment that it holds no lease"
         place = client.wait("echo", 20)
         assert (place.node, place.token) == ("a", token)
+        assert not link.moved
         assert echo(link) == ("a", token)
 
 

@@ -105,6 +105,21 @@ def log_has(stack: Stack, word: str) -> Callable[[], bool]:
     return lambda: word in stack.log()
 
 
+def test_an_engine_that_is_replaced_never_takes_its_guardian_for_dead(tmp_path: Path) -> None:
+    """It would end every service. Here the guardian is stopped for a moment just before it kills it."""
+    (tmp_path / "preempted").touch()
+    stack = Stack(tmp_path, "ordinary")
+    try:
+        stack.lease(60_000)
+        web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+        asked = Asked(stack)
+        assert [running.pid for running in stack.accept(30).running] == [web]
+        assert lives(web)
+        assert asked.wait()[0] == 0
+    finally:
+        stack.close()
+
+
 def test_leases_programs_and_what_the_engine_said_live_on(stack: Stack) -> None:
     (stack.folder / "new").write_text("slow 0.7")
     guardian, engine, holder = stack.process.pid, stack.engine_pid, stack.hello.holder
