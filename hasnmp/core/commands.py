@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hasnmp.core import fence_acts, placement
+from hasnmp.core import fence_acts, moving
 from hasnmp.core.apply import Apply
 from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, LOCKED, RECOVERING, STANDBY, known
 from hasnmp.core.context import MS
@@ -125,15 +125,14 @@ class Commands:
         words = {"group": group, "to": row.to, "force": force, "reason": row.reason, "by": row.requester}
         if owner == state.me:
             follow.to = self._move_away(group, row.to, force, row.reason, row.requester)
+            state.moves[group].asked = (state.me, f"{row.id}/{group}")
         elif owner:
             follow.asked = owner
             self.state.streams[owner].put(f"c/{row.id}/{group}", words)
         else:
             to = row.to or next(iter([n for n in state.config.group(group).nodes if state.able(group, n)]), "")
             if not to:
-                raise Refused(
-                    Code.NO_TARGET, f"nobody runs {group} and no node is able to; {placement.why_nowhere(state, group)}"
-                )
+                raise Refused(Code.NO_TARGET, f"nobody runs {group} and no node is able to; {state.why_nowhere(group)}")
             follow.to = to
             if to == state.me:
                 self._take_here(group, force, row.reason, row.requester)
@@ -210,9 +209,7 @@ class Commands:
         else:
             others = state.candidates(group)
             if not others:
-                raise Refused(
-                    Code.NO_TARGET, f"{what}no other node is able; {placement.why_not_others(state, settings)}"
-                )
+                raise Refused(Code.NO_TARGET, f"{what}no other node is able; {state.why_not_others(group)}")
             to = others[0]
         why = f"ordered by {by}" + (f": {reason}" if reason else "")
         kind = Reason.OPERATOR_FORCED if force else Reason.OPERATOR
@@ -220,7 +217,7 @@ class Commands:
             self._lift(group, to)
             state.streams[to].put(f"o/{group}", {"reason": int(kind), "text": clip(why)})
         running.hooks.stays = (Reason.NONE, 0)  # who orders it wants it tried now
-        placement.begin_move(state, settings, Move(to, kind, why, force=force))
+        moving.begin_move(state, settings, Move(to, kind, why, force=force))
         return to
 
     def _lift(self, group: str, node: str) -> None:

@@ -43,6 +43,9 @@ class Durable:
         self.leave_at = 0
         self.leave_version = 0
         self.gone = False  # Exit was emitted
+        self.resumed: list[
+            tuple[str, Move, int]
+        ] = []  # group, its move that this engine goes on with, and the lease's token
         self.retired = False  # for the next engine, which goes on with what runs: no orderly leave, and no death either
 
     def restore(self, event: Started) -> None:
@@ -98,6 +101,9 @@ class Durable:
         if document and (name in begun or state.owned.get(name) != held.token):
             state.untold.add(name)
             state.board.groups[name].decided_ms = number_of(begun.get(name))
+        elif document and all(run.passive for run in state.running[name].runs):
+            # The guardian has no program of it, and so nothing to tell: it is up as it was, nothing to take over or start anew.
+            state.adopted[name] = {run.settings.name: 0 for run in state.running[name].runs}
 
     def resume(self, held: HeldLease, document: dict[str, Any]) -> None:
         """A move that the former engine began under this lease is gone on with. Once: it may be the move itself that costs an
@@ -112,6 +118,7 @@ class Durable:
             facts.reason, facts.reason_text = move.before
         if move.stopping or (move.to and move.reason in (Reason.OPERATOR, Reason.OPERATOR_FORCED)):
             self.state.unfinished[held.group] = move
+            self.resumed.append((held.group, move, held.token))
 
     def given_up(self, event: Started, document: dict[str, Any]) -> None:
         """Moves that had come so far when the former engine ended that nothing of the group runs here any more: it is for the node
@@ -128,6 +135,7 @@ class Durable:
             facts = state.board.groups[name]
             facts.reason, facts.reason_text, facts.decided_ms = move.reason, move.text, number_of(decided_ms)
             state.gave(name, token, move.to)
+            self.resumed.append((name, move, token))
 
     def _saved_move(self, group: str, document: dict[str, Any]) -> tuple[Any, Any, Move | None]:
         """The token under which it was begun, when it was decided, and the move; None: there is none, or it can't be read."""
@@ -140,7 +148,7 @@ class Durable:
                 to if to in self.config.group(group).nodes and to != self.state.me else "",
                 known(Reason, reason, Reason.OPERATOR), clip(str(text)), force=bool(force),
                 before=(known(Reason, before, Reason.NONE), clip(str(before_text))),
-                asked=(str(asked_by), str(asked_as)) if str(asked_by) in self.state.streams else None,
+                asked=(str(asked_by), str(asked_as)) if asked_by == self.state.me or asked_by in self.state.streams else None,
                 stopping=bool(stopping), again=True,
             )  # fmt: skip
         except (TypeError, ValueError):

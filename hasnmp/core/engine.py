@@ -4,7 +4,7 @@
     guard.py        what the guardian lets live                          (rule 4)
     peers.py        whose word is fresh                                  (rule 8)
     arbitration.py  when the arbiter is asked
-    placement.py    who is wanted to run a group, and why                (rules 9 to 11)
+    placement.py    who is wanted to run a group, and why                (rules 9 to 11); moving.py: a move under way
     running.py      the services of a group on its owner
     commands.py     the administrator's word; following.py: what came of it
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
@@ -17,7 +17,7 @@ wants to be called again; being called earlier, or late, is always allowed, and 
 
 from __future__ import annotations
 
-from hasnmp.core import arbitration, fence_acts, fencing, placement, split_brain, view
+from hasnmp.core import arbitration, fence_acts, fencing, moving, placement, split_brain, view
 from hasnmp.core.board import EXCLUDED, RECOVERING, Board, GroupFacts, ServiceFacts
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS, NEVER, Context
@@ -224,6 +224,8 @@ class Engine:
                 state.owned[held.group] = held.token
                 state.last_owner[held.group] = self.state.me
         self.durable.given_up(event, mapping(event.durable))
+        for group, move, token in self.durable.resumed:
+            self.commands.followed.again(group, move, token)
         for adopted in event.adopted:
             group = next((s.group for s in self.config.services() if s.name == adopted.service), "")
             if group and state.owns(group):
@@ -286,7 +288,7 @@ class Engine:
                 running.reconcile(ctx)
                 if running.stage is Stage.RUNNING and not running.announced:
                     running.announced = True
-                    placement.came_up(state, group)
+                    moving.came_up(state, group)
             arbitration.look(state, lease)
             self._note_group(group.name, lease, running)
         self.state.grant()
@@ -521,7 +523,7 @@ class Engine:
         if lease is None or lease.token != event.token or lease.phase not in (Phase.RELEASING, Phase.LOST):
             return
         if event.ok:  # even of a lease that ran out meanwhile: the guardian saw that nothing is left
-            placement.released(state, event.group)
+            moving.released(state, event.group)
             return
         if lease.phase is Phase.LOST:
             return

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hasnmp.core import fence_acts, placement
+from hasnmp.core import fence_acts
 from hasnmp.core.board import STANDBY, known
 from hasnmp.core.context import MS
-from hasnmp.core.state import State
+from hasnmp.core.state import Move, State
 from hasnmp.errors import Code
-from hasnmp.model import CommandRow, CommandState, GroupState, ServiceState
+from hasnmp.model import CommandRow, CommandState, GroupState, ServiceState, Verb
 
 KEEP_MS = 3000  # how long a register may take to become durable before the command says that it is not
 
@@ -66,6 +66,15 @@ class Following:
         follow.until_ns = follow.until_ns or state.ctx.now + patience(state, follow.group)
         self.all.append(follow)
         state.ctx.wake(follow.until_ns)
+
+    def again(self, group: str, move: Move, token: int) -> None:
+        """A move that a former engine began is gone on with: so is the command that ordered it, if it was given here."""
+        asked_by, key = move.asked or ("", "")
+        number = key.partition("/")[0]
+        row = self.state.journal.commands.get(int(number)) if asked_by == self.state.me and number.isdigit() else None
+        if row is not None and row.verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER):
+            text = f"moving {group} to {move.to}, gone on with by an engine that was started again"
+            self.running(row, text, Follow(row, group, move.to, self.state.me, token))
 
     def answered(self, command: int, group: str, value: Any) -> None:
         """The node that was asked to move the group says whether it does, and where to."""
@@ -141,7 +150,7 @@ class Following:
         elif not state.board.registers.get(STANDBY, node):
             self._end(follow, CommandState.FAILED, Code.FAILED, f"{node} was set online again")
         elif state.ctx.now >= follow.until_ns or self._stuck(follow, left):
-            text = f"{node} is on standby but still runs {', '.join(left)}: {placement.why_nowhere(state, left[0])}"
+            text = f"{node} is on standby but still runs {', '.join(left)}: {state.why_nowhere(left[0])}"
             self._end(follow, CommandState.FAILED, Code.NO_TARGET, text)
         else:
             state.ctx.wake(follow.until_ns)

@@ -5,19 +5,18 @@ The lease decides what is safe; this file decides what is wanted. Every decision
 
 from __future__ import annotations
 
-from hasnmp.core import fencing
-from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, RECOVERING, STANDBY
+from hasnmp.core import fencing, moving
+from hasnmp.core.board import EXCLUDED, FREEZE, INHIBIT, STANDBY
 from hasnmp.core.context import MS
 from hasnmp.core.lease import UNKNOWN_HOLDER, Lease, Phase
+from hasnmp.core.moving import begin_move
 from hasnmp.core.running import Running, Stage
-from hasnmp.core.state import Move, Order, State
-from hasnmp.errors import Code
-from hasnmp.model import Failback, GroupState, Kind, NodeState, Reason, ServiceState
+from hasnmp.core.state import Move, State
+from hasnmp.model import Failback, Kind, Reason, ServiceState
 from hasnmp.settings import Group
 
 SLOW_STORE = 40  # quarter seconds
 STEADY_MS = 5000  # how long a home node is up before a group goes back to it by itself
-PLANNED = {Reason.OPERATOR, Reason.STANDBY_ORDERED, Reason.FAILBACK, Reason.NODE_LEFT}
 
 
 def look(state: State, group: Group) -> None:
@@ -42,7 +41,7 @@ def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> No
     if owner:
         state.unowned_ns.pop(name, None)
         state.had_by(name, owner)
-        _outcome_of_handing(state, name, owner)
+        moving.taken_by(state, name, owner)
         return
     since = state.unowned_ns.setdefault(name, ctx.now)
     why, at = reasons_not_to_take(state, group, lease, since)
@@ -183,18 +182,10 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         if again is not None and going:
             begin_move(state, group, again)
         return
-    move = state.moves.get(name)
     if running.stage is Stage.STOPPING:
-        if running.hooks.keeps(ctx, move):
-            _stay(state, group, running)
-            return
-        if move is not None and not move.stopping and not running.hooks.on:
-            move.stopping = state.journal.changed = True
-            state.persist_at = 0  # at once: an engine that follows this one is not to start what is stopped now
-        if running.stopped() and lease.phase is Phase.HELD and name not in state.retiring:
-            lease.release(ctx)
+        moving.look(state, group, lease, running)
         return
-    if move is not None and not running.blocked:
+    if name in state.moves and not running.blocked:
         running.stop(ctx)
         return
     if running.blocked:
@@ -205,7 +196,7 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         _service_failed(state, group, running)
     elif running.stage is Stage.RUNNING:
         if name in state.unfinished:
-            _order_again(state, group, state.unfinished[name])
+            moving.order_again(state, group, state.unfinished[name])
         elif state.me not in group.nodes:
             _give_away(state, group)
         elif state.leaving or state.board.registers.get(STANDBY, state.me):
@@ -260,46 +251,12 @@ def _service_failed(state: State, group: Group, running: Running) -> None:
         )  # fmt: skip
     elif not others:
         state.decided(
-            name, f"stays on {state.me} although {why}: no other node is able; {why_not_others(state, group)}"
+            name, f"stays on {state.me} although {why}: no other node is able; {state.why_not_others(group.name)}"
         )
     else:
         facts.moves.append(ctx.wall_ms())
         facts.fled_from, facts.fled_ms = state.me, ctx.wall_ms()
         begin_move(state, group, Move(others[0], Reason.SERVICE_FAILED, why))
-
-
-def why_not(state: State, group: Group, node: str) -> str:
-    """What keeps another node from taking the group; "" when nothing does."""
-    if state.able(group.name, node):
-        return ""
-    peer, registers = state.peers[node], state.board.registers
-    excluded = registers.get(EXCLUDED, f"{group.name}/{node}")
-    if not peer.heard():
-        last = f"last heard {state.seconds(peer.heard_ns)} ago" if peer.heard_ns else "never heard"
-        return f"{peer.state.name.lower()}, {last}"
-    if peer.state is NodeState.STARTING:
-        return "has just started and still listens"
-    if excluded:
-        return f"excluded: {excluded}; when that is mended: hasnmp service clear {group.services[0].name}"
-    if registers.get(RECOVERING, node):
-        return f"recovering ({registers.get(RECOVERING, node)}); when it is sound: hasnmp recover {node}"
-    if registers.get(STANDBY, node):
-        return f"on standby; to take it back: hasnmp online {node}"
-    if not state.config.goes_with(peer.digest):
-        return "has another configuration"
-    return "says that it is not able: its interface or `reach:` check"
-
-
-def why_not_others(state: State, group: Group) -> str:
-    """What keeps each other node from taking the group."""
-    reasons = {n: why_not(state, group, n) for n in group.nodes if n != state.me}
-    return "; ".join(f"{n}: {why}" for n, why in reasons.items() if why) or "every other node is able"
-
-
-def why_nowhere(state: State, group: str) -> str:
-    """What keeps each node, this one included, from taking the group."""
-    others = why_not_others(state, state.config.group(group))
-    return "; ".join(x for x in (state.unable(group), others) if x)
 
 
 def _drain(state: State, group: Group) -> None:
@@ -321,7 +278,7 @@ def _drain(state: State, group: Group) -> None:
     elif others or state.leaving:
         begin_move(state, group, Move(others[0] if others else "", reason, text))
     else:
-        state.decided(group.name, f"stays on {state.me} although {text}: {why_not_others(state, group)}")
+        state.decided(group.name, f"stays on {state.me} although {text}: {state.why_not_others(group.name)}")
 
 
 def _give_away(state: State, group: Group) -> None:
@@ -331,7 +288,7 @@ def _give_away(state: State, group: Group) -> None:
     if others or state.leaving:
         begin_move(state, group, Move(others[0] if others else "", Reason.OPERATOR, text))
     else:
-        state.decided(group.name, f"stays on {state.me} although {text}: {why_not_others(state, group)}")
+        state.decided(group.name, f"stays on {state.me} although {text}: {state.why_not_others(group.name)}")
 
 
 def _fail_back(state: State, group: Group) -> None:
@@ -352,148 +309,6 @@ def _fail_back(state: State, group: Group) -> None:
         ctx.wake(since + steady)
         return
     begin_move(state, group, Move(home, Reason.FAILBACK, f"{home} is its home and has been able for {steady // MS} ms"))
-
-
-def _stay(state: State, group: Group, running: Running) -> None:
-    """A required hook does not let the group go; nothing of it was stopped."""
-    name, why = group.name, running.hooks.refused
-    move, facts = state.moves.pop(name), state.board.groups[name]
-    facts.decided_ms, (facts.reason, facts.reason_text) = 0, move.before
-    state.persist_at = 0  # at once: an engine that follows this one is not to go on with it
-    _not_moved(state, name, move, why)
-    running.stay(state.ctx)
-
-
-def _not_moved(state: State, group: str, move: Move, why: str) -> None:
-    state.decided(group, f"stays on {state.me} although {move.text}: {why}")
-    state.stayed[group] = (state.ctx.now, why)
-    if move.asked:  # by another node: its follower waits for the outcome
-        state.streams[move.asked[0]].put(
-            f"a/{move.asked[1]}", [int(Code.FAILED), f"{group} stays on {state.me}: {why}", ""]
-        )
-
-
-def _order_again(state: State, group: Group, move: Move) -> None:
-    """An order whose before_stop was under way when the former engine ended: nothing was stopped, so it is judged anew."""
-    ctx, name, hb = state.ctx, group.name, state.config.heartbeat
-    frozen = "" if move.force else state.board.registers.get(FREEZE, name)
-    peer = state.peers[move.to]
-    fit = peer.up() and state.config.goes_with(peer.digest) if move.force else state.able(name, move.to)
-    if not frozen and fit:
-        begin_move(state, group, move)
-        return
-    until = state.started_ns + (hb.startup_wait_ms + 2 * hb.dead_after_ms) * MS
-    # Whatever else wants the group off this node waits for no order.
-    goes = state.leaving or state.board.registers.get(STANDBY, state.me) or state.me not in group.nodes
-    if not frozen and not goes and ctx.now < until:
-        ctx.wake(until)  # this engine has just started: it may not have heard that node's word yet
-        state.decided(name, f"what the former engine began waits for {move.to} to be able: {move.text}")
-        return
-    del state.unfinished[name]
-    why = (
-        f"it is frozen ({frozen})"
-        if frozen
-        else f"{move.to}: {why_not(state, group, move.to) or 'has another configuration'}"
-    )
-    _not_moved(state, name, move, f"the engine was started again, and now {why}")
-    ctx.dirty = True
-
-
-def begin_move(state: State, group: Group, move: Move) -> None:
-    """Stop the group here for another node to take. Nothing is given up before all of it is stopped."""
-    ctx, name = state.ctx, group.name
-    if state.running[name].hooks.waits(ctx, move):
-        return
-    facts, to = state.board.groups[name], move.to or "whoever can take it"
-    state.moves[name] = move
-    state.unfinished.pop(name, None)
-    if not move.stopping:
-        move.before, facts.decided_ms = (facts.reason, facts.reason_text), ctx.wall_ms()
-    facts.reason, facts.reason_text = move.reason, move.text
-    if move.again:
-        state.decided(name, f"going on with what the former engine began: moving it to {to}: {move.text}")
-    else:
-        state.decided(name, f"moving it to {to}: {move.text}")
-        state.journal.happened(
-            ctx, Kind.FAILOVER_STARTED, f"group {name} leaves {state.me} for {to}: {move.text}",
-            peer=move.to, group=name, previous=int(state.running[name].state()), state=int(GroupState.STOPPING),
-            reason=move.reason,
-        )  # fmt: skip
-        state.journal.count("switchovers" if move.reason in PLANNED else "failovers")
-        state.persist_at = 0  # at once: an engine that follows this one goes on with it
-    running = state.running[name]
-    running.stop(ctx, move.reason, move.text, move.to)
-    move.stopping = not running.hooks.on
-
-
-def released(state: State, group: str) -> None:
-    """The guardian confirmed that nothing of the group runs here: give the lease up, and hand it over."""
-    ctx, lease = state.ctx, state.leases[group]
-    move = state.moves.pop(group, None)
-    state.unfinished.pop(group, None)
-    lease.released(ctx)
-    state.running[group].gone(ctx)
-    why = (move.reason, move.text, move.to) if move is not None else ()
-    state.running[group].hooks.begin(ctx, "after_stop", *why)
-    state.fencing.held.pop(group, None)
-    to = move.to if move is not None else ""
-    state.gave(group, lease.token, to if to and (state.peers[to].heard() or state.starting) else "")
-    facts = state.board.groups[group]
-    facts.owner, facts.state, facts.changed_ns, facts.data_ns = "", GroupState.STOPPED, ctx.now, ctx.now
-    facts.transitions += 1
-    if state.hopeless(group):
-        state.journal.happened(
-            ctx, Kind.GROUP_FAILED,
-            f"group {group} is stopped: it failed to start on every node that is heard; mend the cause, then: hasnmp service clear NAME",
-            of=group, group=group, state=int(GroupState.FAILED), reason=Reason.START_FAILED,
-        )  # fmt: skip
-
-
-def _outcome_of_handing(state: State, group: str, owner: str) -> None:
-    """Somebody has the group again: our own word on giving it up has served."""
-    handed = state.handed.get(group)
-    if handed is not None and state.peers[owner].groups[group].token > handed[0]:
-        del state.handed[group]
-        state.yield_until.pop(group, None)
-
-
-def came_up(state: State, group: Group) -> None:
-    """Every service of the group has been started here."""
-    ctx, name = state.ctx, group.name
-    facts = state.board.groups[name]
-    before = facts.reason
-    if facts.decided_ms:
-        facts.duration_ms = max(0, ctx.wall_ms() - facts.decided_ms)
-    facts.decided_ms = 0
-    state.came_from.pop(name, None)
-    facts.failovers += before not in (Reason.STARTUP, Reason.RETURNED, Reason.NONE)
-    state.journal.count("takeovers")
-    if before is Reason.NODE_LOST:
-        state.journal.count("failovers")
-    state.decided(name, f"runs on {state.me} since {facts.duration_ms} ms after it was decided: {facts.reason_text}")
-    state.journal.happened(
-        ctx, Kind.TAKEOVER_COMPLETED,
-        f"group {name} runs on {state.me}, {facts.duration_ms} ms after it was decided: {facts.reason_text}",
-        group=name, state=int(state.running[name].state()), reason=before,
-    )  # fmt: skip
-    state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} runs again, on {state.me}", group=name)
-    state.persist_at = 0  # at once: an engine that follows this one is not to tell it again
-
-
-def heard_handover(state: State, group: str, sender: str, token: int) -> None:
-    """Another node gave the group up for this one to take."""
-    lease = state.leases[group]
-    if lease.phase is not Phase.NONE or lease.token_seen > token or group in state.orders:
-        return
-    hb = state.config.heartbeat
-    facts = state.board.groups[group]
-    state.orders[group] = Order(
-        facts.reason if facts.decided_ms else Reason.OPERATOR, facts.reason_text or f"{sender} handed it over",
-        state.ctx.now + 3 * hb.dead_after_ms * MS,
-    )  # fmt: skip
-    state.came_from[group] = sender
-    lease.retry_at = 0
-    state.ctx.dirty = True
 
 
 def explain(state: State, group: Group) -> tuple[str, ...]:
@@ -537,7 +352,7 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
         if node == state.me:
             lines.append(f"{node}: {state.unable(name) or 'able to take it'}".replace(f"{node}: {node} ", f"{node}: "))
         else:
-            lines.append(f"{node}: {why_not(state, group, node) or 'able to take it'}")
+            lines.append(f"{node}: {state.why_not(name, node) or 'able to take it'}")
     inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
     if inhibit:
         lines.append(f"automatic failover is inhibited: {inhibit}; to end that: hasnmp permit {name}")

@@ -137,7 +137,7 @@ class Running:
             if run.facts.node not in ("", self.me):
                 run.facts.restarts.clear()  # each node has its own number of restarts
             run.failing, run.retry_at, run.restarting, run.given_up, run.action = 0, 0, False, False, None
-            if run.settings.name in adopted or (run.passive and adopted):
+            if adopted and not self._locked(run) if run.passive else run.settings.name in adopted:
                 run.facts.pid = adopted.get(run.settings.name, 0)
                 self._up(run, ctx, "adopted")
             else:

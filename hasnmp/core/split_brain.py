@@ -8,7 +8,7 @@ wrote meanwhile somebody must look at.
 
 from __future__ import annotations
 
-from hasnmp.core import placement
+from hasnmp.core import moving
 from hasnmp.core.board import RECOVERING
 from hasnmp.core.running import Stage
 from hasnmp.core.state import Move, State
@@ -61,4 +61,4 @@ def look(state: State, group: Group) -> None:
     why = f"{better[0]} has it too, with a higher token"
     if not state.config.recovery_automatic:
         state.set_register(RECOVERING, state.me, f"it ran group {name} at the same time as {better[0]}")
-    placement.begin_move(state, group, Move("", Reason.SPLIT_BRAIN, why))
+    moving.begin_move(state, group, Move("", Reason.SPLIT_BRAIN, why))

@@ -39,10 +39,9 @@ class Move:
     to: str
     reason: Reason
     text: str
-    yielding: bool = True  # do not take it back at once
     force: bool = False
     before: tuple[Reason, str] = (Reason.NONE, "")  # of the group, before it was decided
-    asked: tuple[str, str] | None = None  # by which node, and under which key its answer goes back
+    asked: tuple[str, str] | None = None  # by which node, under which key its answer goes back: command/group
     stopping: bool = False  # no hook holds it up any more, so some of the group may be stopped
     again: bool = False  # a former engine began it, and this one goes on with it
 
@@ -286,6 +285,37 @@ class State:
     def candidates(self, group: str) -> list[str]:
         """The other nodes that could take the group, best first."""
         return [n for n in self.config.group(group).nodes if n != self.me and self.able(group, n)]
+
+    def why_not(self, group: str, node: str) -> str:
+        """What keeps another node from taking the group; "" when nothing does."""
+        if self.able(group, node):
+            return ""
+        peer, registers = self.peers[node], self.board.registers
+        excluded = registers.get(EXCLUDED, f"{group}/{node}")
+        if not peer.heard():
+            last = f"last heard {self.seconds(peer.heard_ns)} ago" if peer.heard_ns else "never heard"
+            return f"{peer.state.name.lower()}, {last}"
+        if peer.state is NodeState.STARTING:
+            return "has just started and still listens"
+        if excluded:
+            first = self.config.group(group).services[0].name
+            return f"excluded: {excluded}; when that is mended: hasnmp service clear {first}"
+        if registers.get(RECOVERING, node):
+            return f"recovering ({registers.get(RECOVERING, node)}); when it is sound: hasnmp recover {node}"
+        if registers.get(STANDBY, node):
+            return f"on standby; to take it back: hasnmp online {node}"
+        if not self.config.goes_with(peer.digest):
+            return "has another configuration"
+        return "says that it is not able: its interface or `reach:` check"
+
+    def why_not_others(self, group: str) -> str:
+        """What keeps each other node from taking the group."""
+        reasons = {n: self.why_not(group, n) for n in self.config.group(group).nodes if n != self.me}
+        return "; ".join(f"{n}: {why}" for n, why in reasons.items() if why) or "every other node is able"
+
+    def why_nowhere(self, group: str) -> str:
+        """What keeps each node, this one included, from taking the group."""
+        return "; ".join(x for x in (self.unable(group), self.why_not_others(group)) if x)
 
     def group_state(self, group: str) -> GroupState:
         """The group's state as this node knows it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hasnmp.core import arbitration, fence_acts, fencing, placement
+from hasnmp.core import arbitration, fence_acts, fencing, moving
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS
 from hasnmp.core.events import Send
@@ -163,7 +163,7 @@ class Talk:
             elif entry.flags & GroupFlag.RELEASED:
                 lease.heard_release(entry, peer.name, d.holder)
                 if entry.flags & GroupFlag.HANDOVER and entry.token == lease.token_seen:
-                    placement.heard_handover(state, entry.group, peer.name, entry.token)
+                    moving.heard_handover(state, entry.group, peer.name, entry.token)
 
     def _answer(self, peer: Peer, link: str, d: Datagram) -> None:
         """Answer a fresh heartbeat over its own link, with the promises that it asked for and gets."""

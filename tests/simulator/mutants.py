@@ -226,7 +226,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the group is given up before the guardian confirms it", 4,
-        (Edit("core/placement.py", "            lease.release(ctx)\n", "            lease.release(ctx)\n            released(state, name)\n"),),
+        (Edit("core/moving.py", "            lease.release(ctx)\n", "            lease.release(ctx)\n            released(state, name)\n"),),
         ("handover",),
     ),
     Mutant(
