@@ -214,7 +214,9 @@ class Guardian(Process):
         self.world.post(wait, self, self.at_point, "release", self.release, effect, life)
 
     def release(self, effect: Release, life: int) -> None:
-        group = effect.group
+        group, engine = effect.group, self.machine.engine
+        if not engine.alive or engine.epoch != life:
+            return  # with an engine ends what it waited for: the next one, which was told of the lease, goes by that
         left = [p.service for p in self.machine.programs.values() if p.group == group]
         if self.machine.elements.get(group, 0) > self.machine.clock():
             left.append("its address")

@@ -278,13 +278,21 @@ def _must_move(world: World, config: Config, faults: Changes) -> None:
         if world.now > ordered + 2000 * MS:
             raise Broken("goes on", f"{group} was ordered to {target.name}, and no before_stop was run")
     world.truth.keep[group] = owner.name if refused else ""  # also: no engine is started so late that its lease is lost
-    # The order is durable by now; a hook that fails has not ended yet, one that takes its time may have.
-    world.run_until(world.now + world.between(20 * MS, (250 if refused else 2500) * MS))
+    alone = not refused and world.rng.random() < 0.4
+    if alone:  # whoever is to have it fails too, in the moment in which something of it is stopped
+        while world.truth.runs(owner, group) and world.now < ordered + 4000 * MS:
+            world.run_until(world.now + MS)
+        world.run_until(world.now + world.between(5 * MS, 30 * MS))
+    else:  # the order is durable by now; a hook that fails has not ended yet, one that takes its time may have
+        world.run_until(world.now + world.between(20 * MS, (250 if refused else 2500) * MS))
     # Nobody can have been told of what is given up just now: of three, it is then for whoever of the other two comes first.
     open_to, core = [target], owner.engine.core
     if isinstance(core, Engine) and core.state.leases[group].phase is not Phase.HELD:
-        open_to = [machine for machine in world.machines.values() if machine is not owner]
+        open_to, alone = [machine for machine in world.machines.values() if machine is not owner], False
     owner.kill_engine()
+    if alone:
+        _must_start_again(world, config, target)
+        return
     slowest = (
         sum(h.timeout_ms + GRACE_MS for h in config.hooks)
         + 4 * config.heartbeat.dead_after_ms
@@ -297,6 +305,22 @@ def _must_move(world: World, config: Config, faults: Changes) -> None:
         raise Broken(
             "goes on", f"{group} was ordered to {target.name}, and is not there {slowest} ms after its engine's end"
         )
+
+
+def _must_start_again(world: World, config: Config, target: Machine) -> None:
+    """Whoever was to have the group fails with the engine that began to move it: it is not stopped for longer than it takes to
+    find that out, and to start it again."""
+    target.power_off()
+    group, gone = world.truth.groups[0], 0
+    bound_ms = config.heartbeat.dead_after_ms + 600
+    for _ in range(600):
+        world.run_until(world.now + 10 * MS)
+        gone = 0 if any(world.truth.runs(machine, group) for machine in world.machines.values()) else gone + 10
+        if gone > bound_ms:
+            raise Broken(
+                "starts again", f"{group} was ordered to {target.name}, which failed, and runs nowhere for {gone} ms"
+            )
+    world.truth.keep.clear()
 
 
 def _settle(world: World, config: Config, profile: Profile) -> None:

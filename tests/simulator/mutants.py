@@ -413,6 +413,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("moved",),
     ),
     Mutant(
+        "a move that an engine's end cuts off is given up to whoever may be there", 9,
+        (Edit("core/moving.py", "        if move is not None and move.again and not _has_a_taker(state, name, move):\n", "        if False:\n"),),
+        ("moved",),
+    ),
+    Mutant(
         "a move that an engine's end cuts off goes on without its hooks", 11,
         (Edit("core/durable.py", "                stopping=bool(stopping), again=True,\n", "                stopping=True, again=True,\n"),),
         ("moved",),
