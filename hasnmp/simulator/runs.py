@@ -210,7 +210,7 @@ def _run(world: World, profile: Profile, new_core: NewCore, new_guard: NewGuard)
     if len(world.documents) > 1:
         faults.agree(lambda machine: _administer(world, machine, permit=False))  # what was inhibited is looked at later
         config = faults.meant
-    if mixed:  # whoever repairs a cluster gives it one configuration
+    elif mixed:  # whoever repairs a cluster gives it one configuration
         for machine in world.machines.values():
             machine.power_off()
             machine.file = common
