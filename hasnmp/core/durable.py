@@ -212,7 +212,7 @@ class Durable:
             },
             "begun": {
                 n: state.board.groups[n].decided_ms
-                for n, x in state.running.items() if x.stage is not Stage.IDLE and not x.announced
+                for n, x in state.running.items() if n in state.untold or (x.stage is not Stage.IDLE and not x.announced)
             },
             "moves": {
                 n: [state.leases[n].token, state.board.groups[n].decided_ms, m.to, int(m.reason), m.text, m.force, m.stopping,
