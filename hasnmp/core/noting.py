@@ -29,8 +29,8 @@ def group(state: State, name: str, lease: Lease, running: Running) -> None:
             facts.changed_ns = ctx.now
             facts.transitions += 1
         facts.lease_until_ns, facts.proof, facts.data_ns = lease.acked, lease.proof(ctx.now), ctx.now
-        horizon = ctx.wall_ms() - running.group.failover_within_s * 1000
-        if state.journal.alarms and len([m for m in facts.moves if m > horizon]) < running.group.failover_limit:
+        settings = running.group
+        if state.journal.alarms and len(ctx.lately(facts.moves, settings.failover_within_s)) < settings.failover_limit:
             state.journal.clear(
                 ctx,
                 Kind.FAILOVER_LIMIT_CLEARED,
