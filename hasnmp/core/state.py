@@ -227,9 +227,8 @@ class State:
         if differ:
             return f"the configuration of {', '.join(differ)} differs from ours"
         if self.leases[group].next_token() > self.ceiling and not self.owns(group):
-            return f"{self.me} has not made a new token durable yet: " + (
-                self.unsaved or "if this stays, its store does not answer: see its log"
-            )
+            why = f": {self.unsaved}" if self.unsaved else "; if this stays, its store does not answer: see its log"
+            return f"{self.me} has not made a new token durable yet{why}"
         named = self.config.group(group)
         if (unfenced := fencing.unfenced(self, named, self.leases[group])) and not fencing.may_fence(self, group):
             silent = ", ".join(unfenced)
