@@ -115,7 +115,8 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
             f"automatic failover is inhibited ({inhibit}); hasnmp permit {name}, or: hasnmp failover {name} --to {state.me}",
             0,
         )
-    if ctx.now < state.yield_until.get(name, 0):
+    _, to = state.handed.get(name, (0, ""))
+    if ctx.now < state.yield_until.get(name, 0) and (not to or state.peers[to].heard()):  # else it can't take it
         return "it was just given up here", state.yield_until[name]
     order_of = [last, *(n for n in group.nodes if n != last)] if last in group.nodes else list(group.nodes)
     better = [n for n in order_of[: order_of.index(state.me)] if state.able(name, n)]
