@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hasnmp.core import moving
 from hasnmp.core.board import known
 from hasnmp.core.context import MS
 from hasnmp.core.events import Exit, HeldLease, Persist, Persisted, Started
@@ -112,6 +113,12 @@ class Durable:
         token, decided_ms, move = self._saved_move(held.group, document)
         if move is None or token != held.token:
             return
+        if move.twice:
+            why = "the engine ended again before that was over"
+            returned = (Reason.RETURNED, clip(f"started again where it was, for {why}: {move.text}"))
+            facts.reason, facts.reason_text = returned if move.stopping else move.before
+            moving.not_moved(self.state, held.group, move, why)
+            return
         if move.stopping:
             facts.decided_ms = number_of(decided_ms)
         else:
@@ -149,7 +156,7 @@ class Durable:
                 known(Reason, reason, Reason.OPERATOR), clip(str(text)), force=bool(force),
                 before=(known(Reason, before, Reason.NONE), clip(str(before_text))),
                 asked=(str(asked_by), str(asked_as)) if asked_by == self.state.me or asked_by in self.state.streams else None,
-                stopping=bool(stopping), again=True,
+                stopping=bool(stopping), again=True, twice=any(saved[11:12]),
             )  # fmt: skip
         except (TypeError, ValueError):
             return 0, 0, None
@@ -219,8 +226,8 @@ class Durable:
             },
             "moves": {
                 n: [state.leases[n].token, state.board.groups[n].decided_ms, m.to, int(m.reason), m.text, m.force, m.stopping,
-                    int(m.before[0]), m.before[1], *(m.asked or ("", ""))]
-                for n, m in state.moves.items() if not m.again
+                    int(m.before[0]), m.before[1], *(m.asked or ("", "")), m.again]
+                for n, m in (state.unfinished | state.moves).items()
             },
             "forgot": sorted(state.forgot) if state.unheard() else [],
             "role": int(state.role), "holder": state.holder,

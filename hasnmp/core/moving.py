@@ -52,11 +52,11 @@ def _stay(state: State, group: Group, running: Running) -> None:
     move, facts = state.moves.pop(name), state.board.groups[name]
     facts.decided_ms, (facts.reason, facts.reason_text) = 0, move.before
     state.persist_at = 0  # at once: an engine that follows this one is not to go on with it
-    _not_moved(state, name, move, why)
+    not_moved(state, name, move, why)
     running.stay(state.ctx)
 
 
-def _not_moved(state: State, group: str, move: Move, why: str) -> None:
+def not_moved(state: State, group: str, move: Move, why: str) -> None:
     state.decided(group, f"stays on {state.me} although {move.text}: {why}")
     state.stayed[group] = (state.ctx.now, why)
     if move.asked and move.asked[0] in state.streams:  # there a follower waits for the outcome
@@ -137,7 +137,7 @@ def _await_taker(state: State, group: Group, running: Running, move: Move) -> No
         del state.moves[name]
         state.persist_at = 0  # at once: no engine that follows this one is to go on with it
         facts.reason, facts.reason_text = Reason.RETURNED, f"started again where it was, for nobody else could: {why}"
-        _not_moved(state, name, move, why)
+        not_moved(state, name, move, why)
         running.start(ctx, {}, facts.reason, facts.reason_text)
         ctx.dirty = True
 
@@ -162,7 +162,7 @@ def order_again(state: State, group: Group, move: Move) -> None:
         if frozen
         else f"{move.to}: {state.why_not(name, move.to) or 'has another configuration'}"
     )
-    _not_moved(state, name, move, f"the engine was started again, and now {why}")
+    not_moved(state, name, move, f"the engine was started again, and now {why}")
     ctx.dirty = True
 
 

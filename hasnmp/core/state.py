@@ -44,6 +44,7 @@ class Move:
     asked: tuple[str, str] | None = None  # by which node, under which key its answer goes back: command/group
     stopping: bool = False  # no hook holds it up any more, so some of the group may be stopped
     again: bool = False  # a former engine began it, and this one goes on with it
+    twice: bool = False  # so did the former engine, and has ended too
 
 
 @dataclass(slots=True)
