@@ -30,6 +30,7 @@ from hasnmp.runtime.kernel import (
     prefer_this_process,
     set_name,
     set_oom_score,
+    take_descriptors,
 )
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.mounts import GroupMounts
@@ -54,6 +55,7 @@ def begin(g: Guardian, handed: socket.socket | None) -> None:
     g.guard = Guard(config.heartbeat.kill_ms * MS, show=g.board.show)
     set_name("hasnmpd")
     adopt_orphans()
+    take_descriptors()
     g.vigil, g.pulse = Vigil(g), Pulse(g)
     g.family = Family.make(config, node, g.children, g.board, g.vigil.beat)
     if not handed:

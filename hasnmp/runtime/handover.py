@@ -328,6 +328,7 @@ class Handover:
         inherited = [*descriptors(g), its.fileno(), g.lock]
         for fd in inherited:
             os.set_inheritable(fd, True)
+        kernel.give_back_descriptors()
         try:
             os.execve(self.argv[0], self.argv, os.environ | {VARIABLE: f"{its.fileno()} {g.lock}"})
         except OSError as error:
@@ -338,6 +339,7 @@ class Handover:
             its.close()
             os.close(ready)
             kernel.prefer_this_process()
+            kernel.take_descriptors()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             self._failed(f"{self.argv[0]} can't be executed: {error.strerror}")
 
