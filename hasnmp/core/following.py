@@ -137,7 +137,8 @@ class Following:
         if self.state.persisted_version >= follow.kept:
             self._end(follow, CommandState.DONE, Code.DONE, follow.text)
         elif self.state.ctx.now >= follow.until_ns:
-            text = f"{follow.text}; but not durable after {KEEP_MS} ms: the store does not answer, see its log"
+            why = self.state.unsaved or "the store does not answer, see its log"
+            text = f"{follow.text}; but not durable after {KEEP_MS} ms: {why}"
             self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
         else:
             self.state.ctx.wake(follow.until_ns)

@@ -235,8 +235,7 @@ def _service_failed(state: State, group: Group, running: Running) -> None:
     others = state.candidates(name)
     facts, registers = state.board.groups[name], state.board.registers
     inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
-    horizon = ctx.wall_ms() - group.failover_within_s * 1000
-    facts.moves = [m for m in facts.moves if m > horizon]
+    facts.moves = ctx.lately(facts.moves, group.failover_within_s)
     running.move_wanted = ""
     if running.stage is Stage.STARTING:  # it never came up here: that is a failed start
         _exclude_and_go(state, group, running, why, others)
@@ -300,7 +299,7 @@ def _fail_back(state: State, group: Group) -> None:
     if registers.get(INHIBIT, name) or registers.get(INHIBIT) or registers.get(FREEZE, name):
         return
     facts = state.board.groups[name]
-    if facts.fled_from == home and ctx.wall_ms() - facts.fled_ms < group.failover_within_s * 1000:
+    if facts.fled_from == home and ctx.lately((facts.fled_ms,), group.failover_within_s):
         state.decided(name, f"not failed back: it left {home} because a service failed there; to let it: service clear")
         return
     since = state.fit_since.setdefault(f"{name}/{home}", ctx.now)
@@ -358,7 +357,7 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
         lines.append(f"automatic failover is inhibited: {inhibit}; to end that: hasnmp permit {name}")
     if registers.get(FREEZE, name):
         lines.append(f"frozen: {registers.get(FREEZE, name)}; no check is acted on; to end that: hasnmp thaw {name}")
-    used = len([m for m in facts.moves if m > ctx.wall_ms() - group.failover_within_s * 1000])
+    used = len(ctx.lately(facts.moves, group.failover_within_s))
     lines.append(f"moves for a failed service: {used} of {group.failover_limit} within {group.failover_within_s} s")
     if lease.conflict:
         lines.append(f"arbiter: {lease.conflict}")

@@ -129,6 +129,7 @@ class State:
     persist_at: int = 0
     persist_version: int = 0  # of the newest document handed to the store
     persisted_version: int = 0  # of the newest that is on the disk
+    unsaved: str = ""  # why the last document could not be written
     tell_at: int = 0  # when the counters are told to the peers again
 
     # ------------------------------------------------------------------------------------------------- questions
@@ -226,9 +227,8 @@ class State:
         if differ:
             return f"the configuration of {', '.join(differ)} differs from ours"
         if self.leases[group].next_token() > self.ceiling and not self.owns(group):
-            return (
-                f"{self.me} has not made a new token durable yet; if this stays, its store does not answer: see its log"
-            )
+            why = f": {self.unsaved}" if self.unsaved else "; if this stays, its store does not answer: see its log"
+            return f"{self.me} has not made a new token durable yet{why}"
         named = self.config.group(group)
         if (unfenced := fencing.unfenced(self, named, self.leases[group])) and not fencing.may_fence(self, group):
             silent = ", ".join(unfenced)
