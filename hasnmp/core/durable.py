@@ -171,9 +171,7 @@ class Durable:
         self._look_store()
         need = self._needed() + self.room // 5
         makes_room = need > state.ceiling and need > max(self.persisting.values(), default=0)
-        if makes_room and (
-            not self.failures or ctx.now >= state.persist_at
-        ):  # one that just failed is tried again in a second
+        if makes_room and (not self.failures or ctx.now >= state.persist_at):  # what just failed waits for its second
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
             if ctx.now >= state.persist_at:

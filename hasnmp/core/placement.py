@@ -195,7 +195,7 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
     if running.blocked:
         state.unfinished.pop(
             name, None
-        )  # its command has failed by that; no order of then is carried out once it is mended
+        )  # its command has failed by that: it is not to be carried out once it is mended
         return
     if running.start_failed:
         _start_failed(state, group, running)
