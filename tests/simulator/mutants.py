@@ -424,7 +424,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a move that an engine's end cuts off goes on without its hooks", 11,
-        (Edit("core/durable.py", "                stopping=bool(stopping), again=True,\n", "                stopping=True, again=True,\n"),),
+        (Edit("core/durable.py", "                stopping=bool(stopping), again=True, ", "                stopping=True, again=True, "),),
         ("moved",),
     ),
 )  # fmt: skip
