@@ -279,3 +279,13 @@ def test_picture_survives_the_protocol() -> None:
     mirror.apply(gone)
     assert list(mirror.view.tables["groups"]) == ["db"]
     assert replace(mirror.view, number=7).number == 7
+
+
+@pytest.mark.parametrize(("streams", "status", "said"), [
+    (">/dev/full", 1, "hasnmp: standard output: No space left on device\n"), (">&-", 0, ""), (">&- 2>&-", 0, ""),
+])  # fmt: skip
+def test_standard_output_that_is_full_or_closed(streams: str, status: int, said: str) -> None:
+    """Full: it says so. Closed: nobody wants to hear, and what was asked for is done all the same."""
+    script = f'"$@" version {streams}'
+    ran = subprocess.run(["sh", "-c", script, "sh", sys.executable, "-m", "hasnmp.cli"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (status, said)
