@@ -164,9 +164,7 @@ class Durable:
         self._look_store()
         need = self._needed() + self.room // 5
         makes_room = need > state.ceiling and need > max(self.persisting.values(), default=0)
-        if makes_room and (
-            not self.failures or ctx.now >= state.persist_at
-        ):  # one that just failed is tried again in a second
+        if makes_room and (not self.failures or ctx.now >= state.persist_at):  # what just failed waits for its second
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
             if ctx.now >= state.persist_at:
@@ -215,7 +213,7 @@ class Durable:
             },
             "begun": {
                 n: state.board.groups[n].decided_ms
-                for n, x in state.running.items() if x.stage is not Stage.IDLE and not x.announced
+                for n, x in state.running.items() if n in state.untold or (x.stage is not Stage.IDLE and not x.announced)
             },
             "moves": {
                 n: [state.leases[n].token, state.board.groups[n].decided_ms, m.to, int(m.reason), m.text, m.force, m.stopping,

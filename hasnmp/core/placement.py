@@ -159,8 +159,11 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         waits = fencing.holds_back(state, group) if name not in state.adopted else ""
         if waits:
             state.decided(name, f"the lease is held, nothing is started yet: {waits}")
+            begun = state.unfinished.get(name)
             if name in state.moves:
                 running.stop(ctx)
+            elif begun is not None and begun.stopping:
+                begin_move(state, group, begun)
             elif state.leaving or state.board.registers.get(STANDBY, state.me):
                 _drain(state, group)
             return
@@ -189,6 +192,9 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         running.stop(ctx)
         return
     if running.blocked:
+        state.unfinished.pop(
+            name, None
+        )  # its command has failed by that: it is not to be carried out once it is mended
         return
     if running.start_failed:
         _start_failed(state, group, running)

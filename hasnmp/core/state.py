@@ -9,7 +9,7 @@ from hasnmp.core.board import EXCLUDED, RECOVERING, STANDBY, Board
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import Extend
 from hasnmp.core.exchange import Stream
-from hasnmp.core.journal import Journal
+from hasnmp.core.journal import Journal, clip
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Peer
 from hasnmp.core.running import Running
@@ -397,6 +397,10 @@ class State:
         for stream in self.streams.values():
             stream.put(f"r/{key}", self.board.registers.values[key])
         self.ctx.dirty = self.journal.changed = True
+
+    def force(self, group: str, move: Move) -> None:
+        """Tell the node that is to take the group that this was forced, so what the administrator set there is set aside."""
+        self.streams[move.to].put(f"o/{group}", {"reason": int(move.reason), "text": clip(move.text)})
 
     def grant(self) -> None:
         """Hand what the leases gained to the guardian, all groups in one message."""

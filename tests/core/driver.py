@@ -185,9 +185,11 @@ def entry_of(group: str, text: str) -> GroupEntry:
     return GroupEntry(group, total, int(token or 0), milliseconds(duration) // MS if duration else 0)
 
 
-def entry_text(entry: GroupEntry) -> str:
+def entry_text(entry: GroupEntry, answer: bool = False) -> str:
     busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
     shown = [str(f.name).lower() for f in GroupFlag if entry.flags & f and f is not GroupFlag.CLEAN]
+    if answer and not entry.flags & GroupFlag.PROMISE:
+        return f"{entry.group}=above:{entry.token}"
     if not entry.flags & (busy | GroupFlag.CLEAN):
         shown.append("unclean")
     words = ",".join(shown) or "-"
@@ -387,7 +389,7 @@ class Driver:
             assert d.ack <= peer.position, (
                 f"{d.ack} acknowledged of this incarnation of {peer.name}, which has sent {peer.position}"
             )
-        said = " ".join(entry_text(e) for e in d.groups)
+        said = " ".join(entry_text(e, d.kind is DatagramKind.ANSWER) for e in d.groups)
         if d.kind is DatagramKind.HEARTBEAT:
             flags = ",".join(str(f.name).lower() for f in NodeFlag if d.flags & f)
             text = f"{flags} {said}".strip()
