@@ -380,6 +380,9 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    # A cron job's shell may have closed them; what is said is lost then, and nothing else.
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
     Parser.words = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(Parser.words)
     try:
@@ -402,6 +405,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) had enough. The interpreter would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return int(Code.FAILED)
+    except OSError as error:
+        print(f"hasnmp: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        if not error.filename:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return int(Code.FAILED)
     except KeyboardInterrupt:
         return 130

@@ -26,18 +26,19 @@ RETRY_S = 0.5
 
 def events(connect: Connect, last: int, as_json: bool, screen: Screen) -> int:
     """Print the newest `last` events that are kept, then each new one."""
-    seen = 0
+    seen: set[tuple[int, int]] = set()
 
     def show(view: View) -> None:
         # By the view and not by the messages: what happened while the connection was away is in the snapshot.
         nonlocal seen, last
         kept = report.events(view)
-        if kept and kept[-1].id < seen:
-            seen = 0  # the engine lost its state and counts from 1 again
-        new = [event for event in kept if event.id > seen]
+        # Not by its number alone: an engine whose disk did not have the newest events gives their numbers to others.
+        new = [event for event in kept if (event.id, event.wall_ms) not in seen]
         for event in new[-last:] if last else []:
             print(json.dumps(report.row_json(event)) if as_json else report.event_line(event, screen), flush=True)
-        seen, last = (new[-1].id if new else seen), len(kept) + 1000
+        if kept:
+            seen = {(event.id, event.wall_ms) for event in kept}
+        last = len(kept) + 1000
 
     return _follow(connect, show, lambda text: print(text, file=sys.stderr, flush=True))
 

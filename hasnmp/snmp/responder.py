@@ -324,8 +324,7 @@ class Responder:
                     raw = bindings[max(index, 1) - 1][0] if bindings else b""
                     self._audit(SetOutcome(who, host, raw, len(bindings), status))
             elif status != ErrorStatus.TOO_BIG:
-                # Only an echo of the request's own bindings can get here: answers from the store were fitted.
-                answer(ErrorStatus.TOO_BIG, 0, b"", again)
+                answer(ErrorStatus.TOO_BIG, 0, echo if v1 else b"", again)
             else:
                 self._counters.add("silent_drops")
 
@@ -346,12 +345,13 @@ class Responder:
                     raise Refused(ErrorStatus.TOO_BIG)
                 self._set(pdu, bindings, principal, host, answer)
                 return
+            # What a GET or GETNEXT is answered with is measured once it is sealed; a GETBULK must know where to stop.
             window = self._store.window(principal.view, not v1)
             names = [raw for raw, _, _, _ in bindings]
             if pdu.tag == GET:
-                found = self._requests.get(names, window, room, not v1)
+                found = self._requests.get(names, window, limit, not v1)
             elif pdu.tag == NEXT:
-                found = self._requests.next(names, window, room, not v1)
+                found = self._requests.next(names, window, limit, not v1)
             else:
                 found = self._requests.bulk(names, pdu.first, pdu.second, window, room)
         except Refused as refused:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hasnmp import protocol
+from hasnmp.console import watch
 from hasnmp.console.control import Control
 from hasnmp.console.tables import Screen, age, cut, span, table, wrap
 from hasnmp.model import EventRow, Kind, NodeRow, NodeState, Severity, View
@@ -168,6 +169,27 @@ def line_of(process: subprocess.Popen[str], text: str, seconds: float = 10) -> s
     raise AssertionError(f"no line with {text!r}")
 
 
+@pytest.mark.parametrize("after", [((3, 9, "five"),), ((3, 9, "five"), (4, 10, "six"), (5, 11, "seven"))])
+def test_events_follow_shows_what_gets_a_number_anew_and_nothing_twice(
+    after: tuple[tuple[int, int, str], ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By an engine whose disk did not have the newest events."""
+
+    def happened(*events: tuple[int, int, str]) -> View:
+        view = View()
+        for number, ms, text in events:
+            row = EventRow(number, Kind.ENGINE_UP, Severity.INFO, WALL + ms, NOW, "node-a", text)
+            view.tables["events"][str(number)] = row  # type: ignore[index]
+        return view
+
+    before = (1, 0, "one"), (2, 1, "two"), (3, 2, "three"), (4, 3, "four")
+    views = happened(*before), happened(*before[:2], *after)
+    monkeypatch.setattr(watch, "_follow", lambda _, show, __: max(show(view) or 0 for view in views))
+    assert watch.events(lambda: None, 10, True, Screen()) == 0  # type: ignore[arg-type, return-value]
+    shown = [json.loads(line)["message"] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [text for _, _, text in (*before, *after)]
+
+
 def test_events_follow_over_a_restart_of_the_engine(tmp_path: Path) -> None:
     engine = FakeEngine(str(tmp_path / "s"))
     process = follow(engine, "events", "--follow", "-n", "1")
@@ -279,3 +301,13 @@ def test_picture_survives_the_protocol() -> None:
     mirror.apply(gone)
     assert list(mirror.view.tables["groups"]) == ["db"]
     assert replace(mirror.view, number=7).number == 7
+
+
+@pytest.mark.parametrize(("streams", "status", "said"), [
+    (">/dev/full", 1, "hasnmp: standard output: No space left on device\n"), (">&-", 0, ""), (">&- 2>&-", 0, ""),
+])  # fmt: skip
+def test_standard_output_that_is_full_or_closed(streams: str, status: int, said: str) -> None:
+    """Full: it says so. Closed: nobody wants to hear, and what was asked for is done all the same."""
+    script = f'"$@" version {streams}'
+    ran = subprocess.run(["sh", "-c", script, "sh", sys.executable, "-m", "hasnmp.cli"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (status, said)

@@ -725,6 +725,31 @@ def test_a_v3_answer_fits_the_managers_message_size(bench: Bench, size: int) -> 
     assert (opened(bench, out).status, opened(bench, out).names) == (1, [])
 
 
+@pytest.mark.parametrize("tag", [GET, NEXT])
+@pytest.mark.parametrize("count", [18, 19, 20, 40])
+def test_toobig_begins_where_the_managers_message_size_ends(bench: Bench, tag: int, count: int) -> None:
+    bench.rows = [(n,) for n in range(1000, 2000)]
+    asked = a_pdu(tag, [binding((*COLUMN, 2, n)) for n in range(1000, 1000 + count)])
+    whole = len(bench.send(secured(bench, asked)) or b"")
+    assert whole > 484
+    for size, status in ((whole, 0), (whole - 1, 1)):
+        out = bench.send(secured(bench, asked, size))
+        assert out is not None and len(out) <= size and opened(bench, out).status == status
+
+
+def test_toobig_of_a_community_begins_where_a_datagram_ends(bench: Bench) -> None:
+    longest = 0
+    for short in range(2, 102):
+        padding = [binding((1, 3, *[9] * 100))] * 50
+        out = bench.send(v2c(a_pdu(GET, [binding((*ROOT, 3, 1, 0)), *padding, binding((1, 3, *[9] * short))])))
+        assert out is not None
+        if Answer(out).status == 0:
+            longest = max(longest, len(out))
+        else:
+            assert Answer(out).status == 1 and len(out) < 100
+    assert longest == MAX_MESSAGE
+
+
 def test_a_foreign_context_is_reported(bench: Bench) -> None:
     for more, counter in (({"context": b"other"}, "unknown_contexts"), ({"engine_id": b"other"}, "unknown_handlers")):
         out = bench.send(secured(bench, a_pdu(GET, []), **more))  # type: ignore[arg-type]
