@@ -104,8 +104,9 @@ def _configuration(args: Args, secrets: bool, needed_for: str) -> Config:
     try:
         return load(file, secrets)
     except ConfigError as error:
+        other = "; or give --user, --auth-file and --priv-file" if secrets else ""
         raise Refused(Code.USAGE, f"--host: {needed_for} is looked up in {file}, which can't be used: "
-                                    f"{str(error).splitlines()[0]}") from None  # fmt: skip
+                                    f"{str(error).splitlines()[0]}{other}") from None  # fmt: skip
 
 
 def place(args: Args) -> tuple[str, int]:

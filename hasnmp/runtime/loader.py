@@ -178,7 +178,11 @@ def make_folders(config: Config) -> None:
         ("control.socket", os.path.dirname(config.control.socket) or ".", 0o755),
     ):
         try:
-            os.makedirs(folder, mode=mode, exist_ok=True)
+            if not os.path.isdir(folder):
+                os.makedirs(folder)
+                os.chmod(
+                    folder, mode
+                )  # whatever the umask of the shell that started us: control.group goes through run_dir
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "no right to, or a read-only file system")
         except OSError as error:
