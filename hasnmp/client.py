@@ -212,8 +212,12 @@ class Sockets:
     def receive(self, seconds: float) -> list[bytes]:
         """What is there, or comes within the time."""
         found = []
-        ready, _, _ = select.select(list(self._by_family.values()), [], [], max(0.0, seconds))
-        for sock in ready:
+        poll = select.poll()  # not select(2): a program with more than a thousand open files has descriptors beyond it
+        by_number = {sock.fileno(): sock for sock in self._by_family.values()}
+        for number in by_number:
+            poll.register(number, select.POLLIN)
+        for number, _ in poll.poll(max(0.0, seconds) * 1000):
+            sock = by_number[number]
             for _ in range(64):
                 try:
                     found.append(sock.recv(65535))

@@ -47,7 +47,7 @@ SLOT_PAYLOAD = 512  # one sector: the unit that a disk writes whole or not at al
 
 class DatagramKind(IntEnum):
     HEARTBEAT = 1  # periodic, over every link; asks for its groups
-    ANSWER = 2  # to one heartbeat, over the link it came by; promises
+    ANSWER = 2  # to one heartbeat, over the link it came by; promises, and (without PROMISE) numbers that are too low to be promised
     EXCHANGE = 3  # carries one message of the ordered stream between two incarnations, or only acknowledges
 
 

@@ -213,11 +213,12 @@ class Commands:
             to = others[0]
         why = f"ordered by {by}" + (f": {reason}" if reason else "")
         kind = Reason.OPERATOR_FORCED if force else Reason.OPERATOR
+        move = Move(to, kind, why, force=force)
         if force:
             self._lift(group, to)
-            state.streams[to].put(f"o/{group}", {"reason": int(kind), "text": clip(why)})
+            state.force(group, move)
         running.hooks.stays = (Reason.NONE, 0)  # who orders it wants it tried now
-        moving.begin_move(state, settings, Move(to, kind, why, force=force))
+        moving.begin_move(state, settings, move)
         return to
 
     def _lift(self, group: str, node: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hasnmp.core.events import Effect
@@ -50,6 +51,11 @@ class Context:
         x ^= (x << 17) & 0xFFFFFFFFFFFFFFFF
         self.random = x or 1
         return x % limit_ns if limit_ns > 0 else 0
+
+    def lately(self, times_ms: Iterable[int], within_s: int) -> list[int]:
+        """Those of the Unix times that are no further from now than that. On either side: they came from a clock that may have been
+        ahead and was set right since, or from another node's."""
+        return [t for t in times_ms if abs(self.wall_ms() - t) < within_s * 1000]
 
     def wall_ms(self, at_ns: int | None = None) -> int:
         """Unix time in ms of a moment of this boot's clock (now, without an argument)."""

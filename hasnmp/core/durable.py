@@ -163,7 +163,8 @@ class Durable:
         state, ctx = self.state, self.ctx
         self._look_store()
         need = self._needed() + self.room // 5
-        if need > state.ceiling and need > max(self.persisting.values(), default=0):
+        makes_room = need > state.ceiling and need > max(self.persisting.values(), default=0)
+        if makes_room and (not self.failures or ctx.now >= state.persist_at):  # what just failed waits for its second
             self.persist()
         elif state.journal.changed or ctx.now >= self.counters_at:
             if ctx.now >= state.persist_at:
@@ -212,7 +213,7 @@ class Durable:
             },
             "begun": {
                 n: state.board.groups[n].decided_ms
-                for n, x in state.running.items() if x.stage is not Stage.IDLE and not x.announced
+                for n, x in state.running.items() if n in state.untold or (x.stage is not Stage.IDLE and not x.announced)
             },
             "moves": {
                 n: [state.leases[n].token, state.board.groups[n].decided_ms, m.to, int(m.reason), m.text, m.force, m.stopping,
@@ -236,7 +237,7 @@ class Durable:
         self.asked_at = ctx.now if self.persisting else 0
         ctx.dirty = True
         if event.ok:
-            self.saved_at, self.failures = ctx.now, 0
+            self.saved_at, self.failures, state.unsaved = ctx.now, 0, ""
             state.journal.clear(ctx, Kind.STATE_SAVED, state.me, f"the state of {state.me} is saved again")
             state.ceiling = max(state.ceiling, ceiling)
             state.persisted_version = max(state.persisted_version, event.version)
@@ -247,8 +248,9 @@ class Durable:
                 ctx.beat = True
         else:
             self.failures += 1
+            state.unsaved = event.text or "it could not be written"
             if self.failures >= ALARM_AFTER:
-                self._unsaved(event.text or "it could not be written")
+                self._unsaved(state.unsaved)
             state.journal.changed = True
             state.persist_at = ctx.now + 1000 * MS
 

@@ -8,7 +8,7 @@
     running.py      the services of a group on its owner
     commands.py     the administrator's word; following.py: what came of it
     talk.py         what goes between nodes; exchange.py their ordered stream; board.py what they know together
-    journal.py      what happened; durable.py what outlives an engine, and the orderly leave
+    journal.py      what happened; noting.py: facts and role; durable.py what outlives an engine, and the orderly leave
     reload.py       a new configuration; apply.py one for all nodes at once
 
 step() takes the clock that was read before it, and returns effects to be executed in order. next_deadline_ns() is when it
@@ -17,8 +17,8 @@ wants to be called again; being called earlier, or late, is always allowed, and 
 
 from __future__ import annotations
 
-from hasnmp.core import arbitration, fence_acts, fencing, moving, placement, split_brain, view
-from hasnmp.core.board import EXCLUDED, RECOVERING, Board, GroupFacts, ServiceFacts
+from hasnmp.core import arbitration, fence_acts, fencing, moving, noting, placement, split_brain, view
+from hasnmp.core.board import Board, GroupFacts, ServiceFacts
 from hasnmp.core.commands import Commands
 from hasnmp.core.context import MS, NEVER, Context
 from hasnmp.core.durable import Durable
@@ -55,7 +55,7 @@ from hasnmp.core.reload import Reload
 from hasnmp.core.running import Run, Running, Stage
 from hasnmp.core.state import State
 from hasnmp.core.talk import Talk
-from hasnmp.model import GroupState, Kind, LinkState, NodeState, Proof, Reason, Role, View
+from hasnmp.model import Kind, LinkState, NodeState, Reason, View
 from hasnmp.settings import Config
 from hasnmp.wire import GroupFlag, NodeFlag
 
@@ -240,26 +240,12 @@ class Engine:
             what = f"found running without a lease, and ended: {', '.join(event.cleaned)}"
             state.journal.happened(ctx, Kind.GUARDIAN_LOST, what, of=state.me, reason=Reason.GUARDIAN)
             state.journal.clear(ctx, Kind.GUARDIAN_RESTORED, state.me, "nothing runs here without a lease any more")
-        self._note_watchdog()
+        noting.watchdog(state)
         self.reload.started(event)
         self.commands.apply.command = event.reload_command
         ctx.deadline = ctx.now
         ctx.dirty = ctx.beat = True
         self.durable.persist()
-
-    def _note_watchdog(self) -> None:
-        state, device = self.state, self.config.watchdog.device
-        if device and not state.watchdog_ms:
-            state.journal.happened(
-                self.ctx, Kind.WATCHDOG_LOST,
-                f"watchdog {device} can't be used ({state.watchdog_error}): this machine is not reset when a group can't be "
-                "ended; load its driver and restart hasnmpd", of=state.me, reason=Reason.WATCHDOG,
-            )  # fmt: skip
-        else:
-            text = (
-                f"the watchdog is armed with {state.watchdog_ms} ms" if device else "no watchdog is configured any more"
-            )
-            state.journal.clear(self.ctx, Kind.WATCHDOG_RESTORED, state.me, text, reason=Reason.WATCHDOG)
 
     # -------------------------------------------------------------------------------------------------- the look
 
@@ -279,7 +265,7 @@ class Engine:
             state.unable_why = unable
         for group in self.config.groups:
             lease, running = state.leases[group.name], state.running[group.name]
-            self._look_taken(group.name, lease)
+            noting.taken(state, group.name, lease)
             fencing.learn(state, group)
             placement.look(state, group)
             split_brain.look(state, group)
@@ -290,14 +276,14 @@ class Engine:
                     running.announced = True
                     moving.came_up(state, group)
             arbitration.look(state, lease)
-            self._note_group(group.name, lease, running)
+            noting.group(state, group.name, lease, running)
         self.state.grant()
         fence_acts.look(state)
         self.commands.followed.look()
         self.commands.apply.look()
         arbitration.refresh(state)
         self._look_guardian()
-        self._look_role()
+        noting.role_of_this_node(state)
         self.talk.tell()
         if state.leaving:
             self.durable.leave()
@@ -407,77 +393,6 @@ class Engine:
             peer_state=int(peer.state), previous=int(peer.state), state=int(peer.state), reason=Reason.HEARTBEAT,
         )  # fmt: skip
 
-    def _look_taken(self, group: str, lease: Lease) -> None:
-        """Design rule 10: another holder took a group from this node since it last owned it."""
-        state = self.state
-        token = state.owned.get(group)
-        if token is None or state.owns(group) or lease.token_seen <= token or lease.seen_owner in ("", state.me):
-            return
-        del state.owned[group]
-        state.journal.changed = True
-        state.had_by(group, lease.seen_owner)
-        if self.config.recovery_automatic or state.board.registers.get(RECOVERING, state.me):
-            return
-        why = f"{lease.seen_owner} took group {group} from it"
-        state.set_register(RECOVERING, state.me, why)
-        state.journal.happened(
-            self.ctx, Kind.RECOVERY_NEEDED,
-            f"{state.me} is recovering: {why}; when it is sound: hasnmp recover {state.me}", of=state.me, group=group,
-            reason=Reason.RECOVERY,
-        )  # fmt: skip
-
-    def _note_group(self, name: str, lease: Lease, running: Running) -> None:
-        """Keep the facts of an owned group as its owner's word, and end alarms that no longer hold."""
-        state, ctx = self.state, self.ctx
-        facts, registers = state.board.groups[name], state.board.registers
-        since = state.unserved_since(name)
-        if since and ctx.now < since + state.unserved_limit():
-            ctx.wake(since + state.unserved_limit())
-        elif (
-            since
-            and state.me in running.group.nodes
-            and f"{Kind.GROUP_FAILED.value}/{name}" not in state.journal.alarms
-        ):
-            state.journal.happened(
-                ctx, Kind.GROUP_FAILED,
-                f"group {name} is run by nobody that {state.me} knows of, for {state.seconds(since)}; see: hasnmp why {name}",
-                of=name, group=name, state=int(GroupState.FAILED),
-            )  # fmt: skip
-        if lease.phase in (Phase.HELD, Phase.RELEASING) and lease.acked:
-            now_state = state.group_state(name)
-            if (facts.owner, facts.state, facts.token) != (state.me, now_state, lease.token):
-                facts.owner, facts.state, facts.token = state.me, now_state, lease.token
-                facts.changed_ns = ctx.now
-                facts.transitions += 1
-            facts.lease_until_ns, facts.proof, facts.data_ns = lease.acked, lease.proof(ctx.now), ctx.now
-            horizon = ctx.wall_ms() - running.group.failover_within_s * 1000
-            if state.journal.alarms and len([m for m in facts.moves if m > horizon]) < running.group.failover_limit:
-                state.journal.clear(
-                    ctx,
-                    Kind.FAILOVER_LIMIT_CLEARED,
-                    name,
-                    f"group {name} may be moved again for a failed service",
-                    group=name,
-                )
-        elif facts.owner == state.me and not state.owns(name):
-            facts.owner, facts.lease_until_ns, facts.proof = "", 0, Proof.NONE
-            running.gone(ctx)
-        elif state.journal.alarms and not state.owns(name) and state.owner(name):
-            for run in running.runs:  # it is the new owner's to tell of its services
-                state.journal.clear(
-                    ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {facts.owner} now",
-                    group=name, service=run.settings.name,
-                )  # fmt: skip
-            state.journal.clear(
-                ctx, Kind.GROUP_RESTORED, name, f"group {name} is with {state.owner(name)} now", group=name
-            )
-            state.journal.clear(
-                ctx, Kind.FAILOVER_LIMIT_CLEARED, name, f"group {name} is with {state.owner(name)} now", group=name
-            )
-        tried = state.journal.alarms and state.owns(name)
-        if tried and not all(registers.get(EXCLUDED, f"{name}/{n}") for n in running.group.nodes):
-            state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} is tried again", group=name)
-
     def _look_guardian(self) -> None:
         """A lease that has run out while this engine lives: the guardian, which should have killed it, does not act."""
         for name, lease in self.state.leases.items():
@@ -488,29 +403,6 @@ class Engine:
                     self.durable.gone = True
                     return
                 self.ctx.wake(lease.acked)
-
-    def _look_role(self) -> None:
-        state, ctx = self.state, self.ctx
-        mine = [g for g in self.config.groups if state.me in g.nodes]
-        have = [g for g in mine if state.owns(g.name)]
-        if state.board.registers.get(RECOVERING, state.me):
-            role = Role.RECOVERING
-        else:
-            state.journal.clear(ctx, Kind.RECOVERED, state.me, f"{state.me} is recovered", reason=Reason.RECOVERY)
-            if state.starting or (state.leaving and not have):
-                role = Role.OFFLINE
-            else:
-                role = Role.PRIMARY if have and len(have) == len(mine) else Role.SHARED if have else Role.STANDBY
-        if role is state.role or (state.starting and state.resumed):
-            return
-        before, state.role = state.role, role
-        state.role_changes += 1
-        state.role_changed_ns = ctx.now
-        state.journal.role = int(role)
-        state.journal.happened(
-            ctx, Kind.ROLE_CHANGE, f"{state.me} is {role.name.lower()} (was {before.name.lower()})", previous=int(before),
-            state=int(role),
-        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------------ leases
 

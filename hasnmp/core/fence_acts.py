@@ -349,8 +349,8 @@ def tested(state: State, node: str, since_ms: int) -> tuple[bool, str]:
 def _overdue(state: State, node: str, level: int, device: Device) -> None:
     last = device.good_ms or device.since_ms
     never = not device.good_ms and device.since_ms
-    if device.since_ms and (never or state.ctx.wall_ms() - last >= state.config.fencing.test_alarm_s * 1000):
-        when = f"for {(state.ctx.wall_ms() - last) // 1000} s" if not never else "yet"
+    if device.since_ms and (never or not state.ctx.lately((last,), state.config.fencing.test_alarm_s)):
+        when = f"for {abs(state.ctx.wall_ms() - last) // 1000} s" if not never else "yet"
         agent = state.config.node(node).fence[level].agent
         state.journal.happened(
             state.ctx, Kind.FENCE_UNTESTED,

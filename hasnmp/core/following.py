@@ -71,7 +71,7 @@ class Following:
         """A move that a former engine began is gone on with: so is the command that ordered it, if it was given here."""
         asked_by, key = move.asked or ("", "")
         number = key.partition("/")[0]
-        row = self.state.journal.commands.get(int(number)) if asked_by == self.state.me and number.isdigit() else None
+        row = self.state.journal.commands.get(int(number)) if asked_by == self.state.me and number.isdecimal() else None
         if row is not None and row.verb in (Verb.FAILOVER, Verb.FORCE_FAILOVER):
             text = f"moving {group} to {move.to}, gone on with by an engine that was started again"
             self.running(row, text, Follow(row, group, move.to, self.state.me, token))
@@ -137,7 +137,8 @@ class Following:
         if self.state.persisted_version >= follow.kept:
             self._end(follow, CommandState.DONE, Code.DONE, follow.text)
         elif self.state.ctx.now >= follow.until_ns:
-            text = f"{follow.text}; but not durable after {KEEP_MS} ms: the store does not answer, see its log"
+            why = self.state.unsaved or "the store does not answer, see its log"
+            text = f"{follow.text}; but not durable after {KEEP_MS} ms: {why}"
             self._end(follow, CommandState.FAILED, Code.TIMED_OUT, text)
         else:
             self.state.ctx.wake(follow.until_ns)

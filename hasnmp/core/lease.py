@@ -122,8 +122,8 @@ class Lease:
         return bool(self.forever_ms or self.unsent) or now < self.promised_until
 
     def answer(self, entry: GroupEntry, asker: Datagram, seq: int, ctx: Context, duration_ms: int) -> GroupEntry | None:
-        """The promise that answers one fresh ask, None: refused. Only the owner is promised during a disagreement on
-        the configuration; that is the caller's check."""
+        """The promise that answers one fresh ask, None: refused; without the flag PROMISE: refused for its number, which must be
+        higher than this. Only the owner is promised during a disagreement on the configuration; that is the caller's check."""
         if self.phase is Phase.TAKING and self._yields_to(asker.sender, entry):
             self.abandon(ctx, f"{asker.sender} has it or asks for it, and comes first")
         if self.phase is not Phase.NONE:
@@ -138,7 +138,8 @@ class Lease:
             # A new lease needs a token that nobody can have used, by all that we know, and we may know more than it.
             again = (self.promised_to, self.promised_token) == (asker.holder, entry.token)
             if not again and entry.token < self.next_token():
-                return None
+                # No promise, but the number to be above: a heartbeat of ours does not tell it (what we promised; RELEASED).
+                return GroupEntry(self.group.name, GroupFlag(0), self.next_token() - 1)
         elif not stands and (
             entry.token < self.token_seen or (entry.token == self.token_seen and self.seen_owner != asker.sender)
         ):

@@ -70,6 +70,7 @@ def released(state: State, group: str) -> None:
     ctx, lease = state.ctx, state.leases[group]
     move = state.moves.pop(group, None)
     state.unfinished.pop(group, None)
+    state.untold.discard(group)
     lease.released(ctx)
     state.running[group].gone(ctx)
     why = (move.reason, move.text, move.to) if move is not None else ()
@@ -102,6 +103,8 @@ def look(state: State, group: Group, lease: Lease, running: Running) -> None:
         if move is not None and move.again and not _has_a_taker(state, name, move):
             _await_taker(state, group, running, move)
         else:
+            if move is not None and move.again and move.force and move.to:
+                state.force(name, move)  # the former engine's word may not have come there
             lease.release(ctx)
 
 

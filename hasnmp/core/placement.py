@@ -159,8 +159,11 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         waits = fencing.holds_back(state, group) if name not in state.adopted else ""
         if waits:
             state.decided(name, f"the lease is held, nothing is started yet: {waits}")
+            begun = state.unfinished.get(name)
             if name in state.moves:
                 running.stop(ctx)
+            elif begun is not None and begun.stopping:
+                begin_move(state, group, begun)
             elif state.leaving or state.board.registers.get(STANDBY, state.me):
                 _drain(state, group)
             return
@@ -189,6 +192,9 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         running.stop(ctx)
         return
     if running.blocked:
+        state.unfinished.pop(
+            name, None
+        )  # its command has failed by that: it is not to be carried out once it is mended
         return
     if running.start_failed:
         _start_failed(state, group, running)
@@ -235,8 +241,7 @@ def _service_failed(state: State, group: Group, running: Running) -> None:
     others = state.candidates(name)
     facts, registers = state.board.groups[name], state.board.registers
     inhibit = registers.get(INHIBIT, name) or registers.get(INHIBIT)
-    horizon = ctx.wall_ms() - group.failover_within_s * 1000
-    facts.moves = [m for m in facts.moves if m > horizon]
+    facts.moves = ctx.lately(facts.moves, group.failover_within_s)
     running.move_wanted = ""
     if running.stage is Stage.STARTING:  # it never came up here: that is a failed start
         _exclude_and_go(state, group, running, why, others)
@@ -300,7 +305,7 @@ def _fail_back(state: State, group: Group) -> None:
     if registers.get(INHIBIT, name) or registers.get(INHIBIT) or registers.get(FREEZE, name):
         return
     facts = state.board.groups[name]
-    if facts.fled_from == home and ctx.wall_ms() - facts.fled_ms < group.failover_within_s * 1000:
+    if facts.fled_from == home and ctx.lately((facts.fled_ms,), group.failover_within_s):
         state.decided(name, f"not failed back: it left {home} because a service failed there; to let it: service clear")
         return
     since = state.fit_since.setdefault(f"{name}/{home}", ctx.now)
@@ -358,7 +363,7 @@ def explain(state: State, group: Group) -> tuple[str, ...]:
         lines.append(f"automatic failover is inhibited: {inhibit}; to end that: hasnmp permit {name}")
     if registers.get(FREEZE, name):
         lines.append(f"frozen: {registers.get(FREEZE, name)}; no check is acted on; to end that: hasnmp thaw {name}")
-    used = len([m for m in facts.moves if m > ctx.wall_ms() - group.failover_within_s * 1000])
+    used = len(ctx.lately(facts.moves, group.failover_within_s))
     lines.append(f"moves for a failed service: {used} of {group.failover_limit} within {group.failover_within_s} s")
     if lease.conflict:
         lines.append(f"arbiter: {lease.conflict}")

@@ -369,8 +369,7 @@ class Running:
 
     def restarts_left(self, run: Run, ctx: Context) -> int:
         rule = run.settings.on_failure
-        horizon = ctx.wall_ms() - rule.within_s * 1000
-        run.facts.restarts = [t for t in run.facts.restarts if t > horizon]
+        run.facts.restarts = ctx.lately(run.facts.restarts, rule.within_s)
         return 0 if run.passive else rule.restart - len(run.facts.restarts)
 
     def _failed(self, run: Run, why: str, ctx: Context) -> None:

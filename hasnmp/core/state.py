@@ -9,7 +9,7 @@ from hasnmp.core.board import EXCLUDED, RECOVERING, STANDBY, Board
 from hasnmp.core.context import MS, Context
 from hasnmp.core.events import Extend
 from hasnmp.core.exchange import Stream
-from hasnmp.core.journal import Journal
+from hasnmp.core.journal import Journal, clip
 from hasnmp.core.lease import Lease, Phase
 from hasnmp.core.peers import Peer
 from hasnmp.core.running import Running
@@ -129,6 +129,7 @@ class State:
     persist_at: int = 0
     persist_version: int = 0  # of the newest document handed to the store
     persisted_version: int = 0  # of the newest that is on the disk
+    unsaved: str = ""  # why the last document could not be written
     tell_at: int = 0  # when the counters are told to the peers again
 
     # ------------------------------------------------------------------------------------------------- questions
@@ -226,9 +227,8 @@ class State:
         if differ:
             return f"the configuration of {', '.join(differ)} differs from ours"
         if self.leases[group].next_token() > self.ceiling and not self.owns(group):
-            return (
-                f"{self.me} has not made a new token durable yet; if this stays, its store does not answer: see its log"
-            )
+            why = f": {self.unsaved}" if self.unsaved else "; if this stays, its store does not answer: see its log"
+            return f"{self.me} has not made a new token durable yet{why}"
         named = self.config.group(group)
         if (unfenced := fencing.unfenced(self, named, self.leases[group])) and not fencing.may_fence(self, group):
             silent = ", ".join(unfenced)
@@ -397,6 +397,10 @@ class State:
         for stream in self.streams.values():
             stream.put(f"r/{key}", self.board.registers.values[key])
         self.ctx.dirty = self.journal.changed = True
+
+    def force(self, group: str, move: Move) -> None:
+        """Tell the node that is to take the group that this was forced, so what the administrator set there is set aside."""
+        self.streams[move.to].put(f"o/{group}", {"reason": int(move.reason), "text": clip(move.text)})
 
     def grant(self) -> None:
         """Hand what the leases gained to the guardian, all groups in one message."""

@@ -86,6 +86,9 @@ class Talk:
                 if asked_of is not None and entry.flags & GroupFlag.PROMISE:
                     asked_of.promised(peer.name, entry, heard.asked_ns)
                     ctx.dirty |= asked_of.phase is Phase.TAKING  # with `fence` and `none` it is not all that counts
+                elif asked_of is not None and asked_of.phase is Phase.TAKING and entry.token >= asked_of.token:
+                    asked_of.token_floor = max(asked_of.token_floor, entry.token)  # refused for its number: outbid
+                    ctx.dirty = True
             self.state.grant()
         stream.acknowledged(d.ack)
         if d.stream:
@@ -97,7 +100,10 @@ class Talk:
     def _met(self, peer: Peer, stream: Stream) -> None:
         """A new incarnation of the peer: tell it everything, and hear it at once."""
         state = self.state
+        # The first that this engine meets: it may wait for what came of its order, that a former engine had begun.
+        owed = {} if peer.retired else {k: v for k, v in stream.queue.items() if k.startswith("a/")}
         stream.begin()
+        stream.queue.update(owed)
         for key, value in state.board.registers.values.items():
             stream.put(f"r/{key}", value)
         for key, fact in fencing.facts(state, peer.name).items():
@@ -169,7 +175,7 @@ class Talk:
         """Answer a fresh heartbeat over its own link, with the promises that it asked for and gets."""
         state, ctx = self.state, self.ctx
         self.seq += 1
-        seq, promises = self.seq, []
+        seq, answers = self.seq, []
         same = self.config.goes_with(d.digest)
         for entry in d.groups:
             lease = state.leases.get(entry.group)
@@ -181,7 +187,7 @@ class Talk:
                     ctx.dirty = True
                 else:
                     period_ms = self.config.heartbeat.dead_after_ms
-                    promises.append(GroupEntry(entry.group, GroupFlag.PROMISE, entry.token, period_ms))
+                    answers.append(GroupEntry(entry.group, GroupFlag.PROMISE, entry.token, period_ms))
                 continue
             if lease is None or not entry.flags & GroupFlag.ASK:
                 continue
@@ -195,10 +201,11 @@ class Talk:
                 lease.asked_token = entry.token  # first it must be durable here that this number may be used
                 ctx.dirty = True
                 continue
-            promise = lease.answer(entry, d, seq, ctx, self.config.heartbeat.dead_after_ms)
-            if promise is not None:
-                promises.append(promise)
-        self._send(peer, DatagramKind.ANSWER, link=link, groups=tuple(promises), seq=seq, receipt=bool(promises))
+            answer = lease.answer(entry, d, seq, ctx, self.config.heartbeat.dead_after_ms)
+            if answer is not None:
+                answers.append(answer)
+        promises = any(entry.flags & GroupFlag.PROMISE for entry in answers)
+        self._send(peer, DatagramKind.ANSWER, link=link, groups=tuple(answers), seq=seq, receipt=promises)
 
     def _fact(self, peer: Peer, key: str, value: Any) -> None:
         """One fact of a peer's stream; what this version does not know is left alone."""

@@ -83,14 +83,13 @@ def _group(state: State, name: str) -> GroupRow:
     since = state.unserved_since(name)
     if since and now - since >= state.unserved_limit():
         condition = Condition.FAILED
-    horizon = state.ctx.wall_ms() - settings.failover_within_s * 1000
     return GroupRow(
         name, status, condition, owner, token,
         lease.acked if mine else _promised(state, name, owner) if owner and current else 0,
         lease.proof(now) if mine else facts.proof if owner and current else Proof.NONE,
         settings.nodes[0], settings.nodes, settings.failback,
         bool(registers.get(INHIBIT, name) or registers.get(INHIBIT)), bool(registers.get(FREEZE, name)),
-        facts.changed_ns, facts.transitions, facts.failovers, len([m for m in facts.moves if m > horizon]),
+        facts.changed_ns, facts.transitions, facts.failovers, len(state.ctx.lately(facts.moves, settings.failover_within_s)),
         settings.failover_limit, tuple(n for n in settings.nodes if registers.get(EXCLUDED, f"{name}/{n}")),
         facts.reason, facts.reason_text, facts.duration_ms, now if mine else facts.data_ns,
     )  # fmt: skip
@@ -112,11 +111,10 @@ def _service(state: State, name: str) -> ServiceRow:
     elif owner != state.me and facts.node != owner:
         status = ServiceState.UNKNOWN  # its new owner has not told yet
     rule = settings.on_failure
-    horizon = state.ctx.wall_ms() - rule.within_s * 1000
     return ServiceRow(
         name, settings.group, facts.node, settings.agent, status,
         AdminState.LOCKED if state.board.registers.get(LOCKED, name) else AdminState.UNLOCKED, settings.critical,
-        facts.checks, facts.failures, len([r for r in facts.restarts if r > horizon]), rule.restart, facts.last_check_ns,
+        facts.checks, facts.failures, len(state.ctx.lately(facts.restarts, rule.within_s)), rule.restart, facts.last_check_ns,
         facts.changed_ns, facts.transitions, facts.check_us, facts.pid if status is ServiceState.RUNNING else 0,
         facts.message, state.ctx.now if owner == state.me else facts.data_ns,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import NoReturn
 
-from hasnmp.runtime.kernel import F_SETPIPE_SZ, be_ordinary, boottime_ns, die_with, set_oom_score
+from hasnmp.runtime.kernel import F_SETPIPE_SZ, be_ordinary, boottime_ns, die_with, give_back_descriptors, set_oom_score
 from hasnmp.runtime.messages import Run
 
 MAX_STDIN = 1 << 16  # octets that a program can be given on standard input: what a pipe holds
@@ -69,6 +69,7 @@ def become(
             os.chdir(run.cwd)
         what = "an ordinary priority"
         be_ordinary()
+        give_back_descriptors()
         what = run.argv[0] if run.argv else "an empty command"
         # The guardian looked at the lease before the fork. If the machine stalled since, this is the last look.
         if boottime_ns() >= not_after_ns:

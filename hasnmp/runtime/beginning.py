@@ -30,6 +30,7 @@ from hasnmp.runtime.kernel import (
     prefer_this_process,
     set_name,
     set_oom_score,
+    take_descriptors,
 )
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.mounts import GroupMounts
@@ -54,6 +55,7 @@ def begin(g: Guardian, handed: socket.socket | None) -> None:
     g.guard = Guard(config.heartbeat.kill_ms * MS, show=g.board.show)
     set_name("hasnmpd")
     adopt_orphans()
+    take_descriptors()
     g.vigil, g.pulse = Vigil(g), Pulse(g)
     g.family = Family.make(config, node, g.children, g.board, g.vigil.beat)
     if not handed:
@@ -137,9 +139,14 @@ def open_addresses(g: Guardian, handed: bool = False) -> tuple[str, ...]:
 
 
 def record_holder(g: Guardian) -> None:
+    """For who wants a handover. A full run_dir is no reason not to run."""
     path = Path(g.config.run_dir, f"{g.node}.holder")
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-        json.dump({"holder": g.holder, "boot_id": g.boot, "pid": os.getpid(), "handover": handover.FORM}, file)
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump({"holder": g.holder, "boot_id": g.boot, "pid": os.getpid(), "handover": handover.FORM}, file)
+    except OSError as error:
+        log("holder_not_written", logging.ERROR, path=str(path), why=error.strerror,
+            next="this daemon runs, but can't hand over: make room, then restart it before the next upgrade")  # fmt: skip
 
 
 def _watch_signals(g: Guardian) -> None:

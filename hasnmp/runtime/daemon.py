@@ -41,6 +41,15 @@ def _clients(config: settings.Config, node: str, board: LeaseBoard) -> int:
     return clients.main(config, node, board)
 
 
+def _open_standard_streams() -> None:
+    """Whoever starts us may have closed some: the next file or socket would take that number, and the log would go there."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+
+
 def _node(wanted: str, config: settings.Config) -> str:
     """The node that this daemon is. Raises KeyError: with a text that says which there are."""
     names = [node.name for node in config.nodes]
@@ -55,6 +64,7 @@ def _node(wanted: str, config: settings.Config) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground until SIGTERM. Returns its exit status."""
+    _open_standard_streams()
     parser = argparse.ArgumentParser(prog="hasnmpd", description="keeps services running when a server fails")
     parser.add_argument("--config", metavar="FILE", default="/etc/hasnmp/hasnmp.yaml", help="default: %(default)s")
     parser.add_argument("--node", metavar="NAME", default="", help="which node this is; default: the host name")

@@ -68,9 +68,12 @@ def shape(config: Config) -> list[str]:
 def _write(path: Path, values: dict[str, Any]) -> None:
     """Raises OSError."""
     new = path.with_suffix(".handover-new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-        json.dump(values, file)
-    os.replace(new, path)
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            json.dump(values, file)
+        os.replace(new, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # a disk that is full names none
 
 
 # ------------------------------------------------------------------------------------------- what is handed over
@@ -328,6 +331,7 @@ class Handover:
         inherited = [*descriptors(g), its.fileno(), g.lock]
         for fd in inherited:
             os.set_inheritable(fd, True)
+        kernel.give_back_descriptors()
         try:
             os.execve(self.argv[0], self.argv, os.environ | {VARIABLE: f"{its.fileno()} {g.lock}"})
         except OSError as error:
@@ -338,6 +342,7 @@ class Handover:
             its.close()
             os.close(ready)
             kernel.prefer_this_process()
+            kernel.take_descriptors()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             self._failed(f"{self.argv[0]} can't be executed: {error.strerror}")
 
@@ -417,8 +422,7 @@ def ask(config: Config, node: str, program: Sequence[str], source: str) -> int:
     """
     folder = Path(config.run_dir)
     try:
-        held = json.loads((folder / f"{node}.holder").read_text())
-        with open(folder / f"{node}.lock", "a") as lock:
+        with open(folder / f"{node}.lock", "r+") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         print(f"hasnmpd: no daemon runs node {node}: start it", file=sys.stderr)
         return 1
@@ -427,6 +431,12 @@ def ask(config: Config, node: str, program: Sequence[str], source: str) -> int:
         return 1
     except (BlockingIOError, PermissionError):
         pass  # it is locked: one runs
+    try:
+        held = json.loads((folder / f"{node}.holder").read_text())
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it was not written whole, its disk was full"
+        print(f"hasnmpd: the daemon of node {node} can't be asked: {folder / f'{node}.holder'}: {why}; restart it", file=sys.stderr)  # fmt: skip
+        return 1
     if held.get("boot_id") != boot_id() or held.get("handover") != FORM:
         print(f"hasnmpd: the daemon of node {node} is of a version that can't hand over to this one: restart it", file=sys.stderr)  # fmt: skip
         return 1

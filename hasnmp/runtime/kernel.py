@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import struct
@@ -153,6 +154,23 @@ def hurried_children() -> Iterator[None]:
 def be_ordinary() -> None:
     """Give up what hurried_children() gave."""
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+_given: tuple[int, int] | None = None  # RLIMIT_NOFILE as this process was started with
+
+
+def take_descriptors() -> None:
+    """Open as many files as may be. The usual soft limit of 1024 is for programs that use select(2), and a check that finds no
+    descriptor would be a service that does not answer. Forked children inherit it."""
+    global _given
+    _given = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_given[1], _given[1]))
+
+
+def give_back_descriptors() -> None:
+    """What is executed from here on has the limit that take_descriptors() found."""
+    if _given is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, _given)
 
 
 def lock_memory() -> list[str]:

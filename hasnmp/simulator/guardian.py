@@ -215,8 +215,9 @@ class Guardian(Process):
 
     def release(self, effect: Release, life: int) -> None:
         group, engine = effect.group, self.machine.engine
-        if not engine.alive or engine.epoch != life:
-            return  # with an engine ends what it waited for: the next one, which was told of the lease, goes by that
+        # With an engine ends what it waited for, once its end is known: the next one, which was told of the lease, goes by that.
+        if engine.epoch != life or group in self.ending or (not engine.alive and self.world.rng.random() < 0.5):
+            return
         left = [p.service for p in self.machine.programs.values() if p.group == group]
         if self.machine.elements.get(group, 0) > self.machine.clock():
             left.append("its address")

@@ -114,6 +114,9 @@ PROFILES: dict[str, Profile] = {
     "taken pathless": _aimed({}, (0, 0), taken=True, pathless=True, nodes=(3,)),
     "rolled": _aimed({}, (0, 0), rolled=True, nodes=(2, 3, 3)),
     "moved": _aimed({}, (0, 0), moved=True, groups=(1,), hooks=1.0),
+    # No slot tells a taker there which number is free.
+    "moved none": _aimed({}, (0, 0), moved=True, groups=(1,), hooks=1.0, arbiter="none"),
+    "moved fence": _aimed({}, (0, 0), moved=True, groups=(1,), hooks=1.0, arbiter="fence", disk=True),
     # One fault class that must interrupt nothing.
     "kept arbiter": _kept({"disk_bad_all": 1, "slot_unreadable": 0.3, "pause_lease_io": 1, "kill_lease_io": 1}, (3, 10)),
     "kept link": _kept({"cut_link": 1}, (2, 6), links=(2,)),
@@ -170,7 +173,7 @@ PROFILES |= {
 MIX += (
     ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 11), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
-    ("rolled", 1), ("moved", 1), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
+    ("rolled", 1), ("moved", 1), ("moved none", 0.5), ("moved fence", 0.5), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
 )  # fmt: skip
 
 # What changes.py adds.

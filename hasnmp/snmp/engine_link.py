@@ -162,16 +162,19 @@ class EngineLink:
         not lost."""
         view = self._mirror.view
         events = [row for row in view.tables["events"].values() if isinstance(row, EventRow)]
-        newest = max((row.id for row in events), default=0)
+        newest = max(events, key=lambda row: row.id, default=None)
         since_ms: float | None = None  # None: by age, and what is left out is said
         notifier = self._notifier
-        if not 0 < notifier.told.last <= newest:
-            # No agent before us, or the engine's numbers begin anew. The engine starts beside us and is there first: what
-            # it said since is ours to send; what it said before we were meant to be there is not.
+        last_row = view.tables["events"].get(str(notifier.told.last))
+        another = isinstance(last_row, EventRow) and notifier.told.at_ms not in (0, last_row.wall_ms)
+        if newest is None or another or not 0 < notifier.told.last <= newest.id:
+            # No agent before us, or the engine gives numbers anew that its disk never had. The engine starts beside us, or
+            # later, and is there first: what it said since is ours to send; what it said before we were meant to be there is
+            # not.
             notifier.begin_anew()
             system = view.tables["system"].get("")
             started_ns = system.started_ns if isinstance(system, SystemRow) else 0
-            together = started_ns > 0 and abs(self._started_ns - started_ns) < START_GRACE_S * 1e9
+            together = started_ns > 0 and self._started_ns - started_ns < START_GRACE_S * 1e9
             since_ms = view.wall_ms - (view.now_ns - started_ns) / 1e6 - 1 if together else float("inf")
         last, held = notifier.told.last, notifier.told.held
         late = 0
@@ -188,7 +191,8 @@ class EngineLink:
                 notifier.event(row)
             else:
                 late += since_ms is None
-        notifier.note(newest)
+        if newest is not None:
+            notifier.note(newest.id, newest.wall_ms)
         if late:
             text = f"{late} events of more than {LATE_S:g} s ago were not sent when they happened; the event table has them"
             notifier.event(self._own_event(Kind.EVENTS_LOST, Severity.WARNING, PartState.UP, text))

@@ -177,11 +177,14 @@ class Notifier:
         """An event, which the throttle may hold back. The number of one of the engine's is noted."""
         if self._backlog is not None:
             self._pass_on(self.throttle.offer(event, time.monotonic()))
-        self.note(event.id)
+        self.note(event.id, event.wall_ms)
 
-    def note(self, number: int) -> None:
-        """Events up to this number have been taken up."""
-        self.told.note(max(self.told.last, number), self.throttle.held(), self.throttle.dropped)
+    def note(self, number: int, at_ms: int = 0) -> None:
+        """Events up to this number, whose date is at_ms, have been taken up."""
+        told = self.told
+        if number <= told.last:
+            number, at_ms = told.last, told.at_ms
+        told.note(number, self.throttle.held(), self.throttle.dropped, at_ms)
 
     def begin_anew(self) -> None:
         """The engine's numbers begin anew, or are of no concern: none has been taken up."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,7 +13,7 @@ import pytest
 
 from hasnmp import client as module
 from hasnmp import wire_clients as wire
-from hasnmp.client import Cluster, Question, Search
+from hasnmp.client import Cluster, Question, Search, Sockets
 
 KEY = b"k" * 32
 CLUSTER = Cluster("bank", {"a": ("192.0.2.11", 5406), "b": ("192.0.2.12", 5406)}, "apps", KEY)
@@ -136,3 +140,20 @@ def test_the_clients_own_file_has_the_last_word_on_where_it_is(clock: list[int])
     assert place is not None and place.host == "192.0.2.11"  # where the node was asked
     with pytest.raises(ValueError, match="port of db is not known"):
         module.address_of(place)
+
+
+def test_a_program_with_a_thousand_open_files_hears_answers_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        node = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        node.bind(("127.0.0.1", 0))
+        while stack.enter_context(open(os.devnull)).fileno() < 1024:
+            pass
+        sockets = Sockets()
+        stack.callback(sockets.close)
+        assert sockets.send(b"a question", node.getsockname()) == ""
+        _, asker = node.recvfrom(100)
+        node.sendto(b"an answer", asker)
+        assert sockets.receive(10) == [b"an answer"]

@@ -10,6 +10,7 @@ answer can be late, bad or missing.
             restart=0 then=stop limit=1 failback=automatic recovery=automatic fail_after=2 former=nfs:a,b
     start   holder=aaaa lease=nfs:5:900ms adopted=web:77 cleaned=web durable=saved|{json}    a new engine, on the same disk
     at 1500ms | +200ms                        let time pass; the engine is woken at each of its deadlines
+    wall +3600 | wall -3600                   the wall clock is set, by seconds
     nap 900ms | sleep 900ms                   the same without waking it: one late tick at the end, or none
     peer b  nfs=able:3 silent|back promises=no flags=leaving holder=b2 restart digest=other   b answers and beats by itself
     hear b heartbeat|answer nfs=owner,ask:5 nfs=promise:5:1000ms echo=none|older|-1500ms inc=7 link=lan seq=-1 flags=starting
@@ -184,9 +185,11 @@ def entry_of(group: str, text: str) -> GroupEntry:
     return GroupEntry(group, total, int(token or 0), milliseconds(duration) // MS if duration else 0)
 
 
-def entry_text(entry: GroupEntry) -> str:
+def entry_text(entry: GroupEntry, answer: bool = False) -> str:
     busy = GroupFlag.OWNER | GroupFlag.ASK | GroupFlag.PROMISE
     shown = [str(f.name).lower() for f in GroupFlag if entry.flags & f and f is not GroupFlag.CLEAN]
+    if answer and not entry.flags & GroupFlag.PROMISE:
+        return f"{entry.group}=above:{entry.token}"
     if not entry.flags & (busy | GroupFlag.CLEAN):
         shown.append("unclean")
     words = ",".join(shown) or "-"
@@ -225,6 +228,7 @@ class Driver:
         self.engine: Engine | None = None
         self.me = "a"
         self.now = BOOT
+        self.wall_set_ms = 0
         self.others: dict[str, Other] = {}
         self.disk: dict[str, dict[str, Slot | str]] = {}
         self.manual: set[str] = set()
@@ -385,7 +389,7 @@ class Driver:
             assert d.ack <= peer.position, (
                 f"{d.ack} acknowledged of this incarnation of {peer.name}, which has sent {peer.position}"
             )
-        said = " ".join(entry_text(e) for e in d.groups)
+        said = " ".join(entry_text(e, d.kind is DatagramKind.ANSWER) for e in d.groups)
         if d.kind is DatagramKind.HEARTBEAT:
             flags = ",".join(str(f.name).lower() for f in NodeFlag if d.flags & f)
             text = f"{flags} {said}".strip()
@@ -502,7 +506,10 @@ class Driver:
         )
 
     def wall(self) -> int:
-        return WALL + (self.now - BOOT) // MS
+        return WALL + self.wall_set_ms + (self.now - BOOT) // MS
+
+    def do_wall(self, words: list[str], _: dict[str, str]) -> None:
+        self.wall_set_ms += int(words[0]) * 1000
 
     def do_at(self, words: list[str], _: dict[str, str]) -> None:
         self.advance(BOOT + milliseconds(words[0]))

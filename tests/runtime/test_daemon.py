@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -98,6 +99,37 @@ def test_the_daemon_runs_once_for_each_node_and_leaves_in_order(form: str, tmp_p
             first.terminate()
         assert first.wait(10) == 0, (tmp_path / "log").read_text()
     assert not (tmp_path / "sockets/control.sock").exists()
+
+
+def open_files(pid: int) -> tuple[int, int]:
+    """How many a process may have: soft and hard limit."""
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+
+@pytest.mark.serial
+def test_closed_standard_streams_and_a_low_limit_of_files_are_no_obstacle(form: str, tmp_path: Path) -> None:
+    """No file takes the log's number; daemon and engine may open what the hard limit allows, programs what they were given."""
+    words = [sys.executable, "-m", "hasnmp.runtime.daemon", "--config", form, "--node", "node-a"]
+    closing = ["sh", "-c", 'ulimit -Sn 300; exec "$@" <&- >&- 2>&-', "sh", *words]
+    service: list[int] = []
+    found: dict[str, int] = {}
+    with subprocess.Popen(closing) as started:
+        try:
+            end_s = time.monotonic() + 60
+            while not service:
+                assert started.poll() is None and time.monotonic() < end_s
+                children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+                with contextlib.suppress(OSError):  # one that ended just now
+                    found = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children}
+                service = [found["sleep"]] if "sleep" in found else []
+                time.sleep(0.01)
+            assert [os.readlink(f"/proc/{started.pid}/fd/{number}") for number in range(3)] == ["/dev/null"] * 3
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            assert open_files(started.pid) == open_files(found["hasnmp-engine"]) == (hard, hard)
+            assert open_files(service[0]) == (300, hard)
+        finally:
+            started.terminate()
+        assert started.wait(30) == 0
 
 
 def waits() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from hasnmp.core.events import Extend, Extended, HeldLease, Release, Released
 from hasnmp.runtime import handover
-from hasnmp.runtime.kernel import boottime_ns
+from hasnmp.runtime.kernel import boot_id, boottime_ns
 from hasnmp.runtime.messages import Address, AddressDone, AddressOp, End, Exited, RunStarted, Stop
 from tests.cluster.control import overdue_ms
 from tests.runtime.netns import Cable, Probe
@@ -245,6 +246,33 @@ def test_a_program_that_can_not_be_executed_is_refused(stack: Stack) -> None:
     assert handover.ask(config, "n", ["/no/such/python"], "form.yaml") == 1
     assert "No such file" in stack.log()
     stack.expect(RunStarted, run=stack.program(*SLEEP))
+
+
+def test_a_full_run_dir_keeps_no_daemon_from_starting_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder = tmp_path / "n.holder"
+    holder.symlink_to("/dev/full")
+    stack = Stack(tmp_path, "ordinary")
+    try:
+        config = make_config(str(tmp_path), stack.arguments[1])
+        assert "holder_not_written" in stack.log() and "No space left on device" in stack.log()
+        stack.lease(60000)
+        stack.expect(RunStarted, run=stack.program(*SLEEP))
+        holder.unlink()
+        holder.touch()  # as a full disk leaves it
+        assert handover.ask(config, "n", [sys.executable], "form.yaml") == 1
+        assert f"{holder}: it was not written whole" in capsys.readouterr().err
+        holder.unlink()
+        assert handover.ask(config, "n", [sys.executable], "form.yaml") == 1
+        assert f"{holder}: No such file" in capsys.readouterr().err
+        known = {"boot_id": boot_id(), "handover": handover.FORM, "pid": stack.process.pid}
+        holder.write_text(json.dumps(known))
+        (tmp_path / "n.handover-new").symlink_to("/dev/full")
+        assert handover.ask(config, "n", [sys.executable], "form.yaml") == 1
+        assert f"{tmp_path}/n.handover: No space left on device" in capsys.readouterr().err
+    finally:
+        stack.close()
 
 
 def test_an_exec_that_fails_costs_nothing(stack: Stack, tmp_path: Path) -> None:

@@ -418,6 +418,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("moved",),
     ),
     Mutant(
+        "a refusal does not say which number is too low", 11,
+        (Edit("core/lease.py", "                return GroupEntry(self.group.name, GroupFlag(0), self.next_token() - 1)\n", "                return None\n"),),
+        ("moved none", "moved fence"),
+    ),
+    Mutant(
         "a move that an engine's end cuts off goes on without its hooks", 11,
         (Edit("core/durable.py", "                stopping=bool(stopping), again=True,\n", "                stopping=True, again=True,\n"),),
         ("moved",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from hasnmp.model import Kind, ReceiverState, Severity
+from hasnmp.model import EventRow, Kind, ReceiverState, Severity
 from hasnmp.settings import Community, Config, Group, MibView, NodeSettings, Receiver, Service, Throttle
 from hasnmp.snmp import ha_objects, identity, receivers, standard
+from hasnmp.snmp.engine_link import EngineLink
 from hasnmp.snmp.notices import NOTICES
 from hasnmp.snmp.notification import SYS_UP_TIME as UP
 from hasnmp.snmp.notifier import AUTHENTICATION_FAILURE, receiver_names
 from hasnmp.snmp.oids import ROOT
+from hasnmp.snmp.told import Told
 from tests.snmp.snmp_lab import (
     AUTH,
     GET,
@@ -30,10 +33,12 @@ from tests.snmp.snmp_lab import (
     FakeEngine,
     a_config,
     a_pdu,
+    a_view,
     an_event,
     binding,
     dotted,
     free_port,
+    now_ns,
     rows_of,
     running,
     trap_receiver,
@@ -70,6 +75,22 @@ def column(process: AgentProcess, name: str) -> dict[str, str]:
     """haReceiverTable's or a target table's column: the instance's octets -> the value."""
     walk = rows_of(process.ask("snmpbulkwalk", V2C_READ, COLUMNS[name]))
     return {oid.removeprefix(COLUMNS[name] + "."): value.partition(": ")[2].strip('"') for oid, value in walk.items()}
+
+
+class Heard:
+    """In a notifier's place: notes which events it was given."""
+
+    def __init__(self, path: Path) -> None:
+        self.told, self.heard = Told(path), list[int]()
+
+    def event(self, event: EventRow) -> None:
+        self.heard.append(event.id)
+
+    def note(self, number: int, at_ms: int) -> None:
+        self.told.note(number, (), 0, at_ms)
+
+    def begin_anew(self) -> None:
+        self.told.note(0, (), 0)
 
 
 def only(process: AgentProcess, name: str) -> str:
@@ -173,6 +194,45 @@ def test_what_waits_outlives_the_agent(ending: int, fake: FakeEngine, tmp_path: 
         fake.happen(an_event(17))
         wait_for(lambda: texts(output))
         assert texts(output) == told(17)  # and nothing comes twice
+
+
+def test_events_whose_numbers_an_unsaved_engine_gives_anew_are_told(fake: FakeEngine, tmp_path: Path) -> None:
+    """An engine dies with events that its disk never had: the next one gives their numbers to others, its own end among them."""
+    port = free_port()
+    config = config_of(tmp_path, Receiver(f"127.0.0.1:{port}", "2c", community=b"secret"))
+    with trap_receiver(tmp_path, port) as output, running(config):
+        fake.happen(an_event(6))
+        fake.happen(an_event(7))
+        wait_for(lambda: texts(output) == told(6, 7))
+        fake.stop()
+        system: Any = fake.view.tables["system"][""]
+        fake.view.tables["system"][""] = replace(system, started_ns=now_ns())
+        for number in (6, 7, 8):
+            fake.view.tables["events"][str(number)] = an_event(number, message=f"of the next engine, {number}")
+        fake.start()
+        fake.happen(an_event(9))
+        wait_for(lambda: texts(output)[-1:] == told(9))
+        assert texts(output) == [*told(6, 7), *(f"of the next engine, {number}" for number in (6, 7, 8)), *told(9)]
+
+
+@pytest.mark.parametrize("newest", [5, 8], ids=["fewer than were told", "more than were told"])
+def test_an_agent_that_was_there_before_its_engine_tells_all_that_this_one_said(newest: int, tmp_path: Path) -> None:
+    """And nothing of what former ones said, whatever numbers there are."""
+    notifier = Heard(tmp_path / "told")
+    notifier.told.note(6, (), 0, 1234)
+    view = a_view(2)
+    system: Any = view.tables["system"][""]
+    view.tables["system"][""] = replace(system, started_ns=view.now_ns - 10**9)  # type: ignore[index]
+    for number in range(3, newest + 1):
+        view.tables["events"][str(number)] = an_event(number)  # type: ignore[index]
+    for number in (1, 2):
+        earlier = replace(an_event(number), wall_ms=view.wall_ms - 5000)
+        view.tables["events"][str(number)] = earlier  # type: ignore[index]
+    lock: Any = threading.RLock()
+    link = EngineLink("", 1000, view.now_ns - 3600 * 10**9, now_ns, lock, None, notifier, None, print, None)  # type: ignore[arg-type]
+    link._mirror.view = view
+    link._tell_missed()
+    assert notifier.heard == list(range(3, newest + 1)) and notifier.told.last == newest
 
 
 def test_beyond_the_bound_the_oldest_give_way_and_the_receiver_is_told_how_many(
