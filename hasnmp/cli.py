@@ -287,7 +287,11 @@ def parser() -> Parser:
     made = add("failover", failover, "move a group, or every group that runs here", where, order)
     made.add_argument("group", metavar="GROUP", nargs="?", default="")
     made.add_argument("--to", metavar="NODE", default="", help="where to; else the first node that is able")
-    made.add_argument("--force", action="store_true", help="also where it is frozen, or excluded there")
+    made.add_argument(
+        "--force",
+        action="store_true",
+        help="also one that is frozen or being started, and to a node that is excluded or recovering",
+    )
     for name, verb, text in (
         ("inhibit", Verb.INHIBIT, "no automatic failover of a group, or of any"),
         ("permit", Verb.PERMIT, "end inhibit"),

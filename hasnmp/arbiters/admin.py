@@ -35,6 +35,11 @@ def init(
     if pills:
         groups += rows(nodes)
     if not os.path.exists(path):
+        if path.startswith("/dev/") and not path.startswith("/dev/shm/"):
+            # In devtmpfs a file would be made, too: another one on each node, each gone at the next boot.
+            raise Refused(
+                Code.ARBITER_LOST, f"{path} does not exist: no such device is attached to this node; see lsblk"
+            )
         text = _create_file(path, cluster, groups, nodes)
         if text:
             return text
@@ -210,7 +215,7 @@ def _create_file(path: str, cluster: str, groups: tuple[str, ...], nodes: tuple[
     try:
         blocks = Blocks(draft)
         try:
-            text = _format(blocks, path, cluster, groups, nodes)
+            text = _format(blocks, path, cluster, groups, nodes, "made as a new file")
         finally:
             blocks.close()
         try:
@@ -227,7 +232,9 @@ def _create_file(path: str, cluster: str, groups: tuple[str, ...], nodes: tuple[
     return text
 
 
-def _format(blocks: Blocks, path: str, cluster: str, groups: tuple[str, ...], nodes: tuple[str, ...]) -> str:
+def _format(
+    blocks: Blocks, path: str, cluster: str, groups: tuple[str, ...], nodes: tuple[str, ...], made: str = "made"
+) -> str:
     rows = {group: row for row, group in enumerate(groups)}
     header = Header(str(uuids.uuid4()), cluster, nodes, rows, made_wall_ms=time.time_ns() // 1_000_000)
     octets = header_to_bytes(header)  # refused before anything is written
@@ -237,7 +244,7 @@ def _format(blocks: Blocks, path: str, cluster: str, groups: tuple[str, ...], no
             _write_idle(blocks, header, group, node)
     _write_header(blocks, octets)
     own = [group for group in groups if not group.startswith(ROW)]
-    return f"lease disk {path} made for cluster {cluster}: uuid {header.uuid}, {len(nodes)} nodes, {len(own)} groups"
+    return f"lease disk {path} {made} for cluster {cluster}: uuid {header.uuid}, {len(nodes)} nodes, {len(own)} groups"
 
 
 def _extend(

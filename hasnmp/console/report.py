@@ -98,10 +98,12 @@ def _head(view: View, screen: Screen) -> list[str]:
         return ["the engine has not shown anything yet: it is starting"]
     condition, meaning = _state(system.cluster_condition)
     role, role_meaning = _state(system.role)
+    # Nobody knows since when where the engine has been replaced and the role has not changed since.
+    since = f" for {age(system.last_role_change_ns, view.now_ns)}" if system.last_role_change_ns else ""
     lines = [
         f"cluster {screen.paint(clean(system.cluster), 'strong')}: {screen.paint(condition, meaning)}",
-        f"this node {screen.paint(clean(system.node), 'strong')}: {screen.paint(role, role_meaning)} for "
-        f"{age(system.last_role_change_ns, view.now_ns)}, {word(system.condition)}",
+        f"this node {screen.paint(clean(system.node), 'strong')}: {screen.paint(role, role_meaning)}"
+        f"{since}, {word(system.condition)}",
         f"hasnmp {clean(system.version)}, started {age(system.started_ns, view.now_ns)} ago",
     ]
     for part, state in (("engine", system.engine_state), ("guardian", system.guardian_state)):

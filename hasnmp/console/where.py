@@ -27,9 +27,17 @@ def options() -> argparse.ArgumentParser:
     where = argparse.ArgumentParser(add_help=False)
     none = argparse.SUPPRESS
     which = where.add_mutually_exclusive_group()
-    which.add_argument("--socket", metavar="PATH", default=none, help="the daemon's control socket")
     which.add_argument(
-        "--config", metavar="FILE", default=none, help="find the socket by this file, or --host's nodes and users"
+        "--socket",
+        metavar="PATH",
+        default=none,
+        help="the daemon's control socket; default: of --config, else $HASNMP_SOCKET, else " + DEFAULT_SOCKET,
+    )
+    which.add_argument(
+        "--config",
+        metavar="FILE",
+        default=none,
+        help="find the socket by this file, or --host's nodes and users; default for these: " + DEFAULT_CONFIG,
     )
     where.add_argument("--host", metavar="NODE", default=none, help="ask this node, or ADDRESS[:PORT], by SNMP")
     where.add_argument(
@@ -96,8 +104,9 @@ def _configuration(args: Args, secrets: bool, needed_for: str) -> Config:
     try:
         return load(file, secrets)
     except ConfigError as error:
+        other = "; or give --user, --auth-file and --priv-file" if secrets else ""
         raise Refused(Code.USAGE, f"--host: {needed_for} is looked up in {file}, which can't be used: "
-                                    f"{str(error).splitlines()[0]}") from None  # fmt: skip
+                                    f"{str(error).splitlines()[0]}{other}") from None  # fmt: skip
 
 
 def place(args: Args) -> tuple[str, int]:

@@ -26,7 +26,7 @@ from hasnmp.protocol import ProtocolError
 from hasnmp.runtime.desk import Counters, Desk, Done
 from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.settings import Config
-from hasnmp.snmp.listener import Addresses, Listener
+from hasnmp.snmp.listener import Addresses, Listener, in_words
 
 MAX_SERVER_LINE = 64 << 20  # octets: a snapshot is one line, and this end trusts the server
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -122,7 +122,7 @@ class Clients:
             try:
                 listener.open()
             except OSError as error:
-                return ABSENT if error.errno == errno.EADDRNOTAVAIL else error.strerror or str(error)
+                return ABSENT if error.errno == errno.EADDRNOTAVAIL else in_words(error)
         return ""
 
     # ------------------------------------------------------------------------------------------------ the engine

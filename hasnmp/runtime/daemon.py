@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"hasnmpd: {error.filename or 'start'}: {error.strerror}", file=sys.stderr)
+        print(f"hasnmpd: {error.filename + ': ' if error.filename else ''}{error.strerror}", file=sys.stderr)
         return 1
 
 

@@ -137,7 +137,7 @@ class Loop:
         self._agents = Agents(config.services(), self._host, log)
         self._fencing = Fencing(config, node, self._host, log)
         self._hooks = Hooks(config, node, self._host, log)
-        self._links = Links(self._loop, config, node, self.tell)
+        self._links = Links(self._loop, config, node, self.tell, log)
         self.server = Server(
             lambda: core.view(now_ns(), wall_ms()), lambda group: core.why(group, now_ns()), self.tell, log
         )

@@ -82,11 +82,12 @@ def run(config: Config, node: str, children: Children) -> int:
     os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
     handed, lock = handover.inherited()
     if handed is None:
-        lock = os.open(path := Path(config.run_dir, f"{node}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(path := Path(config.run_dir, f"{node}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
         except OSError:
-            log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({path} is locked)")
+            log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({path} is locked)",
+                next="leave it, or stop it first; hasnmpd --handover has it become this code")  # fmt: skip
             return EXIT_LOCKED
     guardian = Guardian(config, node, children, lock)
     try:

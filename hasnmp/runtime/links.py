@@ -5,7 +5,8 @@ else), its size, its signature, and whether the node that signed it owns that ad
 handed on as Received, what doesn't is counted and reported as Rejected.
 
 Sending never blocks and never raises: a link without a route is an everyday thing here, and its silence is noticed by
-the heartbeats' own timing. Errors are counted per link, by their errno's name.
+the heartbeats' own timing. Errors are counted per link, by their errno's name, and what lasts is in the log once a minute: the
+silence that follows does not say whose fault it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hasnmp.core.events import Received, Rejected
 from hasnmp.errors import WireError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 DRAIN = 32  # datagrams taken in one go: a flood on one link must leave the loop its turns
 REPORT_S = 0.1  # rejected datagrams are reported at most this often, with their number
+RETELL_S = 60.0  # the log is told at most this often why a link can't be used
 REOPEN_S = 1.0  # a socket that can't be bound, or whose sends fail, is made anew at most this often
 RECEIVE_BUFFER = 1 << 20  # octets: a flood of a few milliseconds must not push the peers' heartbeats out
 DSCP_CS6 = 0xC0  # network control (RFC 2474), what routers use among themselves
@@ -39,6 +41,16 @@ IPV6_FREEBIND = 78
 
 # The socket is bound to what is no longer there: binding again may help.
 _REBIND = frozenset((errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL, errno.EBADF))
+
+_NO_ADDRESS = "has this machine that address? ip address shows those that it has"
+_TO_DO = {
+    errno.EADDRINUSE: "another program has that port: ss -lunp shows which; end it, or change heartbeat.port on every node",
+    errno.EINVAL: _NO_ADDRESS,
+    errno.ENODEV: _NO_ADDRESS,
+    errno.EADDRNOTAVAIL: _NO_ADDRESS,
+    errno.ENETUNREACH: "no route leads to the other nodes: ip route",
+    errno.EPERM: "a packet filter of this machine forbids it: nft list ruleset",
+}
 
 
 def now_ns() -> int:
@@ -60,6 +72,7 @@ class Link:
     rejected: Counter[str] = field(default_factory=Counter)  # by reason, since the start
     errors: Counter[str] = field(default_factory=Counter)  # by errno's name, since the start
     last_error: str = ""
+    told_s: float = float("-inf")  # time.monotonic() when the log was last told why it can't be used
     opened_s: float = float("-inf")  # time.monotonic() of the last attempt to bind
 
 
@@ -72,6 +85,7 @@ class Links:
         config: Config,
         node: str,
         callback: Callable[[Received | Rejected], None],
+        log: Any,
     ) -> None:
         """Raises KeyError: no such node. An address that can't be bound does not stop the start: it is tried again."""
         self._loop = loop
@@ -79,6 +93,7 @@ class Links:
         self._port = config.heartbeat.port
         self._signer = Signer(config.cluster, config.heartbeat.keys)
         self._callback = callback
+        self._log = log
         self._unreported: Counter[tuple[str, str, str, str]] = Counter()  # link, reason, peer, text
         self._report_timer: asyncio.TimerHandle | None = None
         self.unsendable: Counter[str] = Counter()  # datagrams that never reached a link, by reason
@@ -179,10 +194,17 @@ class Links:
     # ------------------------------------------------------------------------------------------------ sockets
 
     def _failed(self, link: Link, error: OSError) -> None:
-        link.errors[errno.errorcode.get(error.errno or 0, "unknown")] += 1
-        link.last_error = error.strerror or str(error)
+        self._count(link, error)
         if time.monotonic() - link.opened_s >= REOPEN_S and (error.errno in _REBIND or _moved(link, self._port)):
             self._open(link)
+
+    def _count(self, link: Link, error: OSError) -> None:
+        link.errors[errno.errorcode.get(error.errno or 0, "unknown")] += 1
+        link.last_error = error.strerror or str(error)
+        if (now_s := time.monotonic()) - link.told_s >= RETELL_S:
+            link.told_s = now_s
+            self._log.error("link_unusable", link=link.name, address=link.address, port=self._port, why=link.last_error,
+                            next=_TO_DO.get(error.errno or 0, "tried again"))  # fmt: skip
 
     def _open(self, link: Link) -> None:
         """(Re)bind the link's socket. What fails is counted, and tried again by _reopen."""
@@ -194,8 +216,7 @@ class Links:
             link.sock = _bound(own)
             self._loop.add_reader(link.sock.fileno(), self._drain, link)
         except OSError as error:
-            link.errors[errno.errorcode.get(error.errno or 0, "unknown")] += 1
-            link.last_error = f"{link.address} port {self._port}: {error.strerror or error}"
+            self._count(link, error)
             if self._reopen_timer is None:
                 self._reopen_timer = self._loop.call_later(REOPEN_S, self._reopen)
 

@@ -7,9 +7,11 @@ it is gone. A parser that hangs (a file on a dead network disk) or dies costs th
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import pickle
+import pwd
 import selectors
 import signal
 from collections.abc import Callable
@@ -169,10 +171,30 @@ def settle(old: Config, node: str) -> Loaded:
 
 
 def make_folders(config: Config) -> None:
-    """Raises OSError."""
-    os.makedirs(config.state_dir, mode=0o700, exist_ok=True)
-    os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
-    os.makedirs(os.path.dirname(config.control.socket) or ".", mode=0o755, exist_ok=True)
+    """Raises OSError, with a text that names the key: it can't be made, or this user can't write in it."""
+    for key, folder, mode in (
+        ("state_dir", config.state_dir, 0o700),
+        ("run_dir", config.run_dir, 0o755),
+        ("control.socket", os.path.dirname(config.control.socket) or ".", 0o755),
+    ):
+        try:
+            if not os.path.isdir(folder):
+                os.makedirs(folder)
+                os.chmod(
+                    folder, mode
+                )  # whatever the umask of the shell that started us: control.group goes through run_dir
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "no right to, or a read-only file system")
+        except OSError as error:
+            why = f"{key}: {folder} can't be made or written in ({error.strerror}); it is to be a folder of user {_user()}"
+            raise OSError(error.errno, why) from None
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 class Loader:

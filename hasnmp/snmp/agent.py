@@ -33,7 +33,7 @@ from hasnmp.snmp.cells import Store
 from hasnmp.snmp.engine_link import EngineLink
 from hasnmp.snmp.error_status import ErrorStatus
 from hasnmp.snmp.kept import Kept
-from hasnmp.snmp.listener import Addresses, Listener
+from hasnmp.snmp.listener import Addresses, Listener, in_words
 from hasnmp.snmp.notifier import COLD_START, WARM_START, Notifier, counter_names, receiver_names
 from hasnmp.snmp.objects import Reader
 from hasnmp.snmp.outlet import Figures, Surroundings
@@ -246,7 +246,7 @@ class Agent:
             try:
                 listener.open()
             except OSError as error:
-                why = error.strerror or str(error)
+                why = in_words(error)
                 if error.errno == errno.EADDRNOTAVAIL:
                     why = ABSENT
                 elif told.get(text) != why:

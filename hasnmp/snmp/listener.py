@@ -36,6 +36,15 @@ def split_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def in_words(error: OSError) -> str:
+    """Why open() failed, and what the administrator can do."""
+    to_do = {
+        errno.EADDRINUSE: "; another program has that port: ss -lunp shows which; end it, or listen at another port",
+        errno.EACCES: "; ports below 1024 are for root: start hasnmpd as root, or listen at another port",
+    }
+    return (error.strerror or str(error)) + to_do.get(error.errno or 0, "")
+
+
 class Listener:
     """One listen address. open() may be called again after it failed. handle is called in the listener's thread, with the
     lock held; failed: told, there too, what it raised, which it should not."""

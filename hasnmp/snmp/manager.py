@@ -130,7 +130,7 @@ def _said(trouble: Any) -> str:
     text = str(trouble)
     for sign, meaning in (
         ("No SNMP response", "no answer; is the address right, hasnmpd running, and may this address ask?"),
-        ("Unknown USM user", "it knows no such user"),
+        ("Unknown USM user", "it knows no such user; see snmp.users of its configuration"),
         ("Wrong SNMP PDU digest", "the authentication passphrase or algorithm is another there"),
         ("Ciphering services", "the privacy passphrase or algorithm is another there"),
         ("Unsupported SNMP security level", "the user has another security level there"),

@@ -20,6 +20,8 @@ _CODES = {
     ErrorStatus.NO_CREATION: Code.NOT_FOUND, ErrorStatus.RESOURCE_UNAVAILABLE: Code.BUSY,
     ErrorStatus.GEN_ERR: Code.FAILED, ErrorStatus.COMMIT_FAILED: Code.FAILED, ErrorStatus.UNDO_FAILED: Code.FAILED,
 }  # fmt: skip
+_MAY_NOT = "; what may be SET is said by `access` and `write_view` of who asks (through snmpd: agentx_access) in the configuration"
+_WHY = {ErrorStatus.AUTHORIZATION_ERROR: _MAY_NOT, ErrorStatus.NO_ACCESS: _MAY_NOT}
 
 
 class Record:
@@ -52,6 +54,7 @@ class Record:
             return None
         self._left -= 1
         text = f"SET of {name} answered with {ErrorStatus(outcome.status).name.lower().replace('_', ' ')}"
+        text += _WHY.get(ErrorStatus(outcome.status), "")
         code = int(_CODES.get(ErrorStatus(outcome.status), Code.NOT_ALLOWED))
         if why is not None:
             code, text = why

@@ -50,6 +50,13 @@ def damage(path: str, node: str) -> None:
         os.fsync(file.fileno())
 
 
+def test_a_device_that_is_not_there_is_no_place_for_a_file(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"/dev/hasnmp-none does not exist: no such device .*lsblk") as refused:
+        init("/dev/hasnmp-none", "bank", ("nfs",), NODES)
+    assert refused.value.code is Code.ARBITER_LOST and not os.path.exists("/dev/hasnmp-none")
+    assert "made as a new file for cluster bank" in init(str(tmp_path / "new"), "bank", ("nfs",), NODES)
+
+
 def test_the_second_nodes_init_finds_the_work_done(path: str) -> None:
     uuid = describe(path)["uuid"]
     write(path, HELD)

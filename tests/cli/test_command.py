@@ -179,6 +179,7 @@ def test_request_that_the_engine_does_not_take(run, engine: FakeEngine) -> None:
         (["simulate"], "CONFIG"),
         (["console"], "console is not in version"),
         (["--host", "x", "--config", "/none.yaml", "status"], "node x is looked up in /none.yaml"),
+        (["--host", "127.0.0.1", "--config", "/none.yaml", "status"], "; or give --user, --auth-file and --priv-file"),
         (["status", "--host=127.0.0.1", "--socket=x"], "two places"),
         (["service", "strat", "x"], "did you mean start"),
         (["report", "x", "upp"], "did you mean up"),

@@ -234,7 +234,7 @@ def test_what_is_unknown_or_not_allowed(lab: Lab, run, tmp_path: Path) -> None:
     _, engine, _ = lab
     assert run(*words(lab), "failover", "wob").status == Code.NOT_FOUND
     ran = run(*words(lab, "watch"), "inhibit")
-    assert ran.status == Code.NOT_ALLOWED and "authorization error" in ran.err, ran
+    assert ran.status == Code.NOT_ALLOWED and "authorization error; what may be SET is said by `access`" in ran.err, ran
     # A configuration names programs that run as root: no access lets anybody hand one in.
     ran = run(*words(lab, "chief"), "apply", str(tmp_path / "new.yaml"))
     assert ran.status == Code.UNSUPPORTED and "copy it to a node and give the command there" in ran.err, ran

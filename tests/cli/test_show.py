@@ -45,6 +45,12 @@ def test_status(run, engine: FakeEngine) -> None:
     assert "\x1b" not in ran.out
 
 
+def test_a_role_of_which_nobody_knows_since_when(run, engine: FakeEngine) -> None:
+    table = engine.view.tables["system"]
+    table[""] = replace(table[""], last_role_change_ns=0)
+    assert "this node node-a: primary, degraded\n" in run("--socket", engine.path, "status").out
+
+
 @pytest.mark.parametrize("verb", ["status", "stats", "alarms", "commands", "why"])
 def test_fits_80_columns(run, engine: FakeEngine, verb: str) -> None:
     # Names as long as the form allows, 32 characters, everywhere.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import resource
 import socket
 import subprocess
@@ -73,7 +74,11 @@ def test_a_node_that_is_not_in_the_file_is_named_with_those_that_are(
 def test_a_folder_that_can_not_be_made_is_named(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "state").write_text("a file is in the way")
     assert daemon.main(["--config", form, "--node", "node-a"]) == 1
-    assert str(tmp_path / "state") in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"hasnmpd: state_dir: {tmp_path}/state can't be made or written in (File exists); it is to be"
+    )
+    assert pwd.getpwuid(os.getuid()).pw_name in said
 
 
 @pytest.mark.serial
@@ -87,7 +92,9 @@ def test_the_daemon_runs_once_for_each_node_and_leaves_in_order(form: str, tmp_p
                 time.sleep(0.01)
             assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
             second = subprocess.run(words, capture_output=True, text=True, timeout=60)
-            assert second.returncode == 75 and "another hasnmpd" in second.stderr
+            assert second.returncode == 75 and "another hasnmpd" in second.stderr and "--handover" in second.stderr
+            # Nobody else can open it, and so lock it before us.
+            assert (tmp_path / "run/node-a.lock").stat().st_mode & 0o777 == 0o600
         finally:
             first.terminate()
         assert first.wait(10) == 0, (tmp_path / "log").read_text()

@@ -53,7 +53,12 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
 class Node:
     def __init__(self, config: Config, name: str) -> None:
         self.got: Got = asyncio.Queue()
-        self.links = Links(asyncio.get_running_loop(), config, name, self.got.put_nowait)
+        self.said: list[dict[str, object]] = []
+        self.links = Links(asyncio.get_running_loop(), config, name, self.got.put_nowait, self)
+
+    def error(self, event: str, **about: object) -> None:
+        """The log."""
+        self.said.append({"event": event, **about})
 
     async def __aenter__(self) -> Node:
         return self
@@ -245,6 +250,9 @@ def test_sending_never_raises_and_counts_what_went_wrong(monkeypatch: pytest.Mon
             assert red.sent == 0
             assert sum(red.errors.values()) == 3
             assert red.last_error
+            assert [(one["event"], one["link"], one["why"]) for one in a.said] == [
+                ("link_unusable", "red", red.last_error)
+            ], "said once, not with each heartbeat"
             a.links.send(DATAGRAM, "blue")
             a.links.send(DATAGRAM, "green")
             a.links.send(replace(DATAGRAM, receiver="nobody"))
@@ -279,6 +287,9 @@ def test_a_port_that_is_taken_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
             assert red.sock is None and b.links._reopen_timer is not None
             assert a.links._reopen_timer is None, "what has all its sockets wakes nobody"
             assert "Address already in use" in red.last_error
+            (said,) = b.said
+            assert (said["link"], said["address"], said["port"]) == ("red", "127.0.0.3", port)
+            assert "ss -lunp" in str(said["next"])
             b.links.send(replace(DATAGRAM, sender="b", receiver="a"), "red")
             assert red.errors["closed"] == 1
             thief.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,28 @@ def test_a_folder_that_can_not_be_made(file: Path, old: Config) -> None:
     (file.parent / "plain").write_text("")
     file.write_text(TEXT + "control: {socket: plain/c.sock}\n")
     found = loader.load(str(file), old, "n")
-    assert found.config is None and found.faults == (f"{file.parent}/plain: File exists",)
+    (fault,) = found.faults
+    assert found.config is None
+    assert (
+        f"control.socket: {file.parent}/plain can't be made or written in (File exists); it is to be a folder" in fault
+    )
+
+
+def test_the_folders_have_their_modes_whatever_the_umask(file: Path, old: Config) -> None:
+    before = os.umask(0o077)  # as of the shell in which the secrets were made
+    try:
+        loader.make_folders(replace(old, run_dir=f"{file.parent}/new"))
+    finally:
+        os.umask(before)
+    assert (file.parent / "new").stat().st_mode & 0o777 == 0o755, "members of control.group come through it"
+
+
+def test_a_folder_that_nothing_can_be_written_in(file: Path, old: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, as who the tests run too, may write everywhere
+    (fault,) = loader.load(str(file), old, "n").faults
+    assert (
+        f"state_dir: {file.parent}/state can't be made or written in (no right to, or a read-only file system)" in fault
+    )
 
 
 def test_a_file_that_can_not_be_reloaded_makes_nothing(file: Path, old: Config) -> None:

@@ -237,7 +237,10 @@ def test_a_set_outside_of_the_write_view_is_no_access(agent: Lab) -> None:
     ]
     assert told == [("snmp:web", "127.0.0.1", name, 28) for name in
                     ("haGroupInhibit.database", "haGroupInhibit.database", "1.3.6.1.9.9.9")]  # fmt: skip
-    assert engine.records[0]["message"] == "SET of haGroupInhibit.database answered with no access"
+    assert engine.records[0]["message"] == (
+        "SET of haGroupInhibit.database answered with no access; what may be SET is said by `access` and `write_view` of who asks "
+        "(through snmpd: agentx_access) in the configuration"
+    )
     process.ask("snmpset", user("web"), own, "i", "1")
     assert engine.commands[-1]["target"] == "web" and engine.commands[-1]["requester"] == "snmp:web"
     refused = process.run("snmpset", user("watch"), own, "i", "1")

@@ -575,6 +575,7 @@ def test_an_address_that_is_taken_or_absent_is_waited_for(tmp_path: Path) -> Non
             assert f"C80200C0:{taken:04X}" not in Path("/proc/net/udp").read_text()
             log = process.log.read_text()
             assert log.count("listen_failed") == 1 and log.count("listen_waiting") == 1
+            assert "Address already in use; another program has that port: ss -lunp shows which" in log
 
 
 def test_answers_leave_from_the_address_that_was_asked(tmp_path: Path) -> None:
