@@ -199,6 +199,10 @@ class Talk:
                 continue  # while configurations differ nobody acquires, and owners keep what they have
             if entry.token > state.ceiling:
                 lease.asked_token = entry.token  # first it must be durable here that this number may be used
+                if lease.phase is Phase.NONE and not entry.flags & GroupFlag.OWNER:
+                    # Nor is it taken from under whoever asks, who may be the one that it was given up for.
+                    lease.retry_at = max(lease.retry_at, ctx.now + 2 * self.config.heartbeat.interval_ms * MS)
+                    lease.conflict = f"{peer.name} asks for it"
                 ctx.dirty = True
                 continue
             answer = lease.answer(entry, d, seq, ctx, self.config.heartbeat.dead_after_ms)

@@ -288,7 +288,9 @@ def _must_move(world: World, config: Config, faults: Changes) -> None:
     # Nobody can have been told of what is given up just now: of three, it is then for whoever of the other two comes first.
     open_to, core = [target], owner.engine.core
     if isinstance(core, Engine) and core.state.leases[group].phase is not Phase.HELD:
-        open_to, alone = [machine for machine in world.machines.values() if machine is not owner], False
+        # Where no record tells it, the next engine does not know for whom it was given up, and can't promise it for a while.
+        back = config.arbiter.type != "disk"
+        open_to, alone = [machine for machine in world.machines.values() if machine is not owner or back], False
     owner.kill_engine()
     if alone:
         _must_start_again(world, config, target)
