@@ -166,6 +166,8 @@ class Commands:
                 )
         elif state.starting:
             raise Refused(Code.STARTING, f"{what}{to} has just started and still listens; try again in a moment")
+        if registers.get(STANDBY, to):  # even by force: it would give the group away again at once
+            raise Refused(Code.TARGET_STANDBY, f"{what}{to} is on standby; to take it back: hasnmp online {to}")
         if force:
             return
         excluded = registers.get(EXCLUDED, f"{group}/{to}")
@@ -180,8 +182,6 @@ class Commands:
                 Code.TARGET_RECOVERING,
                 f"{what}{to} is recovering ({registers.get(RECOVERING, to)}); when it is sound: hasnmp recover {to}",
             )
-        if registers.get(STANDBY, to):
-            raise Refused(Code.TARGET_STANDBY, f"{what}{to} is on standby; to take it back: hasnmp online {to}")
         if not state.able(group, to):
             why = state.unable(group) if to == state.me else f"{to} says that its own check is not good"
             raise Refused(Code.TARGET_FAILED, f"{what}{why}; see: hasnmp why {group}")

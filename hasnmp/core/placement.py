@@ -103,7 +103,9 @@ def reasons_not_to_take(state: State, group: Group, lease: Lease, since: int) ->
             ), 0
         left = -(-max(0, lease.promised_until - ctx.now) // MS)
         whom = "whoever had it before this start" if lease.promised_to == UNKNOWN_HOLDER else lease.promised_node
-        return f"promised to {whom} for {left} ms more", lease.promised_until if left else 0
+        if not left:
+            return f"promised to {whom} a moment ago", 0  # its answer is not known to have left
+        return f"promised to {whom} for {left} ms more", lease.promised_until
     if order is not None:
         return "", 0
     last = state.last_owner.get(name, "")

@@ -202,8 +202,8 @@ class State:
     def unable(self, group: str, force: bool = False) -> str:
         """Why this node may not take the group now, "" when it may. The ABLE flag of our heartbeats is this.
 
-        force: the administrator sets aside what he set himself (standby, recovering), exclusions and checks; never what
-        safety rests on.
+        force: the administrator sets aside recovering, exclusions and checks; never what safety rests on, nor a standby, for
+        which the group would be given away again at once.
         """
         registers = self.board.registers
         if self.me not in self.config.group(group).nodes:
@@ -239,14 +239,14 @@ class State:
             )
         if out_of_reach := self.out_of_reach(group):
             return out_of_reach
-        if force:
-            return ""
-        if registers.get(RECOVERING, self.me):
-            return f"{self.me} is recovering ({registers.get(RECOVERING, self.me)}); when it is sound: hasnmp recover {self.me}"
         if registers.get(STANDBY, self.me):
             return (
                 f"{self.me} is on standby ({registers.get(STANDBY, self.me)}); to take it back: hasnmp online {self.me}"
             )
+        if force:
+            return ""
+        if registers.get(RECOVERING, self.me):
+            return f"{self.me} is recovering ({registers.get(RECOVERING, self.me)}); when it is sound: hasnmp recover {self.me}"
         excluded = registers.get(EXCLUDED, f"{group}/{self.me}")
         if excluded:
             first = self.config.group(group).services[0].name
