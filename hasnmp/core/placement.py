@@ -195,9 +195,7 @@ def _owned(state: State, group: Group, lease: Lease, running: Running) -> None:
         running.stop(ctx)
         return
     if running.blocked:
-        state.unfinished.pop(
-            name, None
-        )  # its command has failed by that: it is not to be carried out once it is mended
+        state.unfinished.pop(name, None)  # its command has failed by that: nothing is left to carry out
         return
     if running.start_failed:
         _start_failed(state, group, running)

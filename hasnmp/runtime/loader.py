@@ -180,9 +180,8 @@ def make_folders(config: Config) -> None:
         try:
             if not os.path.isdir(folder):
                 os.makedirs(folder)
-                os.chmod(
-                    folder, mode
-                )  # whatever the umask of the shell that started us: control.group goes through run_dir
+                # Whatever the umask of the shell that started us: the members of control.group go through run_dir.
+                os.chmod(folder, mode)
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "no right to, or a read-only file system")
         except OSError as error:
