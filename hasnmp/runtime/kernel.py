@@ -156,15 +156,18 @@ def be_ordinary() -> None:
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
+MOST_FILES = 65_536  # some container engines allow a thousand million, and where close_range(2) is missing all are closed one by one
 _given: tuple[int, int] | None = None  # RLIMIT_NOFILE as this process was started with
 
 
 def take_descriptors() -> None:
-    """Open as many files as may be. The usual soft limit of 1024 is for programs that use select(2), and a check that finds no
+    """Open as many files as may be, up to MOST_FILES. The usual soft limit of 1024 is for programs that use select(2), and a check that finds no
     descriptor would be a service that does not answer. Forked children inherit it."""
     global _given
     _given = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_given[1], _given[1]))
+    soft, hard = _given
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def give_back_descriptors() -> None:
