@@ -171,7 +171,7 @@ PROFILES |= {
     "state lost twice": _aimed({"state_lost_twice": 1}, (1, 2)),
 }  # fmt: skip
 MIX += (
-    ("malice", 12), ("crash", 8), ("paused", 5), ("torn", 11), ("outside", 3), ("lingers", 4),
+    ("malice", 12), ("crash", 11), ("paused", 5), ("torn", 14), ("outside", 3), ("lingers", 4),
     ("state lost", 5), ("kept torn", 1), ("kept exchanged", 1), ("exchanged", 1), ("state lost cut", 2), ("state lost twice", 1),
     ("rolled", 1), ("moved", 1), ("moved none", 0.5), ("moved fence", 0.5), ("long fence", 1), ("long duel", 1), ("reborn", 2), ("fence fails", 2), ("mixed alone", 1), ("taken pathless", 1), ("hooks", 4),
 )  # fmt: skip
