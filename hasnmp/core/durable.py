@@ -44,9 +44,7 @@ class Durable:
         self.leave_at = 0
         self.leave_version = 0
         self.gone = False  # Exit was emitted
-        self.resumed: list[
-            tuple[str, Move, int]
-        ] = []  # group, its move that this engine goes on with, and the lease's token
+        self.resumed: list[tuple[str, Move, int]] = []  # moves that are gone on with: group, move, the lease's token
         self.retired = False  # for the next engine, which goes on with what runs: no orderly leave, and no death either
 
     def restore(self, event: Started) -> None:

@@ -16,7 +16,7 @@ from hasnmp.errors import Code
 from hasnmp.model import GroupState, Kind, Reason
 from hasnmp.settings import Group
 
-WISHED = {Reason.OPERATOR, Reason.OPERATOR_FORCED, Reason.FAILBACK}  # of a certain node, and of nothing else
+TO_ONE_NODE = {Reason.OPERATOR, Reason.OPERATOR_FORCED, Reason.FAILBACK}  # where that node can not take it, it stays
 PLANNED = {Reason.OPERATOR, Reason.STANDBY_ORDERED, Reason.FAILBACK, Reason.NODE_LEFT}
 
 
@@ -130,7 +130,7 @@ def _await_taker(state: State, group: Group, running: Running, move: Move) -> No
     if ctx.now < until and not (peer.up() and not state.config.goes_with(peer.digest)):
         ctx.wake(until)
         state.decided(name, f"stopped, and not given up before {move.to} is able to take it: {move.text}")
-    elif move.reason not in WISHED and (others := state.candidates(name)):
+    elif move.reason not in TO_ONE_NODE and (others := state.candidates(name)):
         move.to = others[0]  # it can't stay: a service failed here, or this node is to be left
         state.decided(name, f"it goes to {move.to} instead: {why}")
         ctx.dirty = True
