@@ -113,8 +113,8 @@ def begin(g: Guardian, handed: socket.socket | None) -> None:
     g._take_pills()
     for child in g.family.others:
         if child.wanted():
-            g.family.fork(child)
-    g._fork_engine()
+            g.start(child)
+    g.start(g.family.engine)
     g.feeder.notify("READY=1")
     g.feeder.feed(boottime_ns())
 

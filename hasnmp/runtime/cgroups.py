@@ -10,10 +10,11 @@ Documentation/admin-guide/cgroup-v2.rst (cgroup.kill, cgroup.events).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import signal
 from pathlib import Path
 
+from hasnmp.runtime import proc
 from hasnmp.settings import Config
 
 RUN_DIR = "/run/hasnmp"
@@ -29,10 +30,17 @@ def find_mount() -> Path | None:
 
 
 class Cgroups:
-    """Made by open_cgroups(). Folders are made when needed and removed when they are empty."""
+    """Made by open_cgroups(). Folders are made when needed and removed when they are empty.
+
+    Where somebody has taken the mount away, or put another over it, the processes are still in their groups: they are found
+    by what /proc tells of each, and nothing is started any more.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def _is_gone(self) -> bool:
+        return not (self.root.parent / "cgroup.procs").exists()
 
     def make(self, *names: str) -> Path:
         """Raises OSError."""
@@ -46,6 +54,8 @@ class Cgroups:
         False: processes are in it, and it may have been killed once. Whoever is born in one like that is killed at once by
         Linux 6.13 and later (seen with 6.18), however long ago that was; who moves there is not.
         """
+        if self._is_gone():
+            raise OSError(errno.ENODEV, "the control groups are not mounted any more", str(self.root.parent))
         with contextlib.suppress(OSError):
             path.rmdir()
         try:
@@ -57,39 +67,51 @@ class Cgroups:
     def group(self, group: str) -> Path:
         return self.root / group
 
-    @staticmethod
-    def populated(path: Path) -> bool:
+    def populated(self, path: Path) -> bool:
         """Does any process live in the folder or below it?"""
         try:
             return "populated 1" in (path / "cgroup.events").read_text()
         except FileNotFoundError:
-            return False
+            return self._is_gone() and bool(self.pids(path))
         except OSError as error:
-            if error.errno == 19:  # ENODEV: the folder was removed while it was read
-                return False
-            raise
+            # ENODEV: the folder was removed while it was read.
+            return error.errno != errno.ENODEV and bool(self.pids(path))
 
-    @classmethod
-    def pids(cls, path: Path) -> list[int]:
-        """Every process in the folder and below it."""
+    def pids(self, path: Path) -> list[int]:
+        """Every process in one of our folders and below it."""
+        if self._is_gone():
+            name = f"/{path.relative_to(self.root.parent)}/"
+            return [pid for pid in proc.all_pids() if name in proc.control_group(pid) + "/"]
+        return self.pids_in(path)
+
+    @staticmethod
+    def pids_in(path: Path) -> list[int]:
+        """Every process in any folder of version 2 and below it."""
         found = []
         for folder, _, _ in os.walk(path):
             with contextlib.suppress(OSError):
                 found += [int(word) for word in Path(folder, "cgroup.procs").read_text().split()]
         return found
 
+    def kill(self, path: Path) -> None:
+        """As kill_in(), for one of our folders."""
+        for pid in self.pids(path) if self._is_gone() else ():
+            proc.kill(pid)
+        self.kill_in(path)
+
     @classmethod
-    def kill(cls, path: Path) -> None:
+    def kill_in(cls, path: Path) -> None:
         """SIGKILL to every process in the folder and below it, those being forked now included."""
         try:
-            (path / "cgroup.kill").write_text("1")
-        except FileNotFoundError:
-            for pid in cls.pids(path):  # a kernel before 5.14; the caller repeats this until nothing is left
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        except OSError as error:
-            if error.errno != 19:
-                raise
+            fd = os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)  # never to be created
+            try:
+                os.write(fd, b"1")
+            finally:
+                os.close(fd)
+        except OSError:
+            # A kernel before 5.14, or mounted read-only since. The caller repeats this until nothing is left.
+            for pid in cls.pids_in(path):
+                proc.kill(pid)
 
     @staticmethod
     def remove(path: Path) -> None:

@@ -59,7 +59,7 @@ from hasnmp.runtime.messages import (
 from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.orders import Orders
 from hasnmp.runtime.pills import PillBox
-from hasnmp.runtime.processes import MS, Children, Family, S, log, set_up_log
+from hasnmp.runtime.processes import MS, Child, Children, Family, S, log, set_up_log
 from hasnmp.runtime.programs import Programs
 from hasnmp.runtime.pulse import Pulse
 from hasnmp.runtime.reload import Reloader
@@ -70,6 +70,7 @@ from hasnmp.settings import Config
 __all__ = ["Children", "Guardian", "run"]
 
 SILENT_NS = 5 * S  # an engine that says nothing for this long hangs; counted from its fork
+FORK_AGAIN_NS = 50 * MS  # after a fork that was refused
 STOP_TRIES = 4  # engines that may die in a row before a stop in order becomes one by force
 KEPT = 1000  # messages kept while no engine lives
 PER_TURN = 64  # messages taken before the loop looks at everything else
@@ -155,8 +156,25 @@ class Guardian:
 
     # --------------------------------------------------------------------------------------------- the other processes
 
+    def start(self, child: Child) -> None:
+        """Fork it. Where that is refused, for lack of processes or memory, it is tried again: what runs needs it less than a guardian."""
+        try:
+            if child is self.family.engine:
+                self._fork_engine()
+            else:
+                self.family.fork(child)
+            child.refused = False
+        except OSError as error:
+            child.start_at_ns = boottime_ns() + FORK_AGAIN_NS
+            if not child.refused:
+                log("process_not_started", logging.ERROR, name=child.name, why=error.strerror,
+                    next="tried again and again; what runs goes on while its lease lasts")  # fmt: skip
+            child.refused = True
+            if self.stopping and child is self.family.engine and not self.guard.leases:
+                self.finished = True  # there is nothing that it could move away
+
     def _fork_engine(self) -> None:
-        """A new engine, with a new channel, told what there is."""
+        """A new engine, with a new channel, told what there is. Raises OSError: there is none, and nothing was told."""
         mine, its = channel_pair()
         self.feeder.arm(boottime_ns())
         hello = Hello(
@@ -171,7 +189,6 @@ class Guardian:
             *self.reload.news(),
             self.engine_replaced,
         )  # fmt: skip
-        self.engine_replaced = False
 
         def main() -> int:
             mine.close()
@@ -179,8 +196,16 @@ class Guardian:
             return self.children.engine(self.config, self.node, hello, its, lease_io, store)
 
         self.family.engine.main = main
-        self.family.fork(self.family.engine)
-        its.close()
+        try:
+            self.family.fork(self.family.engine)
+        except OSError:
+            mine.close()
+            self.guard.unbound.update(hello.unbound)
+            self.reload.untold(hello.reloaded, hello.reload_command)
+            raise
+        finally:
+            its.close()
+        self.engine_replaced = False
         with contextlib.suppress(OSError):
             leftovers.engine_record(self).write_text(
                 f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
@@ -273,13 +298,13 @@ class Guardian:
     def _start_what_is_due(self, now: int) -> None:
         for child in self.family.others:
             if not child.pid and child.start_at_ns <= now and child.wanted():
-                self.family.fork(child)
+                self.start(child)
         engine = self.family.engine
         waits = self.ending.holds_up(now) or self.reload.holds()
         if self.pills and self.pills.pending:
             self._start_over()
         elif not engine.pid and engine.start_at_ns <= now and not waits and not self.finished:
-            self._fork_engine()
+            self.start(engine)
 
     # ----------------------------------------------------------------------------------------------------- the messages
 

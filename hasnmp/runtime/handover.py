@@ -315,13 +315,23 @@ class Handover:
         from hasnmp.runtime.deputy import Deputy
 
         g = self.guardian
-        ours, its = socket.socketpair()
-        go, ready = os.pipe2(os.O_CLOEXEC)  # its end of file is the successful exec
+        try:
+            ours, its = socket.socketpair()
+            go, ready = os.pipe2(os.O_CLOEXEC)  # its end of file is the successful exec
+        except OSError as error:
+            self._failed(f"no descriptors for its deputy: {error.strerror}")
+            return
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they wait for the new code
         main = os.getpid()
         with contextlib.suppress(OSError):  # the deputy runs before others from its first moment on
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(kernel.PRIORITY))
-        deputy = os.fork()
+        try:
+            deputy = os.fork()
+        except OSError as error:
+            ours.close()
+            os.close(go)
+            self._stay(its, ready, f"no process for its deputy: {error.strerror}")
+            return
         if deputy == 0:
             its.close()
             os.close(ready)
@@ -339,12 +349,16 @@ class Handover:
             os.waitpid(deputy, 0)
             for fd in inherited:
                 os.set_inheritable(fd, False)
-            its.close()
-            os.close(ready)
-            kernel.prefer_this_process()
             kernel.take_descriptors()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            self._failed(f"{self.argv[0]} can't be executed: {error.strerror}")
+            self._stay(its, ready, f"{self.argv[0]} can't be executed: {error.strerror}")
+
+    def _stay(self, its: socket.socket, ready: int, why: str) -> None:
+        """Go on as before."""
+        its.close()
+        os.close(ready)
+        kernel.prefer_this_process()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        self._failed(why)
 
     def _failed(self, why: str) -> None:
         log("handover_failed", logging.ERROR, why=why, next="this guardian goes on")

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
 def marked(mark: str) -> list[int]:
     """Every process (that this user may look at) whose environment bears the mark."""
     wanted = f"HASNMP_NODE={mark}".encode()
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if wanted in environment(pid)]
+    return [pid for pid in all_pids() if wanted in environment(pid)]
 
 
 def environment(pid: int) -> list[bytes]:

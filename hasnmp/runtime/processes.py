@@ -81,6 +81,7 @@ class Child:
     start_at_ns: int = 0
     deaths: int = 0  # in a row, each before it was steady
     warm: bool = False  # one ran before, under this guardian
+    refused: bool = False  # no process could be made for it at the last try
     longest_ns: int = BACK_OFF_NS[1]
     wanted: Callable[[], bool] = lambda: True  # by the configuration of this moment
 

@@ -229,7 +229,7 @@ class Programs:
         The kernel's list of children may leave one out while another ends (proc(5)): thorough looks at every process.
         """
         wanted, node = variable.encode(), f"HASNMP_NODE={self.mark}".encode()
-        pids = map(int, filter(str.isdigit, os.listdir("/proc"))) if thorough else proc.children(os.getpid())
+        pids = proc.all_pids() if thorough else proc.children(os.getpid())
         found = []
         for pid in pids:
             if pid not in self._by_pid:

@@ -202,6 +202,10 @@ class Reloader:
         news, self._reloaded = self._reloaded, ("", 0)
         return news
 
+    def untold(self, what: str, command: int) -> None:
+        """The engine that was to hear it could not be forked: it is for the next one."""
+        self._reloaded = what, command
+
     def given_up(self, why: str) -> None:
         """The engine's word: it could not stop what changes, or must not."""
         self.pending = None

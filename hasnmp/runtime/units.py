@@ -68,7 +68,7 @@ class GroupUnits:
         for folder in self._of(group):
             with contextlib.suppress(OSError):  # it has just gone
                 (folder / "cgroup.freeze").write_text("1")
-            Cgroups.kill(folder)
+            Cgroups.kill_in(folder)
 
     def left(self, group: str) -> list[str]:
         """What of them still lives, a text each. Asked when the programs of the group have ended: one of them may have
@@ -77,7 +77,7 @@ class GroupUnits:
         return allowed + [
             f"process {pid} ({folder.name}{self._how_to_free(folder.name)})"
             for folder in self._of(group)
-            for pid in Cgroups.pids(folder)
+            for pid in Cgroups.pids_in(folder)
         ]
 
     def _how_to_free(self, unit: str) -> str:

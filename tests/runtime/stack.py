@@ -330,6 +330,15 @@ def main() -> int:
         os.kill = late_kill
     if Path(folder, "pulse").exists():
         pulse.STEADY_NS = 100 * MS
+    if mode == "scarce":  # while there is a file `forkless` this machine has no room for another process
+        fork, here = os.fork, os.getpid()
+
+        def forked() -> int:
+            if os.getpid() == here and Path(folder, "forkless").exists():
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return fork()
+
+        os.fork = forked
     if mode == "impatient":
         deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork
