@@ -6,13 +6,10 @@ Or this is the new code of a handover: then nothing is ended and nothing forked;
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import os
 import selectors
 import signal
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hasnmp.core.guard import Guard
@@ -35,6 +32,7 @@ from hasnmp.runtime.kernel import (
 from hasnmp.runtime.kernel_address import KernelAddresses
 from hasnmp.runtime.mounts import GroupMounts
 from hasnmp.runtime.orders import Orders
+from hasnmp.runtime.places import Places, record_holder
 from hasnmp.runtime.processes import MS, Family, log
 from hasnmp.runtime.programs import NO_CGROUP, Programs, address_tag, mark_of, virtual_addresses
 from hasnmp.runtime.pulse import Pulse
@@ -56,7 +54,7 @@ def begin(g: Guardian, handed: socket.socket | None) -> None:
     set_name("hasnmpd")
     adopt_orphans()
     take_descriptors()
-    g.vigil, g.pulse = Vigil(g), Pulse(g)
+    g.vigil, g.pulse, g.places = Vigil(g), Pulse(g), Places(g)
     g.family = Family.make(config, node, g.children, g.board, g.vigil.beat)
     if not handed:
         leftovers.end_former_engine(g)
@@ -136,17 +134,6 @@ def open_addresses(g: Guardian, handed: bool = False) -> tuple[str, ...]:
     g.addresses.kernel, g.addresses.why = kernel, ""
     g.family.close_in_child.append(kernel.close)
     return cleaned
-
-
-def record_holder(g: Guardian) -> None:
-    """For who wants a handover. A full run_dir is no reason not to run."""
-    path = Path(g.config.run_dir, f"{g.node}.holder")
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump({"holder": g.holder, "boot_id": g.boot, "pid": os.getpid(), "handover": handover.FORM}, file)
-    except OSError as error:
-        log("holder_not_written", logging.ERROR, path=str(path), why=error.strerror,
-            next="this daemon runs, but can't hand over: make room, then restart it before the next upgrade")  # fmt: skip
 
 
 def _watch_signals(g: Guardian) -> None:

@@ -78,8 +78,16 @@ class Belongings:
             if group not in ending:
                 self._write(group)
 
+    def write_anew(self) -> None:
+        """What was written is gone."""
+        for group, has in self.written.items():
+            self._put(group, has)
+
     def _write(self, group: str) -> None:
-        has = self.written[group] = configured(self.config, group)
+        self.written[group] = configured(self.config, group)
+        self._put(group, self.written[group])
+
+    def _put(self, group: str, has: Has) -> None:
         path = self._folder() / group
         try:
             if has == Has():

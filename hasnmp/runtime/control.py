@@ -27,6 +27,7 @@ from hasnmp import protocol
 from hasnmp.core.events import CommandIn, Notify, Reply
 from hasnmp.errors import HasnmpError
 from hasnmp.model import Verb, View
+from hasnmp.runtime.loader import make_folder
 from hasnmp.runtime.picture import Picture
 
 FRESH_S = 0.02  # a new client's snapshot is at most so old, and a flood of connections costs no more looks than that
@@ -59,7 +60,10 @@ class Server:
         self.picture = Picture()
         self.clients: set[Client] = set()
         self._server: asyncio.AbstractServer | None = None
-        self._path = ""
+        self._path, self._wanted = "", ("", "")
+        self._made: os.stat_result | None = None  # the socket's own entry
+        self._opening: asyncio.Task[None] | None = None
+        self._failed = ""  # why it could not be made anew
         self._work: deque[tuple[Client, bytes]] = deque()
         self._working = False
         self._replies: dict[int, tuple[Client, Any]] = {}
@@ -74,6 +78,7 @@ class Server:
 
         Raises OSError: the place can't be made or is not ours, or there is no such group.
         """
+        self._wanted = path, group
         try:
             gid = grp.getgrnam(group).gr_gid if group else -1
         except KeyError:
@@ -90,8 +95,9 @@ class Server:
             if gid != -1:
                 os.chown(path, -1, gid)
             os.chmod(path, 0o660)
-            # Encode the events that were kept before anyone waits for them.
-            self._refresh()
+            self._made = os.stat(path)
+            if not self.clients:
+                self._refresh()  # encode the events that were kept before anyone waits for them
             loop = asyncio.get_running_loop()
             self._server = await loop.create_unix_server(lambda: Client(self), sock=listener, backlog=CLIENTS)
         except BaseException:
@@ -99,8 +105,36 @@ class Server:
             raise
         self._path = path
 
+    def hold(self) -> None:
+        """See to it that the socket is there: somebody may have removed it, or its whole folder. Who is connected stays so."""
+        if self._opening and not self._opening.done():
+            return
+        try:
+            there = self._made is not None and os.path.samestat(os.stat(self._path), self._made)
+        except OSError:
+            there = False
+        if not there:
+            self._opening = asyncio.get_running_loop().create_task(self._open_anew())
+
+    async def _open_anew(self) -> None:
+        (path, group), before = self._wanted, self._server
+        try:
+            make_folder(os.path.dirname(path) or ".", 0o755)
+            await self.open(path, group)
+        except OSError as error:
+            if str(error) != self._failed:
+                self._log.error("control_socket_lost", path=path, why=str(error), next="tried again each second")
+            self._failed = str(error)
+            return
+        if before is not None:
+            before.close()
+        self._failed = ""
+        self._log.warning("control_socket_made_anew", path=self._path, why="somebody has removed it")
+
     def close(self) -> None:
         """End every connection and remove the socket."""
+        if self._opening is not None:
+            self._opening.cancel()
         if self._server is not None:
             self._server.close()
         if self._timer is not None:

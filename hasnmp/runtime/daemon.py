@@ -75,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"hasnmpd {__version__}")
     arguments = parser.parse_args(argv)
     try:
-        loaded = config.load(os.path.abspath(arguments.config))  # a reload reads it again, wherever it is then
+        before = handover.read_before()
+        loaded = before or config.load(
+            os.path.abspath(arguments.config)
+        )  # a reload reads it again, wherever it is then
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -93,7 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hasnmp.runtime import clients  # noqa: F401
         from hasnmp.snmp import agent  # noqa: F401
 
-        return 0 if arguments.rehearse == handover.FORM else 2
+        if arguments.rehearse != handover.FORM:
+            return 2
+        try:
+            loaded, _, _ = members.go_by(loader.complete(loaded), members.path_of(loaded, node))
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 2
+        if why := handover.rehearsed(loaded):
+            print(why, file=sys.stderr)
+        return 2 if why else 0
     if arguments.handover:
         given = len(sys.argv if argv is None else argv) - (argv is None)
         program = [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - given]]
@@ -105,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return handover.ask(loaded, node, program, arguments.config)
     try:
         loader.make_folders(loaded)
-        loaded = members.begin(loader.complete(loaded), node)
+        loaded = before or members.begin(loader.complete(loaded), node)
         children = processes.Children(
             engine=engine.main,
             lease_io=_lease_io if loaded.arbiter.type == "disk" else None,

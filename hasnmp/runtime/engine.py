@@ -174,6 +174,7 @@ class Loop:
             # The services matter more than those who watch them.
             self._log.error("control_socket_failed", path=self._config.control.socket, why=str(error))
         self._every(ALIVE_S, self._say_alive)
+        self._every(ALIVE_S, self.server.hold)
         gc.freeze()
         self._every(COLLECT_S, gc.collect)
         self._log.info("engine_started", version=__version__, adopted=len(adopted), leases=len(self._hello.leases))

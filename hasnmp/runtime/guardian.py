@@ -12,7 +12,6 @@ exec, so that a new engine is there within milliseconds and all share their code
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
 import os
@@ -24,13 +23,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hasnmp.arbiters.pills import Pill
 from hasnmp.core.events import Released, ReloadEnded, Staged, Troubled
 from hasnmp.core.guard import NEVER, Guard
-from hasnmp.runtime import beginning, handover, leftovers
+from hasnmp.runtime import beginning, handover, leftovers, places
 from hasnmp.runtime.belongings import Belongings
 from hasnmp.runtime.ending import RETRY_NS, Ending, certain
 from hasnmp.runtime.feeder import Feeder
@@ -40,7 +38,6 @@ from hasnmp.runtime.kernel import (
     BootTimer,
     boot_id,
     boottime_ns,
-    start_time,
 )
 from hasnmp.runtime.lease_board import LeaseBoard
 from hasnmp.runtime.messages import (
@@ -83,10 +80,9 @@ def run(config: Config, node: str, children: Children) -> int:
     os.makedirs(config.run_dir, mode=0o755, exist_ok=True)
     handed, lock = handover.inherited()
     if handed is None:
-        lock = os.open(path := Path(config.run_dir, f"{node}.lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # by process: the children do not inherit it
-        except OSError:
+            lock = places.lock(path := places.lock_path(config.run_dir, node))
+        except BlockingIOError:
             log("guardian_refused", logging.ERROR, why=f"another hasnmpd runs node {node} ({path} is locked)",
                 next="leave it, or stop it first; hasnmpd --handover has it become this code")  # fmt: skip
             return EXIT_LOCKED
@@ -127,6 +123,7 @@ class Guardian:
     handover: Handover = field(init=False)
     family: Family = field(init=False)
     vigil: Vigil = field(init=False)
+    places: places.Places = field(init=False)
     pulse: Pulse = field(init=False)
     pills: PillBox | None = None
     orders: Orders = field(init=False)
@@ -206,10 +203,7 @@ class Guardian:
         finally:
             its.close()
         self.engine_replaced = False
-        with contextlib.suppress(OSError):
-            leftovers.engine_record(self).write_text(
-                f"{self.family.engine.pid} {start_time(self.family.engine.pid)} {self.boot}"
-            )
+        places.record_engine(self)
         self.listen_to(mine)
         waiting, self.kept = self.kept, deque(maxlen=KEPT)
         for message in waiting:
@@ -401,7 +395,7 @@ class Guardian:
         # Of no group ("") are fence agents: one that is left might still end whoever sent the pill.
         if self.pills and not self.ending.until and not self.family.engine.pid and not self.programs.leftovers(""):
             former, self.holder = self.holder, secrets.token_hex(8)
-            beginning.record_holder(self)
+            places.record_holder(self)
             log("pill_swallowed", logging.WARNING, former_holder=former, holder=self.holder, next="a new engine")
             self.pills.ended(self.holder)
             self.family.engine.start_at_ns = boottime_ns()
@@ -423,6 +417,7 @@ class Guardian:
             self._watch_engine(now)
             self.pulse.poll(now)
             self.vigil.poll(now)
+            self.places.poll(now)
             self.feeder.poll(now)
             self.handover.poll(now)
             deadline = self._next_deadline_ns(boottime_ns())

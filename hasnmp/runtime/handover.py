@@ -1,7 +1,8 @@
 """Handover: the guardian executes itself anew, in place, while everything that it guards runs on.
 
     asked     `hasnmpd --handover` leaves a request in run_dir and sends SIGUSR2
-    rehearsed the new code reads the configuration in a process of its own; if it can't, nothing has happened
+    rehearsed the new code reads the configuration in a process of its own; if it can't, nothing has happened. What it read
+              there is what the new code goes by: the file may be another one, or half of one, a moment later
     executed  the guardian forks a deputy (deputy.py) and executes the new code in its own place: the same process id, so
               its children stay its children. The deputy, the old code, keeps every lease meanwhile
     taken     once the new code is warm it gets everything from the deputy over a socket, and the deputy leaves
@@ -16,9 +17,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
+import pickle
 import signal
 import socket
 import struct
@@ -46,7 +49,8 @@ if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
 FORM = 1  # of what is handed over
-VARIABLE = "HASNMP_HANDOVER"  # "SOCKET LOCK": the descriptors that the new code begins with
+VARIABLE = "HASNMP_HANDOVER"  # "SOCKET LOCK FILE": the descriptors that the new code begins with
+REHEARSAL = "HASNMP_REHEARSAL"  # "FILE SHAPE": where the rehearsal leaves what it has read, and what that has to be
 REHEARSAL_NS = 30 * S  # what the new code may take to read the configuration
 PAUSE_NS = 300 * MS  # between the renewals of two processes
 PATIENCE_NS = 5 * S  # how long the engine's renewal waits for what it has under way; and any other process to end
@@ -63,6 +67,10 @@ def shape(config: Config) -> list[str]:
     """What must be the same before and after: a guardian must know whatever the former one started."""
     services = [f"{s.group}/{s.name}/{s.agent}" for s in config.services()]
     return [config.cluster, config.digest, config.state_dir, config.run_dir, *services]
+
+
+def _digest(config: Config) -> str:
+    return hashlib.sha256(json.dumps(shape(config)).encode()).hexdigest()
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
@@ -186,6 +194,30 @@ def _socket(number: int) -> socket.socket:
     return socket.socket(fileno=number)
 
 
+def rehearsed(config: Config) -> str:
+    """In the rehearsal: leave what was read for the new code. Gives why it is not to go by that, "" if it is."""
+    number, _, wanted = os.environ.get(REHEARSAL, "").partition(" ")
+    if not wanted:
+        return ""  # an older guardian's: the file is read again
+    if wanted != _digest(config):
+        return "the configuration file has been changed meanwhile"
+    with open(int(number), "wb", closefd=False) as file:
+        pickle.dump(config, file)
+    return ""
+
+
+def read_before() -> Config | None:
+    """What the rehearsal read, if this is new code in a guardian's place. None: it is not, or an older guardian's."""
+    words = os.environ.get(VARIABLE, "").split()
+    if len(words) < 3:
+        return None
+    with open(int(words[2]), "rb") as file:
+        file.seek(0)
+        config = pickle.load(file)  # what this very code has written
+    assert isinstance(config, Config)
+    return config
+
+
 def inherited() -> tuple[socket.socket | None, int]:
     """The deputy's socket and the lock's descriptor, if this is new code in a guardian's place."""
     if not (words := os.environ.pop(VARIABLE, "").split()):
@@ -248,6 +280,7 @@ class Handover:
     guardian: Guardian
     argv: list[str] = field(default_factory=list)
     rehearsal: int = 0  # its process id; 0 = none is under way
+    read: int = -1  # the file in memory that it leaves what it has read in
     until_ns: int = NEVER  # of the rehearsal, or of the renewal that is under way
     to_renew: list[str] = field(default_factory=list)
     renewing: tuple[str, int] = ("", 0)  # a process and the id that it must lose
@@ -280,10 +313,14 @@ class Handover:
             said = os.open(
                 self._path.with_suffix(".rehearsal"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
             )
+            self._forget()
+            self.read = os.memfd_create("hasnmp-handover")
             try:
                 self.rehearsal = os.posix_spawn(
-                    self.argv[0], [*self.argv, "--rehearse", str(FORM)], os.environ,
-                    file_actions=[(os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2)],
+                    self.argv[0], [*self.argv, "--rehearse", str(FORM)],
+                    os.environ | {REHEARSAL: f"3 {_digest(self.guardian.config)}"},
+                    file_actions=[(os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2),
+                                  (os.POSIX_SPAWN_DUP2, self.read, 3)],
                     setsigdef=SIGNALS,
                 )  # fmt: skip
             finally:
@@ -338,12 +375,12 @@ class Handover:
             Deputy(g, ours, go, main).run()
         ours.close()
         os.close(go)
-        inherited = [*descriptors(g), its.fileno(), g.lock]
+        inherited = [*descriptors(g), its.fileno(), g.lock, self.read]
         for fd in inherited:
             os.set_inheritable(fd, True)
         kernel.give_back_descriptors()
         try:
-            os.execve(self.argv[0], self.argv, os.environ | {VARIABLE: f"{its.fileno()} {g.lock}"})
+            os.execve(self.argv[0], self.argv, os.environ | {VARIABLE: f"{its.fileno()} {g.lock} {self.read}"})
         except OSError as error:
             os.kill(deputy, signal.SIGKILL)  # it waits for the exec and has done nothing yet
             os.waitpid(deputy, 0)
@@ -360,7 +397,13 @@ class Handover:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._failed(why)
 
+    def _forget(self) -> None:
+        if self.read >= 0:
+            os.close(self.read)
+            self.read = -1
+
     def _failed(self, why: str) -> None:
+        self._forget()
         log("handover_failed", logging.ERROR, why=why, next="this guardian goes on")
         self._tell("failed", f"{why}; nothing has changed, the daemon goes on as it was")
 

@@ -7,25 +7,21 @@ import logging
 import os
 import signal
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hasnmp.runtime.kernel import boottime_ns, start_time
 from hasnmp.runtime.kernel_address import AddressError
+from hasnmp.runtime.places import engine_path
 from hasnmp.runtime.processes import log
 
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
 
-def engine_record(g: Guardian) -> Path:
-    return Path(g.config.run_dir, f"{g.node}.engine")
-
-
 def end_former_engine(g: Guardian) -> None:
     """The engine of a guardian that died may still be ending its groups, or be frozen: it must not meet ours."""
     try:
-        pid, started, boot = engine_record(g).read_text().split()
+        pid, started, boot = engine_path(g).read_text().split()
     except (OSError, ValueError):
         return
     deadline = time.monotonic() + 5
@@ -90,5 +86,5 @@ def finish(g: Guardian) -> None:
     for group in () if left else g.belongings.groups():
         g.belongings.forget(group)
     with contextlib.suppress(OSError):
-        engine_record(g).unlink()
+        engine_path(g).unlink()
     log("guardian_ended", worst_late_us=g.worst_late_us)

@@ -170,6 +170,14 @@ def settle(old: Config, node: str) -> Loaded:
     return Loaded(new, compare(old, new))
 
 
+def make_folder(folder: str, mode: int) -> None:
+    """Raises OSError."""
+    if not os.path.isdir(folder):
+        os.makedirs(folder)
+        # Whatever the umask of the shell that started us: the members of control.group go through run_dir.
+        os.chmod(folder, mode)
+
+
 def make_folders(config: Config) -> None:
     """Raises OSError, with a text that names the key: it can't be made, or this user can't write in it."""
     for key, folder, mode in (
@@ -178,10 +186,7 @@ def make_folders(config: Config) -> None:
         ("control.socket", os.path.dirname(config.control.socket) or ".", 0o755),
     ):
         try:
-            if not os.path.isdir(folder):
-                os.makedirs(folder)
-                # Whatever the umask of the shell that started us: the members of control.group go through run_dir.
-                os.chmod(folder, mode)
+            make_folder(folder, mode)
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, "no right to, or a read-only file system")
         except OSError as error:

@@ -62,7 +62,11 @@ def test_a_handover_without_room_for_its_deputy_fails_and_changes_nothing(tmp_pa
         stack.close()
 
 
-LEAVES = ("sh", "-c", "setsid sh -c 'setsid sleep 1000 & echo $! > \"$0\"' \"$0\" & sleep 1000")  # two, each in a session of its own
+LEAVES = (
+    "sh",
+    "-c",
+    'setsid sh -c \'setsid sleep 1000 & echo $! > "$0"\' "$0" & sleep 1000',
+)  # two, each in a session of its own
 
 
 def cgroup_mount() -> str:
