@@ -105,7 +105,7 @@ def watchdog(state: State) -> None:
         state.journal.happened(
             state.ctx, Kind.WATCHDOG_LOST,
             f"watchdog {device} can't be used ({state.watchdog_error}): this machine is not reset when a group can't be "
-            "ended; load its driver and restart hasnmpd", of=state.me, reason=Reason.WATCHDOG,
+            "ended; load its driver, it is tried again every 30 s", of=state.me, reason=Reason.WATCHDOG,
         )  # fmt: skip
     else:
         text = f"the watchdog is armed with {state.watchdog_ms} ms" if device else "no watchdog is configured any more"

@@ -76,6 +76,9 @@ from hasnmp.wire import DatagramKind, GroupEntry
 LONG_TURN_MS = 50  # a turn of the loop that took longer is logged: it is what a heartbeat may be late by
 COLLECT_S = 300.0  # between two runs of the garbage collector, which else would choose its own moment
 ALIVE_S = 1.0
+UNSAVED_S = (
+    60.0  # between two lines that say of the same trouble that the state is not saved; each second it is tried again
+)
 LAST_WRITE_S = 2.0  # what leaving waits for the state to be written
 FAILED = 70  # exit status after a defect in the core
 NO_CHANGE = {Tick, Sent, Rejected, Extended, Send, Extend, ArbiterCall, Hook}  # they bring but times and counters
@@ -123,6 +126,7 @@ class Loop:
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._moves: set[int] = set()  # attempts to start or stop that are under way
         self._said: dict[str, tuple[GroupEntry, ...]] = {}  # node -> its groups, by its newest heartbeat
+        self._unsaved = ("", 0.0)  # why the state was not saved, and when that was logged
         self._stored = asyncio.Event()  # looked at when we leave only
         self._repeats: list[asyncio.TimerHandle] = []
         self.longest_turn_us = 0
@@ -393,8 +397,13 @@ class Loop:
     # ------------------------------------------------------------------------------------------------------ the rest
 
     def _persisted(self, version: int, ok: bool, text: str) -> None:
-        if not ok:
-            self._log.error("state_not_saved", version=version, why=text)
+        if ok:
+            self._unsaved = ("", 0.0)
+        else:
+            why, now_s = text.partition(" (")[0], time.monotonic()  # without the numbers, which differ each time
+            if why != self._unsaved[0] or now_s - self._unsaved[1] >= UNSAVED_S:
+                self._log.error("state_not_saved", version=version, why=text)
+                self._unsaved = (why, now_s)
         if self._store.idle():
             self._stored.set()
         self.tell(Persisted(version, ok, text))

@@ -20,6 +20,7 @@ from hasnmp.runtime.watchdog import RETRY_S
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
+AGAIN_S = 1  # after a feed that failed: what it was may be over
 SPARE_MS = 60_000  # what a stop may wait for beside its services: a peer that has just started, the arbiter, the store
 
 
@@ -33,7 +34,6 @@ class Feeder:
     feed_at_ns: int = NEVER
     tell_at_ns: int = 0  # when systemd is to hear again
     arm_at_ns: int = NEVER  # when the hardware watchdog is tried again
-    failed: str = ""
 
     def arm(self, now: int) -> None:
         """Open the hardware watchdog, if there is one and nothing is left here that it would be fed in spite of."""
@@ -43,11 +43,13 @@ class Feeder:
         before = dog.error
         if g.ending.until:
             dog.error = f"not armed while groups are not ended: {', '.join(g.ending.until)}"
-        elif dog.arm():
+        elif dog.arm() and dog.feed():
             if g.pills:
                 g.pills.armed(dog.timeout_ms)
             log("watchdog_armed", device=dog.settings.device, timeout_ms=dog.timeout_ms)
-            self.feed(now)
+            self.feed_at_ns = min(self.feed_at_ns, now + dog.every_ns)
+        elif dog.fd >= 0:
+            dog.give_up()
         self.arm_at_ns = NEVER if dog.fd >= 0 else now + RETRY_S * S
         if dog.error not in ("", before):
             log("watchdog_not_armed", logging.ERROR, why=dog.error, next=f"tried again every {RETRY_S} s")
@@ -67,10 +69,23 @@ class Feeder:
         if armed and g.ending.overdue(now):
             self.feed_at_ns = now + RETRY_NS
             return
-        if armed and not dog.feed() and self.failed != dog.error:
-            self.failed = dog.error
+        if armed and not dog.feed():
             g._alarm(f"{dog.error}; this machine may be reset in {dog.timeout_ms / 1000} s")
+            dog.give_up()
+            if g.pills:
+                g.pills.armed(0)
+            self.arm_at_ns = now + AGAIN_S * S
         self.feed_at_ns = now + every
+
+    def _tell(self) -> None:
+        """The peers count on an armed watchdog, by the engine's word: an engine that knows otherwise is replaced."""
+        g, dog = self.guardian, self.guardian.watchdog
+        if g.channel is None or g.stopping or g.watchdog_told in (-1, dog.timeout_ms):
+            return
+        g.watchdog_told = -1
+        g.engine_replaced = True
+        g.family.engine.started_ns = g.family.engine.deaths = 0  # an end that is wanted: the next one comes at once
+        g._kill_engine("the watchdog is armed now" if dog.timeout_ms else dog.error)
 
     def stopping(self) -> None:
         """Tell systemd, and ask it to wait for as long as the groups' own limits let an orderly stop take."""
@@ -84,6 +99,7 @@ class Feeder:
             self.arm(now)
         if self.feed_at_ns <= now:
             self.feed(now)
+        self._tell()
 
     def next_deadline_ns(self) -> int:
         return min(self.feed_at_ns, self.arm_at_ns)

@@ -132,6 +132,7 @@ class Guardian:
     notes: tuple[str, ...] = ()
     engine_deaths: int = 0
     engine_replaced: bool = False  # this guardian ended it, for new code
+    watchdog_told: int = -1  # its armed time, as the engine was told; -1 = none was
     heard_ns: int = 0  # when the engine said something last, or was forked
     stopping: bool = False
     finished: bool = False
@@ -202,7 +203,7 @@ class Guardian:
             raise
         finally:
             its.close()
-        self.engine_replaced = False
+        self.engine_replaced, self.watchdog_told = False, hello.watchdog_ms
         places.record_engine(self)
         self.listen_to(mine)
         waiting, self.kept = self.kept, deque(maxlen=KEPT)

@@ -85,7 +85,10 @@ class KernelAddresses:
         """Protect these, too: they are to answer only with a lease from now on. Raises OSError."""
         for ip in ips:
             if ip not in self._protected:
-                self._mended(lambda ip=ip: self._filter.protect(ip, ""))  # type: ignore[misc]
+                try:
+                    self._mended(lambda ip=ip: self._filter.protect(ip, ""))  # type: ignore[misc]
+                except Damaged as damage:  # again, right after it was restored
+                    raise OSError(errno.EAGAIN, str(damage)) from None
                 self._protected[ip] = ""
 
     def attach(self) -> tuple[str, ...]:

@@ -58,9 +58,12 @@ def control_group(pid: int) -> str:
 
 
 def tree(pid: int) -> Iterator[int]:
-    for child in children(pid):
-        yield child
-        yield from tree(child)
+    """Its descendants, each after its parent. A program may nest them as deep as it likes."""
+    waiting = [pid]
+    while waiting:
+        found = children(waiting.pop())
+        yield from found
+        waiting += found
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

@@ -90,6 +90,11 @@ class Watchdog:
             self.forget()
             self.timeout_ms = 0
 
+    def give_up(self) -> None:
+        """It takes no feed: from here on it counts as not armed, whatever it does."""
+        self.forget()
+        self.timeout_ms = 0
+
     def forget(self) -> None:
         """Close it without a word: it goes on counting. Also what a forked child does."""
         if self.fd >= 0:

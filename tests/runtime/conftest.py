@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,15 @@ def log_as_it_was() -> Iterator[None]:
     yield
     structlog.reset_defaults()
     processes._logger = None
+
+
+@pytest.fixture(autouse=True)
+def collector_as_it_was() -> Iterator[None]:
+    """An engine's loop turns the garbage collector off and freezes what there is, for its process has nothing else to do. In a test it
+    is the process of all tests that follow: nothing that lies in a circle would ever be closed there, nor what waits for that end."""
+    yield
+    gc.enable()
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

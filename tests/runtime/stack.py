@@ -23,6 +23,7 @@ from hasnmp.errors import ConfigError, Fault
 from hasnmp.runtime import (
     beginning,
     deputy,
+    feeder,
     guardian,
     handover,
     kernel,
@@ -339,6 +340,8 @@ def main() -> int:
             return fork()
 
         os.fork = forked
+    if Path(folder, "eager").exists():
+        feeder.RETRY_S = 1
     if mode == "impatient":
         deputy.READY_NS = 1000 * MS
     if mode == "late":  # stopped between the look at the lease and the fork

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -351,6 +352,23 @@ def test_the_lease_disk_and_the_store_answer(tmp_path: Path) -> None:
         assert bench.core.got(Persisted)[0] == Persisted(3, False, "disk full")
 
     play(tmp_path, story)
+
+
+def test_a_state_that_is_not_saved_is_logged_once_until_that_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def story(bench: Bench) -> None:
+        for version, text in enumerate(
+            ("disk full (9 octets free)", "disk full (8 octets free)", "read-only", "", "read-only")
+        ):
+            bench.act(Persist(version, {"a": 1}))
+            bench.store.send(json.dumps({"persisted": version, "ok": not text, "text": text}).encode())
+            await bench.until(lambda last=version: [e for e in bench.core.got(Persisted) if e.version == last])
+
+    play(tmp_path, story)
+    said = capsys.readouterr()
+    lines = [line for line in (said.out + said.err).splitlines() if "state_not_saved" in line]
+    assert ["disk full (9" in lines[0], *("read-only" in line for line in lines[1:])] == [True] * 3, lines
 
 
 def test_the_guardian_hears_that_the_loop_turns(tmp_path: Path) -> None:

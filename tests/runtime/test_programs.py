@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hasnmp.core.events import Outcome
+from hasnmp.runtime import proc
 from hasnmp.runtime.kernel import boottime_ns
 from hasnmp.runtime.messages import End, Exited, Purpose, RunFailed, RunStarted, Signal
 from tests.cluster.control import overdue_ms, stalled_ms
@@ -205,3 +206,9 @@ def test_a_fork_bomb_is_ended_in_time(tmp_path: Path) -> None:
         stack.accept()
     finally:
         stack.close()
+
+
+def test_programs_nested_deep_in_each_other_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deeper than Python's own stack: a guardian that fails over this ends every service."""
+    monkeypatch.setattr(proc, "children", lambda pid: [pid + 1] if pid < 5000 else [])
+    assert list(proc.tree(1)) == list(range(2, 5001))

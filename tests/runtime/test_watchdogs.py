@@ -128,6 +128,44 @@ def test_one_that_can_not_be_opened_is_told_and_tried_again(tmp_path: Path, devi
         stack.close()
 
 
+def test_one_that_appears_later_is_armed_and_told_to_another_engine(tmp_path: Path, device: Device) -> None:
+    (tmp_path / "eager").touch()  # it tries again each second
+    stack = Stack(tmp_path, watchdog=str(device.path))
+    try:
+        assert stack.hello.watchdog_ms == 0
+        stack.lease(60000)
+        web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+        device.appear()
+        hello = stack.accept()
+        assert (hello.watchdog_ms, hello.replaced) == (DRIVER_MS, True)
+        assert [running.pid for running in hello.running] == [web]
+    finally:
+        stack.close()
+
+
+def test_one_that_disappears_is_not_armed_any_more_for_the_peers_until_it_is_back(
+    tmp_path: Path, device: Device
+) -> None:
+    """They would take a disk from this node when its watchdog's time has passed, though nothing has reset it."""
+    (tmp_path / "eager").touch()
+    device.appear()
+    stack = Stack(tmp_path, watchdog=str(device.path))
+    try:
+        assert stack.hello.watchdog_ms == DRIVER_MS
+        stack.lease(60000)
+        web = stack.expect(RunStarted, run=stack.program(*SLEEP)).pid
+        os.close(device.fd)  # a feed is a broken pipe from here on, and nothing can be opened
+        hello = stack.accept()
+        assert (hello.watchdog_ms, hello.replaced) == (0, True)
+        assert "can't be fed" in stack.log() and "this machine may be reset in 2.0 s" in stack.log()
+        device.appear()
+        assert stack.accept().watchdog_ms == DRIVER_MS
+        assert lives(web) and stack.log().count("may be reset") == 1
+        device.wait(b"\0")
+    finally:
+        stack.close()
+
+
 def test_a_guardian_that_dies_disarms_nothing_and_the_next_one_feeds_it(tmp_path: Path, device: Device) -> None:
     device.appear()
     stack = Stack(tmp_path, watchdog=str(device.path))
