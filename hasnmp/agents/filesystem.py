@@ -16,11 +16,17 @@ from hasnmp import settings
 from hasnmp.agents.checks import Verdict
 from hasnmp.agents.host import Host, NotRun, Program, how_it_ended
 from hasnmp.core.events import Act, Outcome
-from hasnmp.runtime.messages import Purpose
-from hasnmp.runtime.mounts import Mount, device_path, mounted, mounts_of
+from hasnmp.runtime.messages import Exited, Purpose
+from hasnmp.runtime.mounts import Mount, device_number, device_path, mounted, mounts_of
 
 PAUSE_S = 0.25  # between two tries to unmount what is still held open
 MARGIN_S = 0.05  # the answer comes so long before the caller's time limit, so that it says what was wrong
+LISTED = {
+    "ext3": "ext4",
+    "ext4": "ext4",
+    "xfs": "xfs",
+    "f2fs": "f2fs",
+}  # kind -> folder of /sys/fs that has one for each that lives
 PROBE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("filesystem_probe.py")))
 
 
@@ -131,42 +137,85 @@ class FilesystemAgent:
     async def stop(self, act: Act) -> Verdict:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + max(MARGIN_S, act.timeout_ms / 1000 - MARGIN_S)
-        if not mounts_of(self._device, self._directory):
-            return Verdict(Outcome.OK, "was not mounted")
-        tries, kill_at_s = 0, (loop.time() + until_s) / 2
+        before, tries, kill_at_s = bool(self._mounts()), 0, (loop.time() + until_s) / 2
         killed: dict[str, None] = {}
-        while mounts := mounts_of(self._device, self._directory):
-            said = await self._run(("umount", mounts[0].directory), until_s)
-            if said is None:
-                continue
+        while True:
+            if mounts := self._mounts():
+                said = await self._run(("umount", mounts[0].directory), until_s)
+                if said is None:
+                    continue
+            elif (said := await self._elsewhere(until_s)) is None:
+                break
             tries += 1
             if said.outcome is not Outcome.FAILED:
                 # It hangs, or was not run: to try again helps nothing.
                 return said._replace(killed=", ".join(killed))
             if until_s - loop.time() < PAUSE_S * 2:
-                who = await self._holders(mounts[0].directory, until_s)
+                who = await self._holders(mounts[0].directory, until_s) if mounts else None
                 found = "no process of this machine's is seen to hold it" if who == "" else f"held open by {who}"
                 more = "" if who is None else f"; {found}"
                 return Verdict(
                     Outcome.FAILED, f"{said.message}; tried {tries} times{more}", killed=", ".join(killed)
                 )  # fmt: skip
             if self._kill and loop.time() >= kill_at_s:
-                if who := await self._holders(mounts[0].directory, until_s, kill=True):
+                if who := await (
+                    self._holders(mounts[0].directory, until_s, kill=True) if mounts else self._kill_elsewhere(until_s)
+                ):
                     killed[who] = None
             await asyncio.sleep(PAUSE_S)
+        if not before and not tries:
+            return Verdict(Outcome.OK, "was not mounted")
         again = f", at try {tries + 1}" if tries else ""
         return Verdict(Outcome.OK, f"{self._device} is unmounted{again}", killed=", ".join(killed))
 
-    async def _holders(self, directory: str, until_s: float, kill: bool = False) -> str | None:
-        """ "nginx (812), sh (97)"; "" if none is seen, None if that can't be found out in time."""
+    def _mounts(self) -> list[Mount]:
+        return mounts_of(self._device, self._directory)
+
+    async def _elsewhere(self, until_s: float) -> Verdict | None:
+        """None: it is mounted nowhere. Else it lives on in mounts that are not ours to see, a container's, and what is written
+        there goes to the disk that another node is about to mount."""
+        if not self._may_live():
+            return None
+        exited = await self._ask("elsewhere", device_path(self._device), until_s)
+        if exited is not None and exited.code != 3:
+            return None
+        who = exited.output_tail.strip() if exited else ""
+        where = f"{who} has it in mounts of its own (a container?)" if who else "in mounts that no process is seen in"
+        text = (
+            f"{self._device} is not mounted at {self._directory} any more, but its file system is still in use: {where}"
+        )
+        return Verdict(Outcome.FAILED, text)
+
+    def _may_live(self) -> bool:
+        """By the kernel's own list of such file systems, where it keeps one: that costs nothing, and touches no disk."""
+        if not (number := device_number(device_path(self._device))):
+            return False  # none that another node could mount in its place
+        listed = Path("/sys/fs", LISTED.get(self._type, ""))
+        try:
+            name = os.path.basename(os.readlink(f"/sys/dev/block/{number}"))
+        except OSError:
+            return True
+        return self._type not in LISTED or not listed.is_dir() or (listed / name).exists()
+
+    async def _kill_elsewhere(self, until_s: float) -> str:
+        exited = await self._ask("kill-elsewhere", device_path(self._device), until_s)
+        return exited.output_tail.strip() if exited else ""
+
+    async def _ask(self, what: str, of: str, until_s: float) -> Exited | None:
+        """The probe's answer, None if there is none in time."""
         left_s = until_s - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(max(0.05, left_s)):
-                argv = (*PROBE, "kill" if kill else "holders", directory)
-                exited = await self._host.output(self._service, argv, Purpose.CHECK, max(50, int(left_s * 1000)))
+                return await self._host.output(
+                    self._service, (*PROBE, what, of), Purpose.CHECK, max(50, int(left_s * 1000))
+                )
         except (TimeoutError, NotRun):
             return None
-        return "" if exited.code else exited.output_tail.strip()
+
+    async def _holders(self, directory: str, until_s: float, kill: bool = False) -> str | None:
+        """ "nginx (812), sh (97)"; "" if none is seen, None if that can't be found out in time."""
+        exited = await self._ask("kill" if kill else "holders", directory, until_s)
+        return None if exited is None else "" if exited.code else exited.output_tail.strip()
 
     # ---------------------------------------------------------------------------------------------------------- check
 

@@ -3,11 +3,15 @@
     python -I -S filesystem_probe.py look DIRECTORY DEVICE     exit 0: the disk answers; else 1, and a line that says what does not
     python -I -S filesystem_probe.py holders DIRECTORY         prints who holds it open: "nginx (812), sh (97)"
     python -I -S filesystem_probe.py kill DIRECTORY            the same, and kills them
+    python -I -S filesystem_probe.py elsewhere DEVICE          exit 3: no process here has it mounted, and yet its file system lives;
+                                                               prints who has it mounted, with mounts of its own (a container)
+    python -I -S filesystem_probe.py kill-elsewhere DEVICE     the same, and kills them
 
 Stands alone: it imports nothing of this package, so that it starts in milliseconds. `holders` never touches the disk.
 """
 
 import contextlib
+import errno
 import mmap
 import os
 import signal
@@ -69,7 +73,38 @@ def holders(directory: str, kill: bool = False) -> list[str]:
     return found + [f"the mount at {path}" for path in below]
 
 
+def elsewhere(device: str, kill: bool = False) -> list[str] | None:
+    """None: the kernel has nothing mounted from it, in whatever namespace. Who mounts claims the device, as O_EXCL does (open(2))."""
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK))
+        return None
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            return None  # it is not there: nothing is written to it
+    status, own, found = os.stat(device), os.stat("/proc/self/ns/mnt").st_ino, []
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))):
+        try:
+            if os.stat(f"/proc/{pid}/ns/mnt").st_ino == own:
+                continue
+            with open(f"/proc/{pid}/mountinfo", errors="replace") as mounts:
+                if number not in (line.split()[2] for line in mounts):
+                    continue
+            with open(f"/proc/{pid}/comm") as name:
+                found.append(f"{name.read().strip()} ({pid})")
+        except OSError:
+            continue
+        if kill:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return found
+
+
 def main() -> int:
+    if sys.argv[1].endswith("elsewhere"):
+        who = elsewhere(sys.argv[2], sys.argv[1].startswith("kill"))
+        print(", ".join(who[:20]) if who else "")
+        return 0 if who is None else 3
     if sys.argv[1] in ("holders", "kill"):
         print(", ".join(holders(sys.argv[2], sys.argv[1] == "kill")[:20]))
         return 0

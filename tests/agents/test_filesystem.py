@@ -140,6 +140,48 @@ def test_what_holds_it_open_is_named(disk: Disk) -> None:
     play(disk, story)
 
 
+def in_a_container(disk: Disk) -> subprocess.Popen[str]:
+    """A process with mounts of its own, which were copied from ours: no umount here ends what is mounted there."""
+    holder = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", sys.executable, "-c", "print(flush=True); input()"], cwd="/", text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout
+    holder.stdout.readline()
+    assert str(disk.directory) in Path(f"/proc/{holder.pid}/mountinfo").read_text()
+    return holder
+
+
+def test_a_container_that_has_it_mounted_still_is_no_stop(disk: Disk) -> None:
+    """Its file system lives on and writes to the disk, though it is unmounted here: another node must not mount it."""
+
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        with in_a_container(disk) as holder:
+            assert holder.stdin
+            result = await bench.act("files", Action.STOP, timeout_ms=5000)
+            said(result, Outcome.FAILED, "still in use", f"python ({holder.pid})", "mounts of its own")
+            said(await bench.act("files", Action.STOP, timeout_ms=1500), Outcome.FAILED, "still in use")
+            said(await bench.act("files", Action.CHECK, owned=False), Outcome.OK)
+            asyncio.get_running_loop().call_later(0.4, holder.stdin.close)
+            said(await bench.act("files", Action.STOP), Outcome.OK)
+            said(await bench.act("files", Action.STOP), Outcome.OK, "was not mounted")
+
+    play(disk, story)
+
+
+def test_a_container_that_has_it_mounted_is_killed_if_the_configuration_says_so(disk: Disk) -> None:
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        with in_a_container(disk) as holder:
+            result = await bench.act("files", Action.STOP, timeout_ms=6000)
+            said(result, Outcome.OK)
+            assert holder.wait(30) == -signal.SIGKILL
+            assert f"python ({holder.pid})" in result.killed
+
+    play(disk, story, unmount="kill")
+
+
 def test_who_holds_it_open_is_killed_if_the_configuration_says_so(disk: Disk) -> None:
     async def story(bench: Bench) -> None:
         said(await bench.act("files", Action.START), Outcome.OK)
