@@ -86,24 +86,6 @@ def device_number(device: str) -> str:
     return f"{os.major(number)}:{os.minor(number)}" if number else ""
 
 
-# Kind -> the folder of /sys/fs that has an entry for each file system that lives, by the name of its device.
-LISTED = {"ext3": "ext4", "ext4": "ext4", "xfs": "xfs", "f2fs": "f2fs"}
-
-
-def lives(device: str, kind: str = "") -> bool | None:
-    """Is a file system on this device in use by the kernel, in whatever namespace? None: that can't be told. It outlives our umount
-    where somebody has mounts of his own, a container: he goes on writing. Asks the kernel alone, never a disk."""
-    if not (number := device_number(device_path(device))):
-        return False  # none that another node could mount in its place
-    try:
-        name = os.path.basename(os.readlink(f"/sys/dev/block/{number}"))
-    except OSError:
-        return None
-    if any(Path("/sys/fs", folder, name).exists() for folder in LISTED.values()):
-        return True
-    return False if kind in LISTED and Path("/sys/fs", LISTED[kind]).is_dir() else None
-
-
 def mounts_of(device: str, directory: str, among: list[Mount] | None = None) -> list[Mount]:
     """Where this device is mounted (also elsewhere than in its directory), the newest first.
 
@@ -210,15 +192,6 @@ class GroupMounts:
                 why = "covered by another mount" if helper.status == COVERED else os.strerror(helper.status)
                 found[directory] += f": can't be cut off from its disk: {why}"
         return list(found.values())
-
-    def elsewhere(self, group: str) -> list[str]:
-        """What of the group is not mounted here any more, and lives all the same, a text each. None of it can be cut off from here."""
-        places, here = self.belongings.of(group).mounts, self.of(group)
-        return [
-            f"the file system of {device}, in mounts that are not this machine's own (a container's?)"
-            for device, _ in places
-            if not here and lives(device)
-        ]
 
     def cut(self, group: str, now: int) -> None:
         """Begin to cut off what is mounted of the group; left() says when that is done."""

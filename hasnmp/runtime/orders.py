@@ -148,7 +148,7 @@ class Orders:
 
     def poll_releases(self, now: int) -> None:
         for group, pending in tuple(self.releases.items()):
-            left = self.guardian.ending.left_of(group) + self.guardian.mounts.elsewhere(group)
+            left = self.guardian.ending.left_of(group)
             if left and now < pending.until_ns:
                 continue
             del self.releases[group]

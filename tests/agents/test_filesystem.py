@@ -14,6 +14,7 @@ import pytest
 
 from hasnmp.core.events import Action, AgentResult, Outcome
 from hasnmp.runtime import messages
+from hasnmp.runtime.mounts import cut_off, mounts_of
 from tests.agents.bench import Bench, service
 from tests.runtime.disks import Disk, sh, with_own_mounts
 from tests.ticks import Ticks
@@ -168,6 +169,26 @@ def test_a_container_that_has_it_mounted_still_is_no_stop(disk: Disk) -> None:
             said(await bench.act("files", Action.STOP), Outcome.OK, "was not mounted")
 
     play(disk, story)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_what_a_container_has_of_one_that_was_shut_down_is_no_obstacle(tmp_path: Path, kind: str) -> None:
+    """Cut off from its disk at a lease's end: nothing of it is written any more."""
+    disk = Disk(tmp_path, kind)
+
+    async def story(bench: Bench) -> None:
+        said(await bench.act("files", Action.START), Outcome.OK)
+        with in_a_container(disk) as holder:
+            assert holder.stdin
+            [mount] = mounts_of(disk.device, str(disk.directory))
+            assert cut_off(mount) == 0
+            said(await bench.act("files", Action.STOP, timeout_ms=6000), Outcome.OK, "was not mounted")
+            holder.stdin.close()
+
+    try:
+        play(disk, story)
+    finally:
+        disk.close()
 
 
 def test_a_container_that_has_it_mounted_is_killed_if_the_configuration_says_so(disk: Disk) -> None:

@@ -86,28 +86,6 @@ def test_a_group_is_released_when_nothing_of_it_is_mounted(stack: Stack, disk: D
     assert stack.expect(Released, token=7).ok
 
 
-def test_a_group_is_released_when_no_container_has_its_disk_either(stack: Stack, disk: Disk) -> None:
-    """Its copy of the mount is none of ours, and no umount here ends it."""
-    stack.lease(60_000, token=7)
-    mount(stack, disk)
-    container = subprocess.Popen(
-        ["nsenter", "-t", str(stack.process.pid), "-m", "unshare", "-m", "--propagation", "private", "sleep", "1000"],
-        cwd="/",
-    )
-    try:
-        until(lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n")
-        run = stack.program("umount", str(disk.directory), service="files", purpose=Purpose.STOP)
-        assert stack.expect(Exited, run=run).code == 0
-        stack.send(Release("g", 7))
-        released = stack.expect(Released)
-        assert not released.ok and f"the file system of {disk.device}, in mounts that are not" in released.text
-    finally:
-        container.kill()
-        container.wait()
-    stack.send(Release("g", 7))
-    assert stack.expect(Released, token=7).ok
-
-
 def test_at_the_leases_end_the_disk_is_cut_off_and_what_was_in_memory_never_gets_there(
     stack: Stack, disk: Disk
 ) -> None:
