@@ -14,7 +14,19 @@ from collections.abc import Callable, Sequence
 
 from hasnmp import __version__, config, settings
 from hasnmp.errors import ConfigError
-from hasnmp.runtime import engine, guardian, handover, lease_io, loader, log, members, pills, processes, store
+from hasnmp.runtime import (
+    engine,
+    guardian,
+    handover,
+    lease_io,
+    loader,
+    log,
+    members,
+    pills,
+    processes,
+    rehearsal,
+    store,
+)
 from hasnmp.runtime.lease_board import LeaseBoard
 
 
@@ -75,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"hasnmpd {__version__}")
     arguments = parser.parse_args(argv)
     try:
-        before = handover.read_before()
+        before = rehearsal.read_before()
         loaded = before or config.load(
             os.path.abspath(arguments.config)
         )  # a reload reads it again, wherever it is then
@@ -103,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             print(error, file=sys.stderr)
             return 2
-        if why := handover.rehearsed(loaded):
+        if why := rehearsal.rehearsed(loaded):
             print(why, file=sys.stderr)
         return 2 if why else 0
     if arguments.handover:

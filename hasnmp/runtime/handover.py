@@ -17,11 +17,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import pickle
 import signal
 import socket
 import struct
@@ -43,14 +41,13 @@ from hasnmp.runtime.orders import PendingRelease
 from hasnmp.runtime.proc import is_dead
 from hasnmp.runtime.processes import MS, S, log
 from hasnmp.runtime.programs import Program, Up
+from hasnmp.runtime.rehearsal import REHEARSAL, VARIABLE, digest, shape
 from hasnmp.settings import Config
 
 if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
 FORM = 1  # of what is handed over
-VARIABLE = "HASNMP_HANDOVER"  # "SOCKET LOCK FILE": the descriptors that the new code begins with
-REHEARSAL = "HASNMP_REHEARSAL"  # "FILE SHAPE": where the rehearsal leaves what it has read, and what that has to be
 REHEARSAL_NS = 30 * S  # what the new code may take to read the configuration
 PAUSE_NS = 300 * MS  # between the renewals of two processes
 PATIENCE_NS = 5 * S  # how long the engine's renewal waits for what it has under way; and any other process to end
@@ -61,16 +58,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.
 
 class HandoverError(Exception):
     """It can't be done; the text says why."""
-
-
-def shape(config: Config) -> list[str]:
-    """What must be the same before and after: a guardian must know whatever the former one started."""
-    services = [f"{s.group}/{s.name}/{s.agent}" for s in config.services()]
-    return [config.cluster, config.digest, config.state_dir, config.run_dir, *services]
-
-
-def _digest(config: Config) -> str:
-    return hashlib.sha256(json.dumps(shape(config)).encode()).hexdigest()
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
@@ -194,30 +181,6 @@ def _socket(number: int) -> socket.socket:
     return socket.socket(fileno=number)
 
 
-def rehearsed(config: Config) -> str:
-    """In the rehearsal: leave what was read for the new code. Gives why it is not to go by that, "" if it is."""
-    number, _, wanted = os.environ.get(REHEARSAL, "").partition(" ")
-    if not wanted:
-        return ""  # an older guardian's: the file is read again
-    if wanted != _digest(config):
-        return "the configuration file has been changed meanwhile"
-    with open(int(number), "wb", closefd=False) as file:
-        pickle.dump(config, file)
-    return ""
-
-
-def read_before() -> Config | None:
-    """What the rehearsal read, if this is new code in a guardian's place. None: it is not, or an older guardian's."""
-    words = os.environ.get(VARIABLE, "").split()
-    if len(words) < 3:
-        return None
-    with open(int(words[2]), "rb") as file:
-        file.seek(0)
-        config = pickle.load(file)  # what this very code has written
-    assert isinstance(config, Config)
-    return config
-
-
 def inherited() -> tuple[socket.socket | None, int]:
     """The deputy's socket and the lock's descriptor, if this is new code in a guardian's place."""
     if not (words := os.environ.pop(VARIABLE, "").split()):
@@ -318,7 +281,7 @@ class Handover:
             try:
                 self.rehearsal = os.posix_spawn(
                     self.argv[0], [*self.argv, "--rehearse", str(FORM)],
-                    os.environ | {REHEARSAL: f"3 {_digest(self.guardian.config)}"},
+                    os.environ | {REHEARSAL: f"3 {digest(self.guardian.config)}"},
                     file_actions=[(os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2),
                                   (os.POSIX_SPAWN_DUP2, self.read, 3)],
                     setsigdef=SIGNALS,
