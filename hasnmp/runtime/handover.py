@@ -273,11 +273,11 @@ class Handover:
             if request["shape"] != shape(self.guardian.config):
                 raise HandoverError("the configuration differs from the one in force in its groups, services or "
                                     "what safety rests on: reload it first, or write it as it was")  # fmt: skip
+            self._forget()
+            self.read = os.memfd_create("hasnmp-handover")
             said = os.open(
                 self._path.with_suffix(".rehearsal"), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
             )
-            self._forget()
-            self.read = os.memfd_create("hasnmp-handover")
             try:
                 self.rehearsal = os.posix_spawn(
                     self.argv[0], [*self.argv, "--rehearse", str(FORM)],
