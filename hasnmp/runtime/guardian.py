@@ -304,8 +304,12 @@ class Guardian:
     # ----------------------------------------------------------------------------------------------------- the messages
 
     def _tell(self, message: FromGuardian) -> None:
-        if self.channel and not self.channel.send(message):
-            self._kill_engine("it does not read")
+        try:
+            if self.channel and not self.channel.send(message):
+                self._kill_engine("it does not read")
+        except MessageError as error:  # a text of a length that nobody thought of
+            log("message_not_sent", logging.ERROR, why=error, next="the engine goes on without it")
+            return
         if self.channel is None:
             if isinstance(message, Exited | Alarm | ReloadEnded | Staged | Troubled):
                 self.kept.append(message)  # the next engine must know it; the rest was an answer to a dead one

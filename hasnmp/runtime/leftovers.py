@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hasnmp.runtime.guardian import Guardian
 
 
+FOUND = 40  # lines that are told of what was found
+
+
 def end_former_engine(g: Guardian) -> None:
     """The engine of a guardian that died may still be ending its groups, or be frozen: it must not meet ours."""
     try:
@@ -36,7 +39,8 @@ def clean(g: Guardian) -> list[str]:
     found: dict[str, None] = {}
     deadline = time.monotonic() + 5
     while lines := [*g.programs.clean(), *g.ending.units.kill_all()]:
-        found.update(dict.fromkeys(lines))
+        if len(found) < FOUND:
+            found.update(dict.fromkeys(lines))
         if time.monotonic() > deadline:
             return [*found, *(f"NOT ENDED: {line}" for line in lines)]
         time.sleep(0.002)

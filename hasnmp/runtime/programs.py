@@ -36,6 +36,7 @@ PIPE_SIZE = 1 << 20
 DRAIN_EVERY_NS = 50 * MS  # so a program can write 20 MB a second; then its own pipe slows it down, and nobody else
 TAIL = 1024
 REMAINS_NS = 500 * MS  # how long a program's end waits for what it left behind, before it is told anyway
+NAMED = 20  # processes that are told by name and number
 NEVER = 1 << 62
 NO_CGROUP = "no cgroup: a program that leaves its process group can't be ended with certainty"
 _SESSION = re.compile(r"/user\.slice/.+\.scope")
@@ -45,6 +46,12 @@ _MISSING = (2, 8, 13, 20)  # ENOENT ENOEXEC EACCES ENOTDIR
 def mark_of(config: Config, node: str) -> str:
     """What the environment of every program of this node bears as HASNMP_NODE."""
     return folder_name(config, node)
+
+
+def named(pids: list[int]) -> list[str]:
+    """A text each, but for more than can be told: after a fork bomb there are tens of thousands."""
+    lines = [f"process {pid} ({proc.comm(pid)})" for pid in pids[:NAMED]]
+    return [*lines, f"{len(pids) - NAMED} more processes"] if len(pids) > NAMED else lines
 
 
 @dataclass(slots=True)
@@ -396,14 +403,14 @@ class Programs:
     def leftovers(self, group: str) -> list[str]:
         """What of the group still lives, a text each; [] = verified: nothing."""
         found = {p.pid: f"{p.run.purpose} of {p.run.service}" for p in self._of(group, Purpose) if self._lives(p)}
+        pids: list[int] = []
         if self.cgroups:
             if self.cgroups.populated(self.cgroups.group(group)):
-                for pid in self.cgroups.pids(self.cgroups.group(group)) or [0]:
-                    found.setdefault(pid, proc.comm(pid))
+                pids = self.cgroups.pids(self.cgroups.group(group)) or [0]
         else:
-            for pid in self._strays(f"HASNMP_GROUP={group}"):
-                found.setdefault(pid, proc.comm(pid))
-        return [f"process {pid} ({what})" for pid, what in found.items()]
+            pids = self._strays(f"HASNMP_GROUP={group}")
+        own = [f"process {pid} ({what})" for pid, what in found.items()]
+        return own + named([pid for pid in pids if pid not in found])
 
     def outside(self, group: str, config: Config) -> list[str]:
         """What services of the group may have set up that is neither a process, nor a mount or an address of ours."""
@@ -431,13 +438,13 @@ class Programs:
         """
         if self.cgroups:
             pids = self.cgroups.pids(self.cgroups.root)
-            lines = [f"process {pid} ({proc.comm(pid)})" for pid in pids]
+            lines = named(pids)
             self.cgroups.kill(self.cgroups.root)
             if not pids:
                 self.cgroups.remove(self.cgroups.root)
         else:
             pids = [pid for pid in proc.marked(self.mark) if pid != os.getpid()]
-            lines = [f"process {pid} ({proc.comm(pid)})" for pid in pids]
+            lines = named(pids)
             for pid in pids:
                 proc.kill(pid)
         return lines

@@ -317,6 +317,14 @@ def main() -> int:
             stuck = Path(folder, "stuck").exists() and group == "g"
             return look(self, group) + (["process 1 (stuck)"] if stuck else [])
 
+        pids = programs.Cgroups.pids
+
+        def many(self: programs.Cgroups, path: Path) -> list[int]:  # all that a machine can have are in the group g
+            there = Path(folder, "many").exists() and path in (self.group("g"), self.root)
+            return list(range(1 << 22, (1 << 22) + 30_000)) if there else pids(self, path)
+
+        programs.Cgroups.pids = many  # type: ignore[method-assign]
+        programs.Cgroups.populated = lambda self, path: bool(self.pids(path))  # type: ignore[method-assign]
         programs.Programs.leftovers = leftovers  # type: ignore[method-assign]
     if Path(folder, "agent").exists():
         vigil.SILENT_NS, vigil.LOOK_NS, vigil.STEADY_NS = 1500 * MS, 100 * MS, 500 * MS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hasnmp.core.events import Outcome
+from hasnmp.core.events import Outcome, Release, Released
 from hasnmp.runtime.cgroups import find_mount
 from hasnmp.runtime.messages import Alarm, RunFailed, RunStarted
 from tests.runtime.stack import Stack
@@ -101,4 +101,27 @@ def test_a_group_ends_whole_though_its_control_groups_can_not_be_written_any_mor
         stack._told_to_exit(10)
         assert not lives(mail), stack.log()
     finally:
+        stack.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="control groups need root")
+def test_a_group_with_more_processes_than_can_be_told_costs_the_others_nothing(tmp_path: Path) -> None:
+    """After a fork bomb 30,000 of them take their time to die: to name them all is longer than a message may be."""
+    stack = Stack(tmp_path, "stuck")
+    try:
+        stack.lease(60_000, "h")
+        mail = stack.expect(RunStarted, run=stack.program(*SLEEP, service="mail", group="h")).pid
+        stack.lease(4000)
+        (tmp_path / "many").touch()
+        stack.send(Release("g", 1))
+        released = stack.expect(Released)
+        assert not released.ok and "29980 more" in released.text and len(released.text) < 2000
+        stack.accept()
+        assert "IS NOT ENDED" in (said := stack.expect(Alarm).text) and "29980 more" in said and len(said) < 2000
+        assert lives(mail) and stack.process.poll() is None, stack.log()
+        os.kill(stack.process.pid, signal.SIGKILL)
+        stack.process.wait()
+        assert len(", ".join(stack.start().cleaned)) < 4000
+    finally:
+        (tmp_path / "many").unlink(missing_ok=True)
         stack.close()
