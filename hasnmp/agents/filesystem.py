@@ -184,8 +184,8 @@ class FilesystemAgent:
 
     def _may_live(self) -> bool:
         """By the kernel's own list of such file systems, where it keeps one: that costs no process, and touches no disk."""
-        if not (number := device_number(device_path(self._device))):
-            return False  # none that another node could mount in its place
+        if "ro" in self._options.split(",") or not (number := device_number(device_path(self._device))):
+            return False  # nothing is written, or there is none that another node could mount in its place
         folder = Path("/sys/fs", LISTED.get(self._type, ""))
         try:
             name = os.path.basename(os.readlink(f"/sys/dev/block/{number}"))
