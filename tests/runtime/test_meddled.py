@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -108,7 +107,7 @@ exec {sys.executable} "$@"
 def test_a_run_dir_that_is_removed_is_made_anew(daemon: Daemon) -> None:
     """Else nobody could give a command until the next start, and who started a second daemon would end what the first runs."""
     run = daemon.folder / "run"
-    shutil.rmtree(run)
+    run.rename(daemon.folder / "removed")
     daemon.until(lambda: daemon.row("services", "sleeper").pid == daemon.service)
     daemon.until(lambda: "run_dir_made_anew" in daemon.log())
     assert run.stat().st_mode & 0o777 == 0o755
