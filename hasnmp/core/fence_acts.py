@@ -76,7 +76,7 @@ def _want(state: State) -> None:
                 turn, end = state.ctx.now, 0
                 if state.peers[node].heard():
                     turn = patient_until
-                elif state.config.arbiter.type == "none":  # of a former arbiter; now both of us get here
+                elif state.config.arbiter.type != "disk":  # no lease decides who fires: both of us may get here
                     turn, end = turn_of(state, node, silent)
                 if turn > state.ctx.now:
                     state.ctx.wake(turn)
