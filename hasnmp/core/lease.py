@@ -96,6 +96,7 @@ class Lease:
     unreadable: dict[str, str] = field(default_factory=dict)  # node -> why its slot can't be used
     slot_seq: int = -1  # of our own slot; -1: not read yet, so nothing may be written
     slot_state: SlotState = SlotState.IDLE  # as last written, or as it may have been written
+    lived: bool = False  # this node had a former life, of which a write may still be on its way to the disk
     damaged: bool = False  # our own slot can't be used, as last read
     floors: dict[str, int] = field(default_factory=dict)  # node -> the highest sequence of its slot that was ever read
     told_floors: dict[str, tuple[int, int]] = field(default_factory=dict)  # node -> the same by its own word, and when
@@ -424,7 +425,7 @@ class Lease:
         own = answer.slots.get(self.me)
         self.damaged = isinstance(own, str)
         if isinstance(own, Slot):
-            former = self.slot_seq < 0 and own.seq > 0
+            former = self.slot_seq < 0 and (own.seq > 0 or self.lived)
             if own.seq > self.slot_seq:
                 # Of a former engine: go on above its numbers. (A guardian that starts has ended whatever it stood for.)
                 self.slot_seq, self.slot_state = own.seq, own.state

@@ -176,7 +176,7 @@ def heard_handover(state: State, group: str, sender: str, token: int) -> None:
     facts = state.board.groups[group]
     state.orders[group] = Order(
         facts.reason if facts.decided_ms else Reason.OPERATOR, facts.reason_text or f"{sender} handed it over",
-        state.ctx.now + 3 * hb.dead_after_ms * MS,
+        state.ctx.now + 3 * hb.dead_after_ms * MS, token=token,
     )  # fmt: skip
     state.came_from[group] = sender
     lease.retry_at = 0

@@ -30,6 +30,9 @@ class Order:
     text: str
     until_ns: int
     force: bool = False
+    token: int = (
+        0  # of whoever has the group still, and is to give it up, once that is known; one above it makes the order void
+    )
 
 
 @dataclass(slots=True)
