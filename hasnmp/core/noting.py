@@ -44,7 +44,7 @@ def group(state: State, name: str, lease: Lease, running: Running) -> None:
     elif state.journal.alarms and not state.owns(name) and state.owner(name):
         for run in running.runs:  # it is the new owner's to tell of its services
             state.journal.clear(
-                ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {facts.owner} now",
+                ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {state.owner(name)} now",
                 group=name, service=run.settings.name,
             )  # fmt: skip
         state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} is with {state.owner(name)} now", group=name)
