@@ -181,8 +181,8 @@ class Following:
                 text = f"{group} runs on {owner}, not on {follow.to}: {facts.reason_text}"
                 self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, text)
             return
-        if follow.asked:
-            pass
+        elif follow.asked:
+            pass  # the rest is for that node to say
         elif now_state is GroupState.FAILED:
             self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, f"{group} failed to start on every node")
             return
