@@ -202,7 +202,7 @@ def came_up(state: State, group: Group) -> None:
     state.came_from.pop(name, None)
     facts.failovers += before not in (Reason.STARTUP, Reason.RETURNED, Reason.NONE)
     state.journal.count("takeovers")
-    if before is Reason.NODE_LOST:
+    if before in (Reason.NODE_LOST, Reason.LEASE_LOST):
         state.journal.count("failovers")
     state.decided(name, f"runs on {state.me} since {facts.duration_ms} ms after it was decided: {facts.reason_text}")
     state.journal.happened(
