@@ -23,6 +23,7 @@ from hasnmp.demo.stage import MARK, Stage
 from hasnmp.model import Kind
 from hasnmp.snmp import ber
 from hasnmp.snmp.notices import NOTICES
+from tests.ports import free_port
 
 pytestmark = pytest.mark.serial
 COMMAND = [sys.executable, "-m", "hasnmp.cli", "demo"]
@@ -195,16 +196,14 @@ def test_traps_are_decoded() -> None:
 
 
 def test_receiver_survives_nonsense() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.bind(("127.0.0.1", 0))
-        port = sender.getsockname()[1]
+    port = free_port()
     came = []
     receiver = TrapReceiver(port, came.append)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"nonsense", ("127.0.0.1", port))
             sender.sendto(trap_octets(), ("127.0.0.1", port))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not came and time.monotonic() < deadline:
             time.sleep(0.01)
     finally:
