@@ -109,7 +109,7 @@ class Pair:
         command = f'["{sys.executable}", -I, -S, "{ECHO}", {self.address[node]}, "{self.port}", {node}]'
         return f"""cluster: pair
 nodes:{links}
-heartbeat: {{port: {self.heartbeats}, interval_ms: 100, late_after_ms: 400, dead_after_ms: 1000, startup_wait_ms: 1500,
+heartbeat: {{port: {self.heartbeats}, interval_ms: 100, late_after_ms: 400, dead_after_ms: 1500, startup_wait_ms: 1500,
   key_files: ["{self.folder}/heartbeat.key"]}}
 arbiter: {{type: disk, device: "{self.folder}/lease", lease_ms: 2000, io_timeout_ms: 500}}
 groups:

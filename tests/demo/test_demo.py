@@ -19,10 +19,11 @@ import pytest
 
 from hasnmp.demo import story
 from hasnmp.demo.manager import TrapReceiver, decode_trap
-from hasnmp.demo.stage import MARK, Stage
+from hasnmp.demo.stage import DEAD_AFTER_MS, MARK, Stage
 from hasnmp.model import Kind
 from hasnmp.snmp import ber
 from hasnmp.snmp.notices import NOTICES
+from tests.cluster.control import control, stalled_ms
 from tests.ports import free_port
 
 pytestmark = pytest.mark.serial
@@ -55,11 +56,14 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def play(folder: Path, command: list[str], again: bool = True) -> str:
-    began = time.monotonic()
+    control()  # it must have been there before anything is judged by it
+    began_ns = time.monotonic_ns()
     ran = subprocess.run(
         [*command, "--once"], capture_output=True, text=True, timeout=120, cwd="/", env=environment(folder)
     )
-    took_s = time.monotonic() - began
+    took_s = (time.monotonic_ns() - began_ns) / 1e9
+    if ran.returncode and again and stalled_ms(began_ns, time.monotonic_ns()) > DEAD_AFTER_MS / 2:
+        return play(folder, command, again=False)  # whoever stands still for so long loses its leases: another story
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stderr == ""
     assert left_behind(folder) == []

@@ -72,7 +72,7 @@ class Owner:
     def renew(self) -> None:
         began = boottime_ns()
         self.stack.send(Extend((HeldLease(self.group, self.token, began + self.lease_ms * MS),)))
-        answer = self.stack.expect(Extended, 2)
+        answer = self.stack.expect(Extended)
         if not answer.ok:
             self.refused += 1
             return
@@ -88,7 +88,7 @@ def renew_for(owner: Owner, true: Callable[[], bool], seconds: float = 30) -> No
         try:
             owner.renew()
         except (AssertionError, OSError):  # this engine has been replaced
-            owner.stack.accept(3)
+            owner.stack.accept()
         time.sleep(0.05)
 
 

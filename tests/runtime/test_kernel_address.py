@@ -113,7 +113,7 @@ def test_arp_ping_and_neighbour_discovery(cable: Cable, node: KernelAddresses, p
     assert not probe.answers()
     assert not resolves()
     node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 5000 * MS)
-    until(resolves, 1)
+    until(resolves, 5)
     assert probe.answers()
     node.remove("web")
     assert not probe.answers()

@@ -25,10 +25,10 @@ heartbeat:
   port: {port}
   interval_ms: 100
   late_after_ms: 500
-  dead_after_ms: 1000
+  dead_after_ms: 1500
   startup_wait_ms: 2000
   key_files: [key]
-arbiter: {{type: disk, device: ../{device}, lease_ms: 2000, io_timeout_ms: 500}}
+arbiter: {{type: disk, device: ../{device}, lease_ms: 2500, io_timeout_ms: 500}}
 groups:
   web:
     nodes: [{members}]
