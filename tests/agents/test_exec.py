@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,12 @@ async def test_a_program_that_ignores_sigterm_is_ended_by_force_in_time(bench: B
 
 @play(
     service(
-        command=("sh", "-c", "trap '' TERM; trap 'exit 0' INT; echo up; while :; do sleep 0.01; done"),
-        stop_signal="INT",
+        command=("sh", "-c", "trap '' TERM; trap 'exit 0' USR1; echo up; while :; do sleep 0.01; done"),
+        stop_signal="USR1",  # not one that a shell in the background has ignored, which no trap undoes
     )
 )
 async def test_the_stop_signal_is_the_configured_one(bench: Bench) -> None:
-    await trapped(bench, (await bench.act("web", Action.START)).pid, signal.SIGINT)
+    await trapped(bench, (await bench.act("web", Action.START)).pid, signal.SIGUSR1)
     result = await bench.act("web", Action.STOP, timeout_ms=20_000)
     assert (result.outcome, result.message) == (Outcome.OK, "stopped")
     assert not any(isinstance(m, messages.End) for m in bench.sent)
@@ -260,6 +261,14 @@ async def test_a_service_that_never_answers_has_not_started(bench: Bench) -> Non
         assert result.outcome is Outcome.TIMED_OUT and ticks.at_most(450)
     assert "not up within" in result.message and "Connection refused" in result.message
     assert (await bench.act("web", Action.STOP)).outcome is Outcome.OK, "what it left is stopped"
+
+
+@play(service(command=SLEEP, check=settings.Check("tcp", host="127.0.0.1", port=1)))
+async def test_why_it_did_not_start_is_told_by_one_that_stood_still_past_every_limit(bench: Bench) -> None:
+    asyncio.get_running_loop().call_later(0.1, time.sleep, 0.5)
+    result = await bench.act("web", Action.START, timeout_ms=400)
+    assert result.outcome is Outcome.TIMED_OUT and result.took_us > 600_000
+    assert "not up within" in result.message and "Connection refused" in result.message
 
 
 @play(service(command=("sh", "-c", "sleep 0.1; exit 4"), check=settings.Check("tcp", host="127.0.0.1", port=1)))

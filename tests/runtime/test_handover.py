@@ -64,14 +64,14 @@ sys.exit(handover.ask(config, "n", program, "form.yaml"))"""
 class Owner:
     """Renews a lease every 50 ms, as an engine does; latencies_ms: how long each answer took."""
 
-    def __init__(self, stack: Stack, group: str = "g", token: int = 1, lease_ms: int = LEASE_MS) -> None:
-        self.stack, self.group, self.token, self.lease_ms = stack, group, token, lease_ms
+    def __init__(self, stack: Stack, group: str = "g", token: int = 1) -> None:
+        self.stack, self.group, self.token = stack, group, token
         self.until_ns, self.latencies_ms, self.refused = 0, [], 0  # type: ignore[var-annotated]
         self.renew()
 
     def renew(self) -> None:
         began = boottime_ns()
-        self.stack.send(Extend((HeldLease(self.group, self.token, began + self.lease_ms * MS),)))
+        self.stack.send(Extend((HeldLease(self.group, self.token, began + LEASE_MS * MS),)))
         answer = self.stack.expect(Extended)
         if not answer.ok:
             self.refused += 1
@@ -179,16 +179,17 @@ def test_it_works_again_and_a_stop_in_order_follows(stack: Stack) -> None:
 
 
 def test_a_lease_that_ends_meanwhile_ends_by_the_deputy(stack: Stack) -> None:
-    (stack.folder / "new").write_text("slow 3")
+    (stack.folder / "new").write_text("slow 5")
     stack.lease(60000, "h")
     mail = stack.expect(RunStarted, run=stack.program(*SLEEP, service="mail", group="h")).pid
-    owner = Owner(stack, lease_ms=1000)
+    owner = Owner(stack)
     pid = stack.expect(RunStarted, run=stack.program("sh", "-c", "setsid sleep 1000 & sleep 1000")).pid
     engine = stack.engine_pid
     asked = Asked(stack)
     renew_for(owner, lambda: is_deputed(stack))
     owner.renew()
     expiry = owner.until_ns
+    assert owner.refused == 0
     ended = until(lambda: not lives(engine) and not lives(pid))
     assert expiry - 160 * MS <= ended and overdue_ms(expiry, ended, expiry - 150 * MS) <= 0
     assert is_deputed(stack), "the new code is not there yet"
