@@ -68,7 +68,7 @@ class Program:
 
 @dataclass(slots=True)
 class Up:
-    """A service that an action of purpose START began. well: that action ended well, so the service is up."""
+    """A service that an action of purpose START began. well: that action ended well and no STOP has begun, so the service is up."""
 
     group: str
     since_ns: int
@@ -133,6 +133,8 @@ class Programs:
         program = Program(run, pid, now, deadline, output, errors, folder)
         if run.purpose is Purpose.START:
             self.up.setdefault(run.service, Up(run.group, now, run=run.run)).well = False
+        elif run.purpose is Purpose.STOP and run.service in self.up:
+            self.up[run.service].well = False  # a next engine does not take for up what is about to end
         self.running[run.run] = self._by_pid[pid] = program
         self.selector.register(output, selectors.EVENT_READ, lambda: self._drain(program, boottime_ns()))
         self.selector.register(errors, selectors.EVENT_READ, lambda: self._executed(program))

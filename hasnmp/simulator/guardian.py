@@ -309,6 +309,8 @@ class Guardian(Process):
         program = self.machine.programs.get(act.service)
         if program is not None:
             self.machine.remove(program)
+            if life != self.machine.engine.epoch:
+                self.program_exited(program)  # who asked for it has died: to the next engine it ended by itself
         self.machine.shut_down(self.machine.group_of[act.service])
         self.reply(life, act, Outcome.OK, 0)
 

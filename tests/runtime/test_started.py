@@ -101,6 +101,16 @@ def test_the_next_engine_hears_what_is_up_and_what_is_not(stack: Stack, tmp_path
     assert stack.accept().running == ()
 
 
+def test_what_was_being_stopped_is_not_up_to_the_next_engine(stack: Stack, tmp_path: Path) -> None:
+    """Else it would be shown as running until its next check, and nobody would start it again."""
+    started(stack, tmp_path)
+    stop = stack.program("sh", "-c", "sleep 1000", purpose=Purpose.STOP)
+    pid = stack.expect(RunStarted, run=stop).pid
+    os.kill(stack.engine_pid, signal.SIGKILL)
+    rows = [(row.run, row.pid, row.purpose) for row in stack.accept().running]
+    assert rows == [(stop, pid, Purpose.STOP)], "it is waited for before the service is started again"
+
+
 def test_a_start_goes_on_while_no_engine_lives(stack: Stack, tmp_path: Path) -> None:
     run = stack.program("sh", "-c", f"sleep 0.5; {LEAVE}", purpose=Purpose.START, cwd=str(tmp_path))
     pid = stack.expect(RunStarted, run=run).pid

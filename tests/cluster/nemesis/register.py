@@ -49,8 +49,9 @@ def came_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
             seconds, ns = struct.unpack("qq", data)
-            ago_ns = time.time_ns() - seconds * 1_000_000_000 - ns
-            return boot_ns() - ago_ns
+            # A pair is late by what passed between its two readings, never early: the tightest of a few.
+            shift_ns = min(-time.time_ns() + boot_ns() for _ in range(5))
+            return seconds * 1_000_000_000 + ns + shift_ns
     return boot_ns()
 
 
