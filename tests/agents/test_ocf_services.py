@@ -46,7 +46,7 @@ groups:
       - name: web
         agent: ocf:heartbeat:nginx
         options: {{configfile: FOLDER/nginx.conf}}
-        check: {{every_ms: 300, timeout_ms: 300}}
+        check: {{every_ms: 1500, timeout_ms: 1500}}
 snmp: {{listen: ["{ADDRESS}:28161"]}}
 state_dir: FOLDER/state
 run_dir: FOLDER/run
