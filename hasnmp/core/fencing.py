@@ -418,7 +418,7 @@ def _place(state: State, node: str, since: int) -> Place:
     # Of a group that we handed to it, or promised it, we can't know whether it has it: it may fire at once, as the owner, or in
     # its turn after us. So we come after both.
     unsure = any(
-        lease.phase is Phase.NONE
+        lease.phase in (Phase.NONE, Phase.TAKING)
         and (state.handed.get(g, (0, ""))[1] == node
              or (lease.promised_node == node and lease.promised_token > lease.token_seen))
         for g, lease in state.leases.items()

@@ -142,6 +142,12 @@ def _taking(state: State, group: Group, lease: Lease) -> None:
         lease.abandon(ctx, state.arbiter.error)
         state.decided(name, f"gave way: {out_of_reach}")
         return
+    if missing := fencing.unfenced(state, group, lease):
+        # No promise of theirs is to come any more, and our turn to fire may be now.
+        lease.abandon(ctx, f"{', '.join(missing)} fell silent")
+        lease.retry_at = 0
+        _not_owned(state, group, lease, state.running[name])
+        return
     if lease.outbid():
         lease.bid_again(state.ceiling, ctx)
     patience = (4 * hb.dead_after_ms + 2 * arbiter.lease_ms + 4 * arbiter.io_timeout_ms) * MS
