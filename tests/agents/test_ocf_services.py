@@ -34,7 +34,7 @@ TEXT = f"""\
 cluster: ocf-{os.getpid()}
 nodes:
   node-a: {{links: {{lan: {ADDRESS}}}}}
-heartbeat: {{port: {PORT}, interval_ms: 50, late_after_ms: 100, dead_after_ms: 2000, startup_wait_ms: 500, key_files: [FOLDER/key]}}
+heartbeat: {{port: {PORT}, interval_ms: 50, late_after_ms: 100, dead_after_ms: 2000, startup_wait_ms: 2000, key_files: [FOLDER/key]}}
 arbiter: {{type: none, accept_split_brain: true}}
 groups:
   g:
