@@ -243,7 +243,10 @@ def heard(state: State, peer: Peer) -> None:
 
 def lost(state: State, peer: Peer) -> None:
     """A node fell silent: what another node told of it before is known to be true now."""
-    state.fencing.places[peer.name] = _place(state, peer.name, state.ctx.now)
+    # Turns are counted from its silence, not from when this was seen: of two that lose each other one may have been stopped
+    # meanwhile, and what is its turn by its own count would be in the middle of the other's.
+    silent = peer.heard_ns + state.config.heartbeat.dead_after_ms * MS
+    state.fencing.places[peer.name] = _place(state, peer.name, min(silent, state.ctx.now))
     holder, cut = state.fencing.hearsay.pop(peer.name, ("", ""))
     if holder and peer.holder == holder:
         ended(state, peer.name, cut, holder)
