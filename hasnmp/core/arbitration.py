@@ -145,17 +145,17 @@ def _may_claim(state: State, lease: Lease) -> bool:
 def _none(state: State, lease: Lease) -> None:
     """`none`: promises only, and the accepted risk that a silent peer still runs the group."""
     ctx, hb = state.ctx, state.config.heartbeat
-    # Of two owners that hear each other the one with the higher token goes on, until the other has stopped.
-    worse = {
-        n for n, its in split_brain.rivals(state, lease.group).items()
-        if n in lease.others and not split_brain.yields(lease.group, state.me, lease.token, n, its)
-    }  # fmt: skip
+    # Of owners that hear each other the one with the highest token goes on, until the others have stopped: whatever a third node
+    # has promised, which may be to one of these, and lapses only a while after that one's end.
+    rivals = {n: its for n, its in split_brain.rivals(state, lease.group).items() if n in lease.others}
+    if rivals:
+        yields = any(split_brain.yields(lease.group, state.me, lease.token, n, its) for n, its in rivals.items())
+        lease.first_until = 0 if yields else ctx.now + 2 * hb.dead_after_ms * MS
     silent = all(
-        not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left or n in worse
-        for n in lease.others
+        not state.peers[n].heard() or lease.promises.get(n, 0) > ctx.now or n in lease.left for n in lease.others
     )
     granted = ctx.now + state.config.arbiter.lease_ms * MS * OWNER_PART // 100
-    if lease.phase is Phase.HELD and lease.needs_arbiter(ctx) and silent:
+    if lease.phase is Phase.HELD and lease.needs_arbiter(ctx) and (silent or ctx.now < lease.first_until):
         if lease.arbiter_until - ctx.now < state.config.arbiter.lease_ms * MS // 2 and lease.alive(ctx):
             lease.arbiter_until = granted
         ctx.wake(ctx.now + hb.interval_ms * MS)

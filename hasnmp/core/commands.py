@@ -243,7 +243,7 @@ class Commands:
             self._lift(group, state.me)
         text = f"ordered by {by}" + (f": {reason}" if reason else "")
         kind = Reason.OPERATOR_FORCED if force else Reason.OPERATOR
-        state.orders[group] = Order(kind, text, state.ctx.now + patience(state, group), force)
+        state.orders[group] = Order(kind, text, state.ctx.now + patience(state, group), force, lease.token_seen)
         state.board.groups[group].decided_ms = state.ctx.wall_ms()
         lease.retry_at = 0
         state.ctx.dirty = True
@@ -408,6 +408,7 @@ class Commands:
                 str(value["text"]),
                 state.ctx.now + patience(state, name),
                 force=True,
+                token=state.leases[name].token_seen,
             )
         elif kind == "v":
             service = next(s for s in state.config.services() if s.name == name)

@@ -72,6 +72,7 @@ class Durable:
         for name, lease in state.leases.items():
             lease.holder = event.holder
             lease.token_floor = ceiling
+            lease.lived = event.durable is not None
             # What the former engine promised died with it: act as if it had just promised everything, for the longest.
             if name not in event.unbound:
                 lease.promised_to = UNKNOWN_HOLDER

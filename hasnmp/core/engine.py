@@ -59,6 +59,8 @@ from hasnmp.model import Kind, LinkState, NodeState, Reason, View
 from hasnmp.settings import Config
 from hasnmp.wire import GroupFlag, NodeFlag
 
+STEP_MS = 50  # less than that is a clock that is kept right
+
 
 class Engine:
     """A pure state machine: no clock, no randomness, no I/O. One instance is one incarnation."""
@@ -105,7 +107,7 @@ class Engine:
             return ()
         late_ns = now_ns - ctx.deadline
         if isinstance(event, Tick):
-            ctx.wall_offset_ms = event.wall_ms - now_ns // MS
+            self._clock(event.wall_ms - now_ns // MS)
             self.state.journal.worst(max(event.late_us, late_ns // 1000 if ctx.deadline else 0))
         self._take(event)
         if not self.state.started_ns:
@@ -123,6 +125,13 @@ class Engine:
         if ctx.beat or now_ns >= self.talk.beat_at:
             self.talk.beat()  # last: where a link overtakes itself, it is the facts that come again, not what moves a group
         return tuple(ctx.out)
+
+    def _clock(self, offset_ms: int) -> None:
+        """Unix time minus CLOCK_BOOTTIME. Where somebody has set the clock, what is under way has begun by the new one too."""
+        step_ms, self.ctx.wall_offset_ms = offset_ms - self.ctx.wall_offset_ms, offset_ms
+        if abs(step_ms) >= STEP_MS:
+            for facts in self.state.board.groups.values():
+                facts.decided_ms += step_ms if facts.decided_ms else 0
 
     def next_deadline_ns(self) -> int:
         return NEVER if self.durable.gone else min(self.ctx.deadline, self.talk.beat_at)

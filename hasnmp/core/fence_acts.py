@@ -44,7 +44,7 @@ def look(state: State) -> None:
 
 
 def _settled(state: State) -> None:
-    """A node that could not be fenced, and need not be any more: it is back, and clean by its own word."""
+    """A node that could not be fenced, and need not be any more: it is back, and clean by its own word, or was ended from elsewhere."""
     fencing = state.fencing
     for node, peer in state.peers.items():
         # Whoever owns a group by its own word just now is always one of its suspects, should it fall silent. (A group that the
@@ -52,10 +52,15 @@ def _settled(state: State) -> None:
         suspected = any(
             node in fencing.suspects.get(group, {}) and state.owner(group) != node for group in state.leases
         )
-        if peer.heard() and not suspected and node not in fencing.wanted and node not in fencing.attempts:
+        settled = (peer.heard() and not suspected) or node in fencing.ended
+        if settled and node not in fencing.wanted and node not in fencing.attempts:
+            how = (
+                "is heard again"
+                if peer.heard()
+                else "was ended by another node, or is off by its administrator's word,"
+            )
             state.journal.clear(
-                state.ctx, Kind.FENCE_SUCCEEDED, node, f"{node} is heard again and need not be fenced", peer=node,
-                reason=Reason.FENCED,
+                state.ctx, Kind.FENCE_SUCCEEDED, node, f"{node} {how} and need not be fenced", peer=node, reason=Reason.FENCED,
             )  # fmt: skip
 
 
@@ -71,7 +76,7 @@ def _want(state: State) -> None:
                 turn, end = state.ctx.now, 0
                 if state.peers[node].heard():
                     turn = patient_until
-                elif state.config.arbiter.type == "none":  # of a former arbiter; now both of us get here
+                elif state.config.arbiter.type != "disk":  # no lease decides who fires: both of us may get here
                     turn, end = turn_of(state, node, silent)
                 if turn > state.ctx.now:
                     state.ctx.wake(turn)

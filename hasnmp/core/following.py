@@ -169,12 +169,11 @@ class Following:
         owner, now_state = state.owner(group), state.group_state(group)
         facts = state.board.groups[group]
         up = now_state in (GroupState.RUNNING, GroupState.DEGRADED) and facts.owner == owner and owner != ""
-        if follow.asked:
-            if not state.peers[follow.asked].heard():
-                text = f"{follow.asked} fell silent before it answered; see: hasnmp why {group}"
-                self._end(follow, CommandState.FAILED, Code.PEER_LOST, text)
-                return
-        elif up and facts.token > follow.token:
+        if follow.asked and not state.peers[follow.asked].heard():
+            text = f"{follow.asked} fell silent before it answered; see: hasnmp why {group}"
+            self._end(follow, CommandState.FAILED, Code.PEER_LOST, text)
+            return
+        if up and facts.token > follow.token:  # even unanswered: an engine's end may have cost the answer, not the move
             if follow.to in ("", owner):
                 text = f"{group} runs on {owner} after {facts.duration_ms} ms"
                 self._end(follow, CommandState.DONE, Code.DONE, text)
@@ -182,6 +181,8 @@ class Following:
                 text = f"{group} runs on {owner}, not on {follow.to}: {facts.reason_text}"
                 self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, text)
             return
+        elif follow.asked:
+            pass  # the rest is for that node to say
         elif now_state is GroupState.FAILED:
             self._end(follow, CommandState.FAILED, Code.TARGET_FAILED, f"{group} failed to start on every node")
             return

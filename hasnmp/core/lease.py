@@ -89,6 +89,9 @@ class Lease:
     promises: dict[str, int] = field(default_factory=dict)  # node -> the end, by our clock
     asked: dict[str, int] = field(default_factory=dict)  # node -> when the newest answered ask was sent
     left: dict[str, int] = field(default_factory=dict)  # node that left in order -> ms we may count at a time
+    first_until: int = (
+        0  # `none`: of several owners that hear each other this one goes on, and needs nobody's promise before that
+    )
     taking_since: int = 0
     retry_at: int = 0
     # the arbiter
@@ -96,6 +99,7 @@ class Lease:
     unreadable: dict[str, str] = field(default_factory=dict)  # node -> why its slot can't be used
     slot_seq: int = -1  # of our own slot; -1: not read yet, so nothing may be written
     slot_state: SlotState = SlotState.IDLE  # as last written, or as it may have been written
+    lived: bool = False  # this node had a former life, of which a write may still be on its way to the disk
     damaged: bool = False  # our own slot can't be used, as last read
     floors: dict[str, int] = field(default_factory=dict)  # node -> the highest sequence of its slot that was ever read
     told_floors: dict[str, tuple[int, int]] = field(default_factory=dict)  # node -> the same by its own word, and when
@@ -141,7 +145,11 @@ class Lease:
                 # No promise, but the number to be above: a heartbeat of ours does not tell it (what we promised; RELEASED).
                 return GroupEntry(self.group.name, GroupFlag(0), self.next_token() - 1)
         elif not stands and (
-            entry.token < self.token_seen or (entry.token == self.token_seen and self.seen_owner != asker.sender)
+            entry.token < self.token_seen
+            # With `none` two that could not hear each other may have had one number, and the other one has stopped.
+            or (
+                entry.token == self.token_seen and self.seen_owner != asker.sender and ctx.config.arbiter.type != "none"
+            )
         ):
             return None  # a lease that somebody has outbid is not begun again
         if entry.flags & GroupFlag.OWNER:
@@ -228,7 +236,7 @@ class Lease:
         self.phase, self.token = Phase.TAKING, token
         self.promises.clear()
         self.asked.clear()
-        self.until = self.told = self.acked = self.arbiter_until = 0
+        self.until = self.told = self.acked = self.arbiter_until = self.first_until = 0
         self.taking_since = ctx.now
         self.conflict = ""
         self.released_token = 0
@@ -424,7 +432,7 @@ class Lease:
         own = answer.slots.get(self.me)
         self.damaged = isinstance(own, str)
         if isinstance(own, Slot):
-            former = self.slot_seq < 0 and own.seq > 0
+            former = self.slot_seq < 0 and (own.seq > 0 or self.lived)
             if own.seq > self.slot_seq:
                 # Of a former engine: go on above its numbers. (A guardian that starts has ended whatever it stood for.)
                 self.slot_seq, self.slot_state = own.seq, own.state

@@ -176,7 +176,7 @@ def heard_handover(state: State, group: str, sender: str, token: int) -> None:
     facts = state.board.groups[group]
     state.orders[group] = Order(
         facts.reason if facts.decided_ms else Reason.OPERATOR, facts.reason_text or f"{sender} handed it over",
-        state.ctx.now + 3 * hb.dead_after_ms * MS,
+        state.ctx.now + 3 * hb.dead_after_ms * MS, token=token,
     )  # fmt: skip
     state.came_from[group] = sender
     lease.retry_at = 0
@@ -202,7 +202,7 @@ def came_up(state: State, group: Group) -> None:
     state.came_from.pop(name, None)
     facts.failovers += before not in (Reason.STARTUP, Reason.RETURNED, Reason.NONE)
     state.journal.count("takeovers")
-    if before is Reason.NODE_LOST:
+    if before in (Reason.NODE_LOST, Reason.LEASE_LOST):
         state.journal.count("failovers")
     state.decided(name, f"runs on {state.me} since {facts.duration_ms} ms after it was decided: {facts.reason_text}")
     state.journal.happened(

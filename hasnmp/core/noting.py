@@ -44,12 +44,18 @@ def group(state: State, name: str, lease: Lease, running: Running) -> None:
     elif state.journal.alarms and not state.owns(name) and state.owner(name):
         for run in running.runs:  # it is the new owner's to tell of its services
             state.journal.clear(
-                ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {facts.owner} now",
+                ctx, Kind.SERVICE_RECOVERED, run.settings.name, f"service {run.settings.name} is with {state.owner(name)} now",
                 group=name, service=run.settings.name,
             )  # fmt: skip
         state.journal.clear(ctx, Kind.GROUP_RESTORED, name, f"group {name} is with {state.owner(name)} now", group=name)
         state.journal.clear(
             ctx, Kind.FAILOVER_LIMIT_CLEARED, name, f"group {name} is with {state.owner(name)} now", group=name
+        )
+    if (
+        state.journal.alarms and not running.blocked
+    ):  # of a former engine: its lease has ended, or what failed is tried again
+        state.journal.clear(
+            ctx, Kind.GROUP_UNBLOCKED, name, f"group {name} is not blocked on {state.me} any more", group=name
         )
     tried = state.journal.alarms and state.owns(name)
     if tried and not all(registers.get(EXCLUDED, f"{name}/{n}") for n in running.group.nodes):
@@ -60,8 +66,10 @@ def role_of_this_node(state: State) -> None:
     ctx = state.ctx
     mine = [g for g in state.config.groups if state.me in g.nodes]
     have = [g for g in mine if state.owns(g.name)]
-    if state.board.registers.get(RECOVERING, state.me):
+    if why := state.board.registers.get(RECOVERING, state.me):
         role = Role.RECOVERING
+        text = f"{state.me} is recovering: {why}; when it is sound: hasnmp recover {state.me}"
+        state.journal.happened(ctx, Kind.RECOVERY_NEEDED, text, of=state.me, reason=Reason.RECOVERY)
     else:
         state.journal.clear(ctx, Kind.RECOVERED, state.me, f"{state.me} is recovered", reason=Reason.RECOVERY)
         if state.starting or (state.leaving and not have):

@@ -42,6 +42,10 @@ def _not_owned(state: State, group: Group, lease: Lease, running: Running) -> No
         state.unowned_ns.pop(name, None)
         state.had_by(name, owner)
         moving.taken_by(state, name, owner)
+        if (order := state.orders.get(name)) is not None:
+            order.token = order.token or lease.token_seen
+            if lease.token_seen > order.token:
+                del state.orders[name]  # somebody else took it since
         return
     since = state.unowned_ns.setdefault(name, ctx.now)
     why, at = reasons_not_to_take(state, group, lease, since)

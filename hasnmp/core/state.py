@@ -30,6 +30,7 @@ class Order:
     text: str
     until_ns: int
     force: bool = False
+    token: int = 0  # the newest known when it was given: one above it, of another owner, makes the order void
 
 
 @dataclass(slots=True)

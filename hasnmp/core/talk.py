@@ -132,6 +132,9 @@ class Talk:
         before, peer.state, peer.changed_ns = peer.state, new, ctx.now
         if before is NodeState.LOST:
             self.told_suspects, self.told_slots = {}, {}  # it could not be told while it was not heard
+        if before in (NodeState.LOST, NodeState.LEFT):
+            for link in peer.links.values():
+                link.state = LinkState.UNKNOWN  # silent with its peer: one that stays so beside another is told of
         peer.transitions += 1
         ctx.dirty = state.journal.changed = True
         state.journal.clear(

@@ -68,6 +68,22 @@ class Truth:
         if lease.token > token:
             self.newest[group] = (lease.token, holder)
 
+    def state_lost(self, machine: Machine) -> None:
+        """Its state file is gone. A number that neither the lease disk nor another node has ever seen is known to nobody now."""
+        for group, (token, _) in tuple(self.newest.items()):
+            written = max(s.token for (g, _), s in self.world.disk.slots.items() if g == group)
+            others = (m for m in self.world.machines.values() if m is not machine)
+            if max(written, *(self._number_known(m, group) for m in others)) < token:
+                del self.newest[group]
+                self.world.count("numbers that nobody knows any more")
+
+    def _number_known(self, machine: Machine, group: str) -> int:
+        """A token above this one is what that node would take next."""
+        core = machine.engine.core if machine.engine.alive else None
+        if core is not None:
+            return core.state.leases[group].next_token() - 1
+        return int((machine.store.load() or {}).get("ceiling", 0))
+
     def start_accepted(self, machine: Machine, lease: HeldLease, holder: str) -> None:
         """A guardian is about to start something of the group."""
         if machine.clock() >= lease.until_ns:

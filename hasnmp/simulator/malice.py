@@ -154,6 +154,7 @@ class Malice(Aimed):
         machine.store.document = document
         if document is None:
             machine.webs = {}
+            self.world.truth.state_lost(machine)
         self.world.post(self.some(), None, machine.power_on)
 
     def state_lost_cut(self) -> None:

@@ -20,6 +20,7 @@ from hasnmp.settings import Config
 from hasnmp.wire import Datagram, DatagramKind
 
 if TYPE_CHECKING:
+    from hasnmp.core.state import State
     from hasnmp.simulator.invariants import Truth
     from hasnmp.simulator.machine import Machine
     from hasnmp.simulator.power import Power
@@ -38,6 +39,8 @@ Listen = Callable[[str, EventRow], None]
 
 class Core(Protocol):
     """What the world drives: hasnmp.core.engine.Engine."""
+
+    state: State
 
     def step(self, event: Event, now_ns: int) -> tuple[Effect, ...] | list[Effect]: ...
     def next_deadline_ns(self) -> int: ...
