@@ -24,6 +24,7 @@ IFF_UP, IFF_LOOPBACK, IFF_RUNNING, IFF_NOARP = 0x1, 0x8, 0x40, 0x80
 SIOCGIFFLAGS, SIOCGIFHWADDR = 0x8913, 0x8927
 SO_ATTACH_FILTER = 26
 TRIES = 3  # questions to a neighbour within the time that a probe has: one may be lost
+LEAST_S = 0.005  # a neighbour answers within a millisecond
 FRAMES = 16  # read at one wake-up
 BUFFER = 16 * 1024  # octets that a socket keeps between two probes: little, for it is thrown away then
 
@@ -96,6 +97,7 @@ class Neighbours:
     async def probe(self, targets: tuple[IP, ...], where: Interface, time_s: float) -> IP | None:
         """Ask the neighbours until one answers. Returns which one did, None: nobody within time_s. Raises OSError."""
         loop = asyncio.get_running_loop()
+        until_s = loop.time() + time_s
         answered: asyncio.Future[IP] = loop.create_future()
 
         def heard(sock: socket.socket, version: int) -> None:
@@ -116,7 +118,8 @@ class Neighbours:
             for _ in range(TRIES):
                 for target in targets:
                     _ask(sockets[target.version], target, where)
-                await asyncio.wait((answered,), timeout=time_s / TRIES)
+                left_s = max(LEAST_S, until_s - loop.time())  # who stood still past the end asks once more all the same
+                await asyncio.wait((answered,), timeout=min(time_s / TRIES, left_s))
                 if answered.done():
                     return answered.result()
         return None

@@ -56,6 +56,11 @@ def holder_in(directory: Path) -> subprocess.Popen[str]:
     return holder
 
 
+def tries(bench: Bench) -> int:
+    """How often it was unmounted, or tried to be."""
+    return len([m for m in bench.sent if isinstance(m, messages.Run) and m.argv[0] == "umount"])
+
+
 def test_it_mounts_checks_and_unmounts(disk: Disk) -> None:
     async def story(bench: Bench) -> None:
         said(await bench.act("files", Action.CHECK), Outcome.NOT_RUNNING, "is not mounted at")
@@ -131,12 +136,18 @@ def test_what_holds_it_open_is_named(disk: Disk) -> None:
         said(await bench.act("files", Action.START), Outcome.OK)
         with holder_in(disk.directory) as holder:
             assert holder.stdin
-            with Ticks() as ticks:
-                result = await bench.act("files", Action.STOP, timeout_ms=1200)
-                assert ticks.at_most(1200)
+            for limit_ms in (1200, 4800):  # a busy machine may not have come to ask who within the first
+                with Ticks() as ticks:
+                    result = await bench.act("files", Action.STOP, timeout_ms=limit_ms)
+                    assert ticks.at_most(limit_ms)
+                if "held open" in result.message:
+                    break
             said(result, Outcome.FAILED, "busy", f"held open by python ({holder.pid})")
-            asyncio.get_running_loop().call_later(0.4, holder.stdin.close)
-            said(await bench.act("files", Action.STOP), Outcome.OK, "at try")
+            before = tries(bench)
+            stopping = asyncio.create_task(bench.act("files", Action.STOP, timeout_ms=30_000))
+            await bench.until(lambda: tries(bench) >= before + 2)  # the first has failed
+            holder.stdin.close()
+            said(await stopping, Outcome.OK, "at try")
 
     play(disk, story)
 
@@ -207,9 +218,9 @@ def test_who_holds_it_open_is_killed_if_the_configuration_says_so(disk: Disk) ->
     async def story(bench: Bench) -> None:
         said(await bench.act("files", Action.START), Outcome.OK)
         with holder_in(disk.directory) as holder:
-            result = await bench.act("files", Action.STOP, timeout_ms=2000)
+            result = await bench.act("files", Action.STOP, timeout_ms=4000)
             said(result, Outcome.OK, "unmounted, at try")
-            assert result.took_us > 900_000, "in order first, for half of the time"
+            assert result.took_us > 1_900_000, "in order first, for half of the time"
             assert holder.wait(30) == -signal.SIGKILL
             assert result.killed == f"python ({holder.pid})"
 

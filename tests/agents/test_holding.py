@@ -32,7 +32,7 @@ def cable() -> Iterator[Cable]:
     try:
         for name, link in ((one.server, "srv0"), (one.client, "cli0")):
             with inside(name):
-                end_s = time.monotonic() + 5
+                end_s = time.monotonic() + 30
                 while not neighbours.interface(link).running:
                     assert time.monotonic() < end_s
                     time.sleep(0.005)

@@ -34,7 +34,7 @@ TEXT = f"""\
 cluster: ocf-{os.getpid()}
 nodes:
   node-a: {{links: {{lan: {ADDRESS}}}}}
-heartbeat: {{port: {PORT}, interval_ms: 50, late_after_ms: 100, dead_after_ms: 500, startup_wait_ms: 500, key_files: [FOLDER/key]}}
+heartbeat: {{port: {PORT}, interval_ms: 50, late_after_ms: 100, dead_after_ms: 2000, startup_wait_ms: 2000, key_files: [FOLDER/key]}}
 arbiter: {{type: none, accept_split_brain: true}}
 groups:
   g:
@@ -46,7 +46,7 @@ groups:
       - name: web
         agent: ocf:heartbeat:nginx
         options: {{configfile: FOLDER/nginx.conf}}
-        check: {{every_ms: 300, timeout_ms: 300}}
+        check: {{every_ms: 1500, timeout_ms: 1500}}
 snmp: {{listen: ["{ADDRESS}:28161"]}}
 state_dir: FOLDER/state
 run_dir: FOLDER/run

@@ -15,7 +15,7 @@ import pytest
 from hasnmp import protocol
 from hasnmp.errors import Code
 from hasnmp.model import CommandRow, CommandState, ConfigRow, Verb
-from tests.cli.conftest import WALL, FakeEngine, delta, ends, reply
+from tests.cli.conftest import WALL, FakeEngine, delta, ends, picture, reply
 
 TEXT = """\
 cluster: bank
@@ -75,10 +75,10 @@ def test_the_outcome_comes_from_the_next_engine(run: Any, engine: FakeEngine, so
         engine.close()
         Path(engine.path).unlink(missing_ok=True)
         time.sleep(0.2)
-        following = FakeEngine(engine.path)
         row = replace(rows[0], state=CommandState.DONE, code=Code.DONE, text="group db added", ended_wall_ms=WALL + 900)
-        following.view.tables["commands"] = {str(row.id): row}
-        later.append(following)
+        view = picture()
+        view.tables["commands"] = {str(row.id): row}  # before anybody may ask it
+        later.append(FakeEngine(engine.path, view))
 
     def answers(fake: FakeEngine, row: CommandRow) -> list[dict[str, Any] | None]:
         rows.append(replace(row, state=CommandState.RUNNING))

@@ -207,16 +207,12 @@ def test_events_follow_over_a_restart_of_the_engine(tmp_path: Path) -> None:
         assert "nodeJoined node-a: back" in line_of(process, "nodeJoined")
         engine.close()
         os.unlink(engine.path)
-        second = FakeEngine(engine.path)
+        # What happened in between is told, and nothing twice.
+        view = picture()
+        for number, kind, text in ((43, Kind.NODE_JOINED, "back"), (44, Kind.ENGINE_UP, "up")):
+            view.tables["events"][str(number)] = EventRow(number, kind, Severity.CLEARED, WALL, NOW, "node-a", text)
+        second = FakeEngine(engine.path, view)
         try:
-            # What happened in between is told, and nothing twice.
-            second.view.tables["events"]["43"] = EventRow(
-                43, Kind.NODE_JOINED, Severity.CLEARED, WALL, NOW, "node-a", "back"
-            )
-            second.view.tables["events"]["44"] = EventRow(
-                44, Kind.ENGINE_UP, Severity.CLEARED, WALL, NOW, "node-a", "up"
-            )
-            second.connections.clear()
             assert process.stdout is not None
             timer = threading.Timer(10, process.kill)
             timer.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from hasnmp.arbiters import admin
 from hasnmp.console.control import ENDED, Control
 from hasnmp.errors import HasnmpError
 from hasnmp.model import CommandRow, EventRow, GroupState, Verb, View
+from tests.ports import free_port
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
@@ -41,19 +41,6 @@ def picture(path: str) -> View | None:
         return None
 
 
-def free_port(kind: socket.SocketKind, *addresses: str) -> int:
-    """One that is free on all of them."""
-    for port in range(23000 + os.getpid() % 5000, 40000):
-        try:
-            for address in addresses:
-                with socket.socket(socket.AF_INET, kind) as trial:
-                    trial.bind((address, port))
-        except OSError:
-            continue
-        return port
-    raise AssertionError("no free port")
-
-
 class Pair:
     """Use as a context. number: of the networks 127.0.<number>.0, so that tests side by side do not meet. more: further
     top-level YAML; services: of the group `more`, a YAML list."""
@@ -63,9 +50,7 @@ class Pair:
     def __init__(self, folder: Path, number: int, more: str = "", hooks: str = "") -> None:
         self.folder, self.more, self.hooks = folder, more, hooks
         self.address = {"a": f"127.0.{number}.1", "b": f"127.0.{number}.2"}
-        everywhere = tuple(self.address.values())
-        self.port = free_port(socket.SOCK_STREAM, *everywhere)
-        self.heartbeats, self.clients, self.snmp = (self._udp(n, everywhere) for n in range(3))
+        self.port, self.heartbeats, self.clients, self.snmp = (free_port("::") for _ in range(4))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.secret("heartbeat", "an unguessable heartbeat key of this test")
         self.secret("apps", "a key that applications have, for this test")
@@ -81,21 +66,6 @@ class Pair:
                 f"cluster: pair\nnodes: {{{nodes}}}\nkey: {name}\nkey_files: [{name}.key]\n"
             )
 
-    def _udp(self, offset: int, addresses: tuple[str, ...]) -> int:
-        taken = getattr(self, "_taken", [])
-        for port in range(24000 + os.getpid() % 5000 + 50 * offset, 60000):
-            if port in taken:
-                continue
-            try:
-                for address in addresses:
-                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-                        trial.bind((address, port))
-            except OSError:
-                continue
-            self._taken = [*taken, port]
-            return port
-        raise AssertionError("no free port")
-
     def secret(self, name: str, text: str) -> None:
         path = self.folder / f"{name}.key"
         path.write_text(text + "\n")
@@ -109,7 +79,7 @@ class Pair:
         command = f'["{sys.executable}", -I, -S, "{ECHO}", {self.address[node]}, "{self.port}", {node}]'
         return f"""cluster: pair
 nodes:{links}
-heartbeat: {{port: {self.heartbeats}, interval_ms: 100, late_after_ms: 400, dead_after_ms: 1000, startup_wait_ms: 1500,
+heartbeat: {{port: {self.heartbeats}, interval_ms: 100, late_after_ms: 400, dead_after_ms: 1500, startup_wait_ms: 1500,
   key_files: ["{self.folder}/heartbeat.key"]}}
 arbiter: {{type: disk, device: "{self.folder}/lease", lease_ms: 2000, io_timeout_ms: 500}}
 groups:

@@ -36,7 +36,7 @@ class Scene(Pair):
             "hook_failed": False,
         }
         rows = [
-            f"{{on: {on}, run: [{script}], timeout_ms: 700, required: {str(required).lower()}, groups: [web]}}"
+            f"{{on: {on}, run: [{script}], timeout_ms: 2000, required: {str(required).lower()}, groups: [web]}}"
             for on, required in kinds.items()
         ]
         super().__init__(folder, 92, hooks=f"[{', '.join(rows)}]")
@@ -138,7 +138,7 @@ def test_a_hook_that_hangs_is_ended_with_all_that_it_started(pair: Scene) -> Non
     mark = pair.folder / "hangs"
     pair.does("a", "before_stop", f"(trap '' TERM; echo $$ >{mark}; sleep 300) & sleep 300")
     row = pair.command("a", Verb.FAILOVER, "web", "b")
-    assert row.state is CommandState.FAILED and "ended by force after 700 ms" in row.text
+    assert row.state is CommandState.FAILED and "ended by force after 2000 ms" in row.text
     assert pair.owner("web") == "a" and mark.exists()
     wait_for(lambda: not sleeping(pair, "a"), 10, lambda: sleeping(pair, "a"))
 

@@ -121,7 +121,7 @@ def test_run_goes_on_with_the_next_owner_after_a_crash(pair: Pair, client: Clien
                 return
 
     client.run("echo", use, 30)
-    print(f"back {(back_ns - lost_ns) / 1e6:.0f} ms after the crash (dead_after_ms 1000)")
+    print(f"back {(back_ns - lost_ns) / 1e6:.0f} ms after the crash (dead_after_ms 1500)")
     assert {node for node, _ in answers} == {"a", "b"}
     assert [token for _, token in answers] == sorted(token for _, token in answers)
 
@@ -267,7 +267,7 @@ def test_over_snmp_by_the_same_rules(pair: Pair) -> None:
     client = SnmpClient(Cluster("pair", nodes, "", b""), Credentials(community=b"public"))
     place = client.wait("echo", 20, pair.port)
     assert (place.node, place.group, place.host, place.port) == ("a", "web", pair.address["a"], pair.port)
-    assert place.until_ns - now_ns() < 1000 * 1_000_000  # less than the promises' own second
+    assert place.until_ns - now_ns() < 1500 * 1_000_000  # less than the promises' own time
     assert pair.command("a", Verb.FAILOVER, "web", "b").code == 0
     wait_for(lambda: client.wait("web", 20).node == "b", 20)
     assert client.find("web", 10).token > place.token

@@ -104,7 +104,7 @@ class Ear:
                 udp = 14 + 4 * (frame[14] & 15)
                 if frame[26:30] == self._from and int.from_bytes(frame[udp + 2 : udp + 4], "big") == HEARTBEAT_PORT:
                     seconds, rest = struct.unpack("qq", extra[0][2])  # the kernel's word: this thread may be late
-                    offset_ns = time.monotonic_ns() - time.time_ns()
+                    offset_ns = min(-time.time_ns() + time.monotonic_ns() for _ in range(3))
                     self.heard_ns.append(seconds * 1_000_000_000 + rest + offset_ns)
 
     def first_after(self, ns: int, seconds: float = 5) -> int:

@@ -34,16 +34,21 @@ class Power:
     asked: list[tuple[int, str, str, str]] = field(default_factory=list)  # CLOCK_MONOTONIC ns, switch, action, plug
 
     def __enter__(self) -> Power:
+        self._listen()
+        self.pair.anew.append(self._listen)
+        return self
+
+    def _listen(self) -> None:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         path = self.pair.lab.etc / SOCKET
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._listener.bind(str(path))
         self._listener.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
+        self.pair.anew.remove(self._listen)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -52,10 +57,10 @@ class Power:
         """The plugs that were to be switched off, in the order of the asking."""
         return [plug for at, _, action, plug in list(self.asked) if action == "off" and at >= since_ns]
 
-    def _serve(self) -> None:
+    def _serve(self, listener: socket.socket) -> None:
         while True:
             try:
-                line, _ = self._listener.accept()
+                line, _ = listener.accept()
             except OSError:
                 return
             threading.Thread(target=self._answer, args=(line,), daemon=True).start()

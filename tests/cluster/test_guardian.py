@@ -16,7 +16,7 @@ import pytest
 
 from hasnmp.model import Verb
 from tests.cluster.bounds import within
-from tests.cluster.control import control, overdue_ms
+from tests.cluster.control import control, overdue_ms, stalled_ms
 from tests.cluster.lab import ETC, LEASE, PROJECT, STATE, Lab, cluster_name, wait_for
 from tests.cluster.onlookers import STREAM, Connection, Ear
 from tests.cluster.pair import PYTHON, VIP, Group, Pair, boot_ns
@@ -95,14 +95,13 @@ def test_the_engine_runs_before_others_locked_in_memory_in_one_thread_and_starts
     until = time.monotonic() + 3
     looks = 0
     with Connection(pair.lab):
-        while time.monotonic() < until:
+        while time.monotonic() < until or looks <= 100:
             if looks % 20 == 0:
                 pair.snmp("snmpget", "a", "haNodeName.0", check=False)
                 pair.command("a", Verb.FREEZE if looks % 40 else Verb.THAW, "web")
             assert os.listdir(f"/proc/{engine}/task") == [str(engine)]
             assert Path(f"/proc/{engine}/task/{engine}/children").read_text() == ""
             looks += 1
-    assert looks > 100
     pair.command("a", Verb.THAW, "web")
 
 
@@ -178,7 +177,10 @@ log: {{format: json}}
         began_s = next(when(line) for line in lines if line["event"] == "lease_ended")
         last_ms = spent_ms(died_ns - int((died_s - began_s) * 1e9), died_ns)
         print(f"restarted {took_ms:.0f} ms after its engine was frozen, {last_ms:.0f} ms after it was due")
-        assert died_s - began_s > 0.1, "kill_ms (150) before the lease's end it was due, and at that end it restarts"
+        late_s = stalled_ms(died_ns - 300 * MS, died_ns) / 1000  # what is due may be seen later, its end is the same
+        assert died_s - began_s > 0.1 - late_s, (
+            "kill_ms (150) before the lease's end it was due, and at that end it restarts"
+        )
         assert "THIS MACHINE RESTARTS NOW" in log()
         assert "does not restart" not in log()
         lab.disk("a", "ok")  # a dead process that hangs in it holds up the end of the others

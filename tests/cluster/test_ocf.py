@@ -23,15 +23,15 @@ DIRECTORY = "/run/lab/shared"
 SERVICES = f"""      - name: files
         agent: ocf:heartbeat:Filesystem
         options: {{device: {DATA}, directory: {DIRECTORY}, fstype: ext4, options: loop}}
-        check: {{every_ms: 1000, timeout_ms: 1000, depth: 20}}
+        check: {{every_ms: 3000, timeout_ms: 3000, depth: 20}}
         on_failure: {{restart: 0, then: failover}}
       - name: second
         agent: ocf:heartbeat:IPaddr2
         options: {{ip: {VIP2}, nic: lan, cidr_netmask: 24}}
-        check: {{every_ms: 1000, timeout_ms: 1000}}
+        check: {{every_ms: 3000, timeout_ms: 3000}}
       - name: sleeper
         agent: ocf:heartbeat:Dummy
-        check: {{every_ms: 1000, timeout_ms: 1000}}
+        check: {{every_ms: 3000, timeout_ms: 3000}}
 """
 
 

@@ -86,7 +86,7 @@ def test_planned_failover_by_the_command_line(scene: Scene, how: str) -> None:
 def test_a_clean_stop_moves_the_groups_away_and_nobody_needs_to_recover(scene: Scene) -> None:
     pair = scene.pair
     asked_ns = pair.stop("a")
-    assert scene.watch.node() == "b", pair.why()
+    scene.watch.wait_node("b", 2, pair.why)
     outage_ms = scene.watch.outage_ms(asked_ns)
     print(f"nobody answered for {outage_ms:.0f} ms")
     assert not pair.service_pids("a")

@@ -115,7 +115,7 @@ def test_stop_of_the_guardian_alone(scene: Scene) -> None:
     pids = scene.pair.pids("a", "guardian")
     fault_ns = scene.pair.lab["a"].signal(signal.SIGSTOP, pids)
     served_again(scene, fault_ns)
-    assert scene.watch.node() == "b", scene.pair.why()
+    scene.watch.wait_node("b", 2, scene.pair.why)
     scene.hold(STOPPED_S - (time.monotonic_ns() - fault_ns) / 1e9)
     resumed_ns = scene.pair.lab["a"].signal(signal.SIGCONT, pids)
     wait_for(lambda: not scene.pair.service_pids("a"), 2, lambda: f"a ends its programs\n{scene.pair.why()}")

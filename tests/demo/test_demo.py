@@ -19,10 +19,12 @@ import pytest
 
 from hasnmp.demo import story
 from hasnmp.demo.manager import TrapReceiver, decode_trap
-from hasnmp.demo.stage import MARK, Stage
+from hasnmp.demo.stage import DEAD_AFTER_MS, MARK, Stage
 from hasnmp.model import Kind
 from hasnmp.snmp import ber
 from hasnmp.snmp.notices import NOTICES
+from tests.cluster.control import control, stalled_ms
+from tests.ports import free_port
 
 pytestmark = pytest.mark.serial
 COMMAND = [sys.executable, "-m", "hasnmp.cli", "demo"]
@@ -54,11 +56,14 @@ def left_behind(folder: Path) -> list[str]:
 
 
 def play(folder: Path, command: list[str], again: bool = True) -> str:
-    began = time.monotonic()
+    control()  # it must have been there before anything is judged by it
+    began_ns = time.monotonic_ns()
     ran = subprocess.run(
         [*command, "--once"], capture_output=True, text=True, timeout=120, cwd="/", env=environment(folder)
     )
-    took_s = time.monotonic() - began
+    took_s = (time.monotonic_ns() - began_ns) / 1e9
+    if ran.returncode and again and stalled_ms(began_ns, time.monotonic_ns()) > DEAD_AFTER_MS / 2:
+        return play(folder, command, again=False)  # whoever stands still for so long loses its leases: another story
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stderr == ""
     assert left_behind(folder) == []
@@ -195,16 +200,14 @@ def test_traps_are_decoded() -> None:
 
 
 def test_receiver_survives_nonsense() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.bind(("127.0.0.1", 0))
-        port = sender.getsockname()[1]
+    port = free_port()
     came = []
     receiver = TrapReceiver(port, came.append)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"nonsense", ("127.0.0.1", port))
             sender.sendto(trap_octets(), ("127.0.0.1", port))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not came and time.monotonic() < deadline:
             time.sleep(0.01)
     finally:

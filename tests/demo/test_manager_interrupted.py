@@ -63,7 +63,10 @@ while points >= wanted:  # until there are no more points
     finally:
         sys.settrace(None)
     manager.close()
-    del manager
+    for kept in manager._engine.cache.values():  # that one engine remembers a transport, which went with its loop
+        if isinstance(kept, dict):
+            kept.get("tran", {}).clear()
+    del manager, kept
     gc.collect()
 print(wanted)
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 
 from hasnmp.demo.manager import dotted, instance
 from hasnmp.demo.stage import Stage
+from tests.ports import free_port
 
 pytestmark = pytest.mark.serial
 FRAGMENT = (Path(__file__).parent.parent.parent / "conf/snmpd-hasnmp.conf").read_text()
@@ -34,9 +34,7 @@ def until(true: Callable[[], bool], seconds: float = 30) -> bool:
 
 
 def test_snmpd_passes_it_on(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-        trial.bind(("127.0.0.1", 0))
-        port = trial.getsockname()[1]
+    port = free_port()
     with Stage() as stage:
         fragment = FRAGMENT.replace("hasnmp-local", "public").replace("127.0.0.1:1161", stage.agent("node-a"))
         config = tmp_path / "snmpd.conf"

@@ -17,7 +17,7 @@ DISK = Path(__file__).parents[1] / "cluster" / "disk.py"
 
 def sh(*argv: str) -> str:
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
     )
     assert done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}: {done.stdout}"
     return done.stdout.strip()

@@ -49,6 +49,7 @@ from hasnmp.model import EventRow, Kind, Severity, SystemRow, View
 from hasnmp.runtime import engine, messages
 from hasnmp.runtime.engine import Loop, now_ns
 from hasnmp.wire import Datagram, DatagramKind
+from tests.ports import free_port
 from tests.ticks import Ticks
 
 MS = 1_000_000
@@ -88,9 +89,7 @@ class FakeCore:
 class Bench:
     def __init__(self, folder: Path, hello: messages.Hello) -> None:
         self.core = FakeCore()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.81", 0))
-            port = probe.getsockname()[1]
+        port = free_port("::")
         self.config = settings.Config(
             cluster="bank",
             nodes=(
@@ -240,7 +239,7 @@ def test_effects_run_in_order_and_a_receipt_is_stepped_at_once(tmp_path: Path) -
     async def story(bench: Bench) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.bind(("127.0.0.82", bench.config.heartbeat.port))
-            peer.setblocking(False)
+            peer.settimeout(20)
             bench.core.rules[Sent] = (Release("g", 3),)
             before_ns = now_ns()
             bench.act(Send(datagram, receipt=True), Extend((HeldLease("g", 3, 1 << 60),)))

@@ -126,15 +126,18 @@ def test_a_killed_engine_is_replaced_and_adopts(stack: Stack) -> None:
     assert stack.expect(Exited, run=run).signal == signal.SIGTERM
 
 
-def test_an_exit_while_no_engine_lives_is_told_to_the_next(stack: Stack) -> None:
+def test_an_exit_while_no_engine_lives_is_told_to_the_next(stack: Stack, tmp_path: Path) -> None:
     for _ in range(3):
         os.kill(stack.engine_pid, signal.SIGKILL)
         stack.accept()
     stack.lease(5000)
-    run = stack.program("sh", "-c", "echo last words; sleep 0.02; exit 4")
-    stack.expect(RunStarted, run=run)
+    run = stack.program("sh", "-c", "echo last words; until [ -e go ]; do sleep 0.01; done; exit 4", cwd=str(tmp_path))
+    pid = stack.expect(RunStarted, run=run).pid
+    os.kill(stack.process.pid, signal.SIGSTOP)  # else the next engine may come before the program has ended
     os.kill(stack.engine_pid, signal.SIGKILL)
-    killed = boottime_ns()
+    (tmp_path / "go").touch()
+    killed = until(lambda: not lives(pid))
+    os.kill(stack.process.pid, signal.SIGCONT)
     assert stack.accept().running == ()
     forked = forked_ns(stack.engine_pid)  # after repeated deaths it comes later, but no lease may run out by that
     assert 90 <= (forked - killed) / MS and overdue_ms(killed, forked) < 300

@@ -26,7 +26,7 @@ from tests.runtime.test_guardian import SLEEP, lives, until
 from tests.runtime.test_watchdogs import Device
 
 pytestmark = pytest.mark.serial
-LEASE_MS = 500
+LEASE_MS = 2000  # a machine that stands still for a second ends no lease; how long an answer takes is asserted apart
 
 
 @pytest.fixture(params=["cgroup", "ordinary"])
@@ -62,7 +62,7 @@ sys.exit(handover.ask(config, "n", program, "form.yaml"))"""
 
 
 class Owner:
-    """Renews a lease for LEASE_MS every 50 ms, as an engine does; latencies_ms: how long each answer took."""
+    """Renews a lease every 50 ms, as an engine does; latencies_ms: how long each answer took."""
 
     def __init__(self, stack: Stack, group: str = "g", token: int = 1) -> None:
         self.stack, self.group, self.token = stack, group, token
@@ -72,7 +72,7 @@ class Owner:
     def renew(self) -> None:
         began = boottime_ns()
         self.stack.send(Extend((HeldLease(self.group, self.token, began + LEASE_MS * MS),)))
-        answer = self.stack.expect(Extended, 2)
+        answer = self.stack.expect(Extended)
         if not answer.ok:
             self.refused += 1
             return
@@ -88,7 +88,7 @@ def renew_for(owner: Owner, true: Callable[[], bool], seconds: float = 30) -> No
         try:
             owner.renew()
         except (AssertionError, OSError):  # this engine has been replaced
-            owner.stack.accept(3)
+            owner.stack.accept()
         time.sleep(0.05)
 
 
@@ -138,7 +138,8 @@ def test_leases_programs_and_what_the_engine_said_live_on(stack: Stack) -> None:
     for _ in range(8):
         owner.renew()
         time.sleep(0.05)
-    assert not [m for m in stack.messages if isinstance(m, RunStarted)]
+    # Looked at in this order: a machine that stood still may have let the new code come in between.
+    assert not [m for m in stack.messages if isinstance(m, RunStarted)] or not is_deputed(stack)
     renew_for(owner, lambda: any(isinstance(m, RunStarted) for m in stack.messages))
     db = stack.expect(RunStarted, run=late).pid
     ended = stack.expect(Exited, run=short)
@@ -179,7 +180,7 @@ def test_it_works_again_and_a_stop_in_order_follows(stack: Stack) -> None:
 
 
 def test_a_lease_that_ends_meanwhile_ends_by_the_deputy(stack: Stack) -> None:
-    (stack.folder / "new").write_text("slow 3")
+    (stack.folder / "new").write_text("slow 5")
     stack.lease(60000, "h")
     mail = stack.expect(RunStarted, run=stack.program(*SLEEP, service="mail", group="h")).pid
     owner = Owner(stack)
@@ -189,6 +190,7 @@ def test_a_lease_that_ends_meanwhile_ends_by_the_deputy(stack: Stack) -> None:
     renew_for(owner, lambda: is_deputed(stack))
     owner.renew()
     expiry = owner.until_ns
+    assert owner.refused == 0
     ended = until(lambda: not lives(engine) and not lives(pid))
     assert expiry - 160 * MS <= ended and overdue_ms(expiry, ended, expiry - 150 * MS) <= 0
     assert is_deputed(stack), "the new code is not there yet"
@@ -226,7 +228,7 @@ def test_new_code_with_a_fault_changes_nothing(stack: Stack) -> None:
     assert status == 1 and "does not start (exit status 2): there is a fault in line 7" in said
     assert "nothing has changed" in said
     owner.renew()
-    assert lives(pid) and stack.engine_pid == engine and owner.refused == 0
+    assert lives(pid) and stack.engine_pid == engine and owner.refused == 0 and max(owner.latencies_ms) < 300
     (stack.folder / "new").write_text("")
     again = Asked(stack)
     renew_for(owner, lambda: again.process.poll() is not None)
@@ -287,7 +289,7 @@ def test_an_exec_that_fails_costs_nothing(stack: Stack, tmp_path: Path) -> None:
     status, said = asked.wait()
     assert status == 1 and "can't be executed: No such file" in said
     owner.renew()
-    assert owner.refused == 0
+    assert owner.refused == 0 and max(owner.latencies_ms) < 300
     os.kill(pid, signal.SIGTERM)
     assert stack.expect(Exited, run=run).output_tail == "before\n"
     stack.process.terminate()

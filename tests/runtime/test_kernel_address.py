@@ -113,7 +113,7 @@ def test_arp_ping_and_neighbour_discovery(cable: Cable, node: KernelAddresses, p
     assert not probe.answers()
     assert not resolves()
     node.add("web", ip, prefix(ip), "srv0", boottime_ns() + 5000 * MS)
-    until(resolves, 1)
+    until(resolves, 5)
     assert probe.answers()
     node.remove("web")
     assert not probe.answers()
@@ -460,7 +460,7 @@ def test_a_renewal_that_the_kernel_refuses_for_a_moment_costs_no_healthy_address
             while True:  # what can't be renewed goes before its lease does
                 node.renew("web", boottime_ns() + 1000 * MS)
                 time.sleep(0.02)
-    assert boottime_ns() < expiry
+    assert overdue_ms(expiry, boottime_ns(), expiry - 1000 * MS) < 0
     assert not node.is_up("web") and not on_interface(cable, V4)
 
 

@@ -256,7 +256,7 @@ def test_a_frozen_process_writes_nothing_when_it_thaws(
         os.kill(process.pid, signal.SIGSTOP)
         os.waitpid(process.pid, os.WUNTRACED)  # noqa: ASYNC222 - it stops at once
         client.call(call(2, CLAIM, not_after_ns=now_ns() + 50_000_000))
-        assert (await answers.get()).error == "no answer within 300 ms"
+        assert (await answers.get()).error == "no answer within 1000 ms"
         assert client.busy("nfs")
         os.kill(process.pid, signal.SIGCONT)
         client.call(call(3, group="db"))
@@ -264,7 +264,7 @@ def test_a_frozen_process_writes_nothing_when_it_thaws(
         while client.busy("nfs"):  # noqa: ASYNC110 - until the answer to 2, of which the client tells nobody
             await asyncio.sleep(0.002)
 
-    run(pair[0], test, ms=300)
+    run(pair[0], test, ms=1000)
     assert process.wait() == 0
     assert slots(config)["a"] != CLAIM
 
@@ -358,7 +358,7 @@ def test_groups_do_not_wait_for_each_other_on_a_slow_disk(
             errors = [(await answers.get()).error for _ in claims]
             assert errors == [""] * len(claims), "32 x 40 ms one after the other is 1280 ms"
 
-    run(pair[0], test, ms=500)
+    run(pair[0], test, ms=1000)
     assert process.wait() == 0
 
 

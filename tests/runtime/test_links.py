@@ -17,18 +17,12 @@ from hasnmp.runtime import links as links_module
 from hasnmp.runtime.links import DRAIN, Links, now_ns
 from hasnmp.settings import Arbiter, Config, Heartbeat, NodeSettings
 from hasnmp.wire import MAX_DATAGRAM, Datagram, DatagramKind, GroupEntry, GroupFlag, Signer
+from tests import ports
 from tests.runtime.netns import Cable, inside, ip
 
 KEY = b"k" * 32
 DATAGRAM = Datagram(DatagramKind.HEARTBEAT, "a", "b", 1, 2, groups=(GroupEntry("nfs", GroupFlag.ASK, 7),))
 Got = asyncio.Queue[Received | Rejected]
-
-
-def free_port() -> int:
-    """A UDP port that is free on every loopback address used here."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        sock.bind(("::", 0))
-        return int(sock.getsockname()[1])
 
 
 def config(port: int, *, red: tuple[str, str] = ("127.0.0.2", "127.0.0.3"), b_has_blue: bool = True) -> Config:
@@ -84,7 +78,7 @@ def stranger(address: str, port: int = 0) -> socket.socket:
 
 def test_a_datagram_arrives_over_every_link_and_over_one() -> None:
     async def test() -> None:
-        one = config(free_port())
+        one = config(ports.free_port("::"))
         async with Node(one, "a") as a, Node(one, "b") as b:
             before_ns = now_ns()
             at_ns = a.links.send(DATAGRAM)
@@ -105,7 +99,7 @@ def test_ipv6_end_to_end() -> None:
     """Both ends on ::1 under different ports: the one who sends is played."""
 
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         one = Config(
             "bank",
             (NodeSettings("a", {"red": "0:0:0:0:0:0:0:1"}), NodeSettings("b", {"red": "::1"})),
@@ -128,7 +122,7 @@ def test_ipv6_end_to_end() -> None:
 
 def test_a_strangers_address_is_refused_before_its_signature_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         decoded: list[bytes] = []
         real = Signer.decode
         monkeypatch.setattr(
@@ -148,7 +142,7 @@ def test_a_strangers_address_is_refused_before_its_signature_is_looked_at(monkey
 
 def test_another_nodes_address_is_refused_even_with_a_good_signature() -> None:
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         async with Node(config(port), "b") as b:
             with stranger("127.0.1.4", port) as c:
                 c.sendto(Signer("bank", (KEY,)).encode(DATAGRAM), ("127.0.1.3", port))
@@ -164,7 +158,7 @@ def test_a_peer_of_another_version_is_named_and_a_stranger_is_not() -> None:
     """A node that speaks no version of ours: who it is, by its signature and its address, goes to the engine."""
 
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         later = replace(DATAGRAM, lowest=2, highest=3)
         async with Node(config(port), "b") as b:
             with stranger("127.0.0.2", port) as a:
@@ -184,7 +178,7 @@ def test_hostile_octets_from_a_peers_address_are_refused_and_counted_by_reason()
     core to refuse, and arrives here."""
 
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         good = Signer("bank", (KEY,)).encode(DATAGRAM)
         chance = random.Random(7)
         hostile = [chance.randbytes(chance.randrange(1400)) for _ in range(200)]
@@ -217,7 +211,7 @@ def test_hostile_octets_from_a_peers_address_are_refused_and_counted_by_reason()
 
 def test_a_flood_is_reported_in_batches_and_leaves_the_loop_its_turns() -> None:
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         async with Node(config(port), "b") as b:
             turns = 0
             with stranger("127.0.0.9") as sock:
@@ -229,20 +223,20 @@ def test_a_flood_is_reported_in_batches_and_leaves_the_loop_its_turns() -> None:
                     await asyncio.sleep(0)  # one turn of the loop
                     assert time.monotonic() - begun < 10
             assert turns >= 10
-            event = await b.got.get()
-            assert isinstance(event, Rejected)
-            assert event.count > DRAIN
-            assert (
-                event.count + sum((await b.rejected(10 * DRAIN - event.count)).values() if event.count < 320 else ())
-                == 320
-            )
+            reports = []
+            while sum(reports) < 10 * DRAIN:
+                event = await b.got.get()
+                assert isinstance(event, Rejected)
+                reports.append(event.count)
+            most = 1 + (time.monotonic() - begun) / links_module.REPORT_S
+            assert sum(reports) == 10 * DRAIN and len(reports) <= most, "one a datagram, or one a turn"
 
     run(test)
 
 
 def test_sending_never_raises_and_counts_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         async with Node(config(port, red=("127.0.0.2", "203.0.113.7"), b_has_blue=False), "a") as a:
             for _ in range(3):  # from a loopback address no route leads to any other network
                 assert a.links.send(DATAGRAM) <= now_ns()
@@ -265,7 +259,7 @@ def test_sending_never_raises_and_counts_what_went_wrong(monkeypatch: pytest.Mon
 
 def test_an_address_that_is_not_there_yet_does_not_stop_the_start() -> None:
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         async with Node(config(port, red=("203.0.113.6", "203.0.113.7")), "a") as a, Node(config(port), "b") as b:
             assert a.links.links["red"].sock is not None, (
                 "bound beforehand: the socket works as soon as the address is there"
@@ -280,7 +274,7 @@ def test_a_port_that_is_taken_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(links_module, "REOPEN_S", 0.05)
 
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         thief = stranger("127.0.0.3", port)
         async with Node(config(port), "a") as a, Node(config(port), "b") as b:
             red = b.links.links["red"]
@@ -305,7 +299,7 @@ def test_a_port_that_is_taken_is_tried_again(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_second_daemon_cannot_take_our_port() -> None:
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         async with Node(config(port), "b"):
             for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -318,7 +312,7 @@ def test_a_second_daemon_cannot_take_our_port() -> None:
 
 def test_what_leaves_is_marked_as_network_control() -> None:
     async def test() -> None:
-        port = free_port()
+        port = ports.free_port("::")
         async with Node(config(port), "a") as a:
             sock = a.links.links["red"].sock
             assert sock is not None

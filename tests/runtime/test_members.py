@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hasnmp.errors import Code
-from tests.runtime.trio import LAN, Trio, free_port
+from tests.ports import free_port
+from tests.runtime.trio import LAN, Trio
 
 pytestmark = pytest.mark.serial
 
@@ -191,7 +192,7 @@ def test_the_port_changes_everywhere_at_once(trio: Trio) -> None:
     """No longer a cut than the lease disk carries the group over; and only where every node can use the new one."""
     trio.start()
     pid = running(trio, "a")
-    text, port = trio.text("a, b"), free_port()
+    text, port = trio.text("a, b"), free_port("::")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind((LAN["b"], port))
         status, said = trio.apply("a", text.replace(f"port: {trio.port}", f"port: {port}"))

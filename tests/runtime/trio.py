@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 MARK = "HASNMP_TRIO"  # in the environment of all that belongs to a node
 LAN = {"a": "127.0.0.41", "b": "127.0.0.42", "c": "127.0.0.43", "d": "127.0.0.44"}
@@ -24,10 +25,10 @@ heartbeat:
   port: {port}
   interval_ms: 100
   late_after_ms: 500
-  dead_after_ms: 1000
+  dead_after_ms: 1500
   startup_wait_ms: 2000
   key_files: [key]
-arbiter: {{type: disk, device: ../{device}, lease_ms: 2000, io_timeout_ms: 500}}
+arbiter: {{type: disk, device: ../{device}, lease_ms: 2500, io_timeout_ms: 500}}
 groups:
   web:
     nodes: [{members}]
@@ -39,15 +40,9 @@ run_dir: run
 """
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
-        found.bind((LAN["a"], 0))
-        return int(found.getsockname()[1])
-
-
 class Trio:
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port = folder, free_port("::")
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for node in LAN:
             home = folder / node

@@ -54,6 +54,7 @@ from hasnmp.model import (
 )  # fmt: skip
 from hasnmp.settings import Arbiter, Community, Config, Control, Heartbeat, NodeSettings, Snmp, SnmpUser
 from hasnmp.snmp import ber, ha_objects
+from tests.ports import free_port
 
 READ, WRITE = b"look", b"touch"
 AUTH, PRIV = "authentic-word", "private-word"
@@ -81,12 +82,6 @@ def wait_for(what: Callable[[], Any], seconds: float = 30.0) -> Any:
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.01)
     return answer
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def an_event(number: int, kind: Kind = Kind.TAKEOVER_COMPLETED, **more: Any) -> EventRow:

@@ -353,7 +353,10 @@ class Waiting:
         return False
 
 
-def a_subagent(path: Path, waiting: Waiting, uptimes: list[int], logs: list[dict[str, Any]]) -> Subagent:
+def a_subagent(
+    path: Path, waiting: Waiting, uptimes: list[int], logs: list[dict[str, Any]], answer_s: float = 10
+) -> Subagent:
+    """answer_s: how long the master may take for an answer; both are in this process, and stand still with it."""
     reader = Reader(views.a_view(), views.BOOT_NS, views.NOW_NS)
     lookup = Lookup(Store(ha_objects.SCALARS, ha_objects.TABLES, lambda: reader), ROOT)
 
@@ -364,7 +367,7 @@ def a_subagent(path: Path, waiting: Waiting, uptimes: list[int], logs: list[dict
     log = structlog.wrap_logger(None, processors=[note])
     return Subagent(
         str(path), "hasnmp", ROOT, ((*ROOT, 3, 1), b"it"), lookup, waiting, uptimes.append, lambda: views.BOOT_NS, waiting, log,
-        Times(answer=0.3, ping=0.2, retry=(0.01, 0.02)),
+        Times(answer=answer_s, ping=0.2, retry=(0.01, 0.02)),
     )  # fmt: skip
 
 
@@ -381,7 +384,7 @@ def test_a_silent_master_is_asked_and_given_up(tmp_path: Path) -> None:
         uptimes: list[int] = []
         logs: list[dict[str, Any]] = []
         master = FakeMaster(tmp_path / "m", up=4711)
-        task = asyncio.create_task(a_subagent(tmp_path / "m", Waiting(), uptimes, logs).run())
+        task = asyncio.create_task(a_subagent(tmp_path / "m", Waiting(), uptimes, logs, 1.5).run())
         await asyncio.to_thread(master.accept)
         header, _ = await asyncio.to_thread(master.take)
         assert header.kind == Kind.PING

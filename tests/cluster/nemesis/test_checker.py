@@ -32,7 +32,7 @@ MS = 1_000_000
 
 def good() -> History:
     """a writes 1..5 under token 7 until 1000 ms; b 6..10 under token 8 from 1200 ms; a write is unknown and stands, one does not."""
-    history = History(served_within_ms=500, unnoticed_ms=300)
+    history = History(served_within_ms=500, unnoticed_ms=300, room_ms=100)
     for seq in range(1, 11):
         node, token = ("a", 7) if seq <= 5 else ("b", 8)
         at = (seq * 150 if seq <= 5 else 1000 + (seq - 5) * 200) * MS
@@ -121,6 +121,15 @@ def frozen_but(spoil: Callable[[History], None]) -> Callable[[History], None]:
     return both
 
 
+def stood_still(history: History, at_ms: int, *stalls: tuple[int, int] | list[tuple[int, int]]) -> None:
+    """b's lease ended at 2100 ms, and it was due to be ended from 2000 on; its last record was made at at_ms."""
+    history.kill_ms = 100
+    history.stalls = [[(since * MS, until * MS) for since, until in one] for one in stalls]  # type: ignore[misc]
+    history.ops = [op for op in history.ops if op.value != "v10"]
+    history.ops.append(Op("c1", "w", "v10", 1985 * MS, 2235 * MS, "unknown"))
+    rewrite(history, 10, stamp_ns=at_ms * MS, came_ns=2099 * MS)
+
+
 def no_write_at_all(history: History) -> None:
     history.ops = [op for op in history.ops if op.ended_ns < 1300 * MS]
 
@@ -145,6 +154,15 @@ BAD: dict[str, tuple[str, Callable[[History], None]]] = {
     "a reply before the lease": ("past-lease", lambda h: change(h, "v6", "w", stamp_ns=1149 * MS)),
     "an extension that came after the end": ("past-lease", lambda h: h.told.__setitem__(1, Told("a", 7, 650 * MS, 1000 * MS))),
     "no lease at all": ("past-lease", lambda h: h.told.pop()),
+    "a machine that stood still for less": ("past-lease", lambda h: stood_still(h, 2110, [(1990, 2009)])),
+    "a machine that stood still before it was due": ("past-lease", lambda h: stood_still(h, 2150, [(1700, 1990)])),
+    "two processors that stood still in turn": ("past-lease", lambda h: stood_still(h, 2250, [(1990, 2080)], [(2080, 2180)])),
+    "a request that came after the end, and a machine that stood still": ("past-lease", lambda h: (
+        stood_still(h, 2400, [(1990, 2390)]), rewrite(h, 10, came_ns=2101 * MS))),
+    "another was started before the record of a machine that stood still": ("past-lease", lambda h: (
+        stood_still(h, 2400, [(1990, 2390)]), h.begun.update({"a-2": 2350 * MS}))),
+    "a reply of a machine that stood still": ("past-lease", lambda h: (
+        stood_still(h, 2090, [(1990, 2390)]), change(h, "v9", "r", stamp_ns=2350 * MS))),
     "nobody was frozen": ("past-lease", frozen_but(lambda h: h.frozen.clear())),
     "the other was frozen": ("past-lease", frozen_but(lambda h: h.frozen.__setitem__(0, Frozen("a", 2000 * MS, 2900 * MS)))),
     "it froze after the lease's end": ("past-lease", frozen_but(lambda h: h.frozen.__setitem__(0, Frozen("b", 2101 * MS, 2900 * MS)))),
@@ -206,6 +224,22 @@ def test_a_gap_in_which_the_machine_stood_still_is_none_of_hasnmps() -> None:
     history.unnoticed_ms = 150  # its gaps are of up to 196 ms
     history.stalls = [[], [(at * MS, at * MS + 50 * MS) for at in range(1620, 2000, 200)]]
     assert check(history) == []
+
+
+def test_a_record_may_be_as_late_as_the_machine_stood_still() -> None:
+    for at_ms, stall in ((2390, (1990, 2390)), (2399, (2099, 2400)), (2480, (2010, 2400))):
+        history = good()
+        stood_still(history, at_ms, [], [stall])
+        assert check(history) == [], at_ms
+
+
+def test_nothing_is_said_of_a_quiet_round_in_which_the_machine_stood_still_for_longer_than_a_lease_has_room() -> None:
+    history = good()
+    history.unnoticed_ms = 50
+    history.stalls = [[(1700 * MS, 1801 * MS)], []]
+    assert check(history) == []
+    history.stalls = [[(1700 * MS, 1750 * MS), (1751 * MS, 1800 * MS)], [(1400 * MS, 1550 * MS)]]
+    assert {violation.rule for violation in check(history)} == {"noticed"}
 
 
 @pytest.mark.parametrize("name", BAD)
