@@ -54,11 +54,8 @@ def _settled(state: State) -> None:
         )
         settled = (peer.heard() and not suspected) or node in fencing.ended
         if settled and node not in fencing.wanted and node not in fencing.attempts:
-            how = (
-                "is heard again"
-                if peer.heard()
-                else "was ended by another node, or is off by its administrator's word,"
-            )
+            elsewhere = "was ended by another node, or is off by its administrator's word,"
+            how = "is heard again" if peer.heard() else elsewhere
             state.journal.clear(
                 state.ctx, Kind.FENCE_SUCCEEDED, node, f"{node} {how} and need not be fenced", peer=node, reason=Reason.FENCED,
             )  # fmt: skip

@@ -89,9 +89,8 @@ class Lease:
     promises: dict[str, int] = field(default_factory=dict)  # node -> the end, by our clock
     asked: dict[str, int] = field(default_factory=dict)  # node -> when the newest answered ask was sent
     left: dict[str, int] = field(default_factory=dict)  # node that left in order -> ms we may count at a time
-    first_until: int = (
-        0  # `none`: of several owners that hear each other this one goes on, and needs nobody's promise before that
-    )
+    # `none`: of several owners that hear each other this one goes on, and needs nobody's promise before that
+    first_until: int = 0
     taking_since: int = 0
     retry_at: int = 0
     # the arbiter
@@ -146,12 +145,13 @@ class Lease:
                 return GroupEntry(self.group.name, GroupFlag(0), self.next_token() - 1)
         elif not stands and (
             entry.token < self.token_seen
-            # With `none` two that could not hear each other may have had one number, and the other one has stopped.
             or (
                 entry.token == self.token_seen and self.seen_owner != asker.sender and ctx.config.arbiter.type != "none"
             )
         ):
-            return None  # a lease that somebody has outbid is not begun again
+            # A lease that somebody has outbid is not begun again. (With `none` two that could not hear each other may have had
+            # one number, and the other one has stopped.)
+            return None
         if entry.flags & GroupFlag.OWNER:
             self.learn(entry.token, asker.sender)
         self.promised_to, self.promised_node, self.promised_token = asker.holder, asker.sender, entry.token

@@ -51,9 +51,8 @@ def group(state: State, name: str, lease: Lease, running: Running) -> None:
         state.journal.clear(
             ctx, Kind.FAILOVER_LIMIT_CLEARED, name, f"group {name} is with {state.owner(name)} now", group=name
         )
-    if (
-        state.journal.alarms and not running.blocked
-    ):  # of a former engine: its lease has ended, or what failed is tried again
+    if state.journal.alarms and not running.blocked:
+        # Of a former engine: its lease has ended, or what failed is tried again.
         state.journal.clear(
             ctx, Kind.GROUP_UNBLOCKED, name, f"group {name} is not blocked on {state.me} any more", group=name
         )

@@ -117,9 +117,8 @@ def test_a_failing_lease_disk_moves_and_stops_nothing(scene: Scene, name: str) -
     for node in NODES:
         restart_engine(pair, node)
     scene.hold(pair.timing.dead_after_ms / 1000)
-    for node in (
-        NODES
-    ):  # an engine that died before its alarm was on the disk leaves it to the next one to find the fault again
+    for node in NODES:
+        # An engine that died before its alarm was on the disk leaves it to the next one to find the fault again.
         wait_for(lambda n=node: alarm(pair, n), fault.within_s, lambda n=node: f"the alarm on {n}\n{pair.why()}")
     scene.nothing_moved(fault_ns)
     healed = [fault.first, "b" if fault.first == "a" else "a"]
