@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,8 @@ import pytest
 
 from hasnmp import config as files
 from hasnmp.runtime import handover, places
-from tests.client.pair import free_port, picture
+from tests.client.pair import picture
+from tests.ports import free_port
 from tests.runtime.test_guardian import lives
 
 pytestmark = pytest.mark.serial
@@ -43,7 +43,7 @@ class Daemon:
         self.folder, self.form = folder, folder / "hasnmp.yaml"
         (folder / "key").write_text("an unguessable heartbeat key of this test\n")
         (folder / "key").chmod(0o600)
-        port = free_port(socket.SOCK_DGRAM, "127.0.0.86", "127.0.0.87")
+        port = free_port("::")
         self.form.write_text(FORM.format(folder=folder, port=port))
         self.words = [sys.executable, "-m", "hasnmp.runtime.daemon", "--config", str(self.form), "--node", "node-a"]
         with open(folder / "log", "a") as errors:
