@@ -88,9 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         before = rehearsal.read_before()
-        loaded = before or config.load(
-            os.path.abspath(arguments.config)
-        )  # a reload reads it again, wherever it is then
+        # By its whole path: a reload reads it again, wherever the process is then.
+        loaded = before or config.load(os.path.abspath(arguments.config))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -76,9 +76,7 @@ from hasnmp.wire import DatagramKind, GroupEntry
 LONG_TURN_MS = 50  # a turn of the loop that took longer is logged: it is what a heartbeat may be late by
 COLLECT_S = 300.0  # between two runs of the garbage collector, which else would choose its own moment
 ALIVE_S = 1.0
-UNSAVED_S = (
-    60.0  # between two lines that say of the same trouble that the state is not saved; each second it is tried again
-)
+UNSAVED_S = 60.0  # between two lines on one trouble with saving the state, which is tried again each second
 LAST_WRITE_S = 2.0  # what leaving waits for the state to be written
 FAILED = 70  # exit status after a defect in the core
 NO_CHANGE = {Tick, Sent, Rejected, Extended, Send, Extend, ArbiterCall, Hook}  # they bring but times and counters
