@@ -45,9 +45,8 @@ def become(
     what = "not started"
     try:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGCONT,
-                       signal.SIGPIPE, signal.SIGXFSZ):  # fmt: skip
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)  # also what the shell that started us had ignored
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()
         if folder:

@@ -46,6 +46,21 @@ def worst_late_ms(stack: Stack) -> float:
     return float(last["worst_late_us"]) / 1000
 
 
+def test_a_program_ignores_no_signal_that_whoever_started_the_daemon_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # as a shell does for what runs in its background
+    try:
+        stack = Stack(tmp_path, "ordinary")
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+    try:
+        stack.lease(60000)
+        run = stack.program("grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status", purpose=Purpose.CHECK)
+        found = stack.expect(Exited, run=run).output_tail.split()
+        assert found == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+    finally:
+        stack.close()
+
+
 @pytest.mark.parametrize(
     ("argv", "more", "outcome", "text"),
     [
