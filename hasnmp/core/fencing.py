@@ -418,15 +418,18 @@ def _place(state: State, node: str, since: int) -> Place:
     has = {n: any(state.last_owner.get(g.name) == n for g in state.config.groups) for n in (state.me, node)}
     behind = (not has[state.me], names.index(state.me)) > (not has[node], names.index(node))
     slot = int(behind) + (len(names) > 2 and not any(has.values()))
-    # Of a group that we handed to it, or promised it, we can't know whether it has it: it may fire at once, as the owner, or in
-    # its turn after us. So we come after both.
-    unsure = any(
+    # Of a group that we handed to it, or promised it, we can't know whether it has it; nor of any, if all that we heard of it since our
+    # start were answers. It may fire at once, as the owner, or in its turn after us. So we come after both.
+    peer = state.peers[node]
+    unsure = (peer.heard_ns and not peer.told) or any(
         lease.phase in (Phase.NONE, Phase.TAKING)
         and (state.handed.get(g, (0, ""))[1] == node
              or (lease.promised_node == node and lease.promised_token > lease.token_seen))
         for g, lease in state.leases.items()
     )  # fmt: skip
-    return Place(since, slot + (_rounds(state) if unsure else 0))
+    if unsure:  # and it may be as unsure of us: by the order of `nodes` alone, for that is what both know
+        slot = _rounds(state) + int(names.index(state.me) > names.index(node))
+    return Place(since, slot)
 
 
 def turn_of(state: State, node: str, silent: list[str]) -> tuple[int, int]:

@@ -51,6 +51,7 @@ class Peer:
     holder: str = ""
     digest: str = ""
     same: bool = False  # it was heard, in this life, to have our file
+    told: bool = False  # it said, in this life, which groups it has
     flags: NodeFlag = NodeFlag(0)
     said: tuple[GroupEntry, ...] = ()  # by its newest heartbeat
     groups: dict[str, GroupEntry] = field(default_factory=dict)  # the same, by group

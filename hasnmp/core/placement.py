@@ -148,7 +148,7 @@ def _taking(state: State, group: Group, lease: Lease) -> None:
         return
     if missing := fencing.unfenced(state, group, lease):
         # No promise of theirs is to come any more, and our turn to fire may be now.
-        lease.abandon(ctx, f"{', '.join(missing)} fell silent")
+        lease.abandon(ctx, "")
         lease.retry_at = 0
         _not_owned(state, group, lease, state.running[name])
         return

@@ -157,6 +157,7 @@ class Talk:
         if d.groups == peer.said:
             return  # as most are
         peer.said = d.groups
+        peer.told = True
         peer.groups = {e.group: e for e in d.groups}
         ctx.dirty = True
         for entry in d.groups:
