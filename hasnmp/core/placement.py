@@ -146,7 +146,7 @@ def _taking(state: State, group: Group, lease: Lease) -> None:
         lease.abandon(ctx, state.arbiter.error)
         state.decided(name, f"gave way: {out_of_reach}")
         return
-    if missing := fencing.unfenced(state, group, lease):
+    if fencing.unfenced(state, group, lease):
         # No promise of theirs is to come any more, and our turn to fire may be now.
         lease.abandon(ctx, "")
         lease.retry_at = 0
