@@ -276,7 +276,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a node takes a silent one's group unfenced, where the fence is the arbiter", 7,
         (
             Edit("core/placement.py", "    if missing := fencing.unfenced(state, group, lease):\n        state.decided", "    if missing := []:\n        state.decided"),
-            Edit("core/placement.py", "    if missing := fencing.unfenced(state, group, lease):\n        # No", "    if missing := []:\n        # No"),
+            Edit("core/placement.py", "    if fencing.unfenced(state, group, lease):\n", "    if []:\n"),
             Edit("core/arbitration.py", "or n in lease.left or fencing.is_ended(state, n, lease.group)\n", "or n in lease.left or not state.peers[n].heard()\n"),
         ),
         ("fence",),
