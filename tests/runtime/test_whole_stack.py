@@ -67,6 +67,7 @@ class ToyCore:
                     self.token = event.leases[0].token
                     adopted = event.adopted[0] if event.adopted else None
                     self.deadline_ns = now_ns
+                    self.persisted = int(adopted is not None)  # what runs is not started again
                     return (self._note(f"adopted {adopted.service} {adopted.pid}" if adopted else "nothing adopted"),)
                 return Persist(1, {"token": self.token}), self._extend()
             case Extended(ok=True) if not self.persisted:
